@@ -1,0 +1,437 @@
+"""The model document: the JSON in a model file's metadata, as dataclasses, and the only place that validates it.
+
+A model is data: front end, segmenting, block list and head are described here and nowhere else in code.
+Every field is required unless it has a default; an unknown, missing or out-of-range field raises
+``ModelError`` and names the field by its path, e.g. ``blocks[2].pool.stride[0]``.
+
+Shapes use one notation: a front end turns ``[n_samples]`` into ``[H, W]``, where (H, W) is
+(n_mels, n_frames) for ``layout="mel_time"`` and (n_frames, n_mels) for ``layout="time_mel"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import ModelError
+
+FORMAT = 1  # raise it when an old reader would misread a new file
+MAX_CHANNELS = 8192  # 4 x the widest layer of the paper: above it a document is damaged, not ambitious
+MAX_BLOCKS = 64
+MAX_TAGS = 100_000
+MAX_SAMPLES = 1 << 26  # one segment: 70 minutes at 16 kHz
+MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """What happens to the mel power m >= 0 (after ``power_exponent`` and rounding).
+
+    ``log10p1``: log10(gain * m + 1), in float32 (musicnn).
+    ``db``: 10 * log10(max(m, amin)); then minus the segment's maximum if ``ref == "max"``; then floored at
+    (segment maximum - top_db) if ``top_db`` is set.
+    """
+
+    kind: Literal["db", "log10p1"]
+    gain: float = 0.0  # log10p1 only
+    amin: float = 0.0  # db only
+    ref: Literal["one", "max"] = "one"  # db only
+    top_db: float | None = None  # db only, in dB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontend:
+    """Waveform ``[n_samples]`` at ``sample_rate`` to the network's input ``[H, W]``; librosa's words, in Hz and samples."""
+
+    kind: Literal["mel"]
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    # center: n_fft/2 padded on both sides by pad_mode, 1 + n // hop frames (librosa).
+    # valid: no padding, 1 + (n - n_fft) // hop frames.
+    # same_theano: n_fft/2 zeros on the left, ceil(n / hop) frames (kapre on Theano).
+    # same_tensorflow: ceil(n / hop) frames, total padding split with the smaller half on the left (kapre on TensorFlow).
+    framing: Literal["center", "valid", "same_theano", "same_tensorflow"]
+    pad_mode: Literal["constant", "reflect"]
+    # hann: periodic, 0.5 - 0.5 cos(2 pi k / n_fft). hann_reversed: the same read backwards (Theano flips kernels).
+    window: Literal["hann", "hann_reversed"]
+    n_mels: int
+    fmin: float
+    fmax: float
+    mel_scale: Literal["slaney", "htk"]
+    mel_norm: Literal["slaney", "none"]  # slaney: each filter divided by half its bandwidth in Hz
+    power_exponent: int  # mel power is raised to this before the log: 1, or 2 where the original squared it again
+    rounding: Literal["none", "float16"]  # float16: mel power rounded to nearest even, as the original stored it
+    log: Log
+    # scalar / per_mel / per_frame: y = scale * x + shift with tensors input.scale, input.shift of [1], [n_mels],
+    # [n_frames]; standardize: (x - mean) / (std + 1e-10) over the segment, biased std; none: y = x.
+    normalization: Literal["none", "scalar", "per_mel", "per_frame", "standardize"]
+    layout: Literal["mel_time", "time_mel"]
+
+    def n_frames(self, n_samples: int) -> int:
+        """Number of frames that a segment of ``n_samples`` gives (0 if it is too short for one)."""
+        if self.framing == "center":
+            return 1 + n_samples // self.hop_length
+        if self.framing == "valid":
+            return max(0, 1 + (n_samples - self.n_fft) // self.hop_length)
+        return -(-n_samples // self.hop_length)
+
+    def pad_left(self, n_samples: int) -> int:
+        """Samples of padding in front of the first frame, for a segment of ``n_samples``."""
+        if self.framing == "valid":
+            return 0
+        if self.framing == "same_tensorflow":
+            total = (self.n_frames(n_samples) - 1) * self.hop_length + self.n_fft - n_samples
+            return max(total, 0) // 2
+        return self.n_fft // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Which windows of a track go through the network, and how their scores become the track's. Samples at ``sample_rate``.
+
+    center: one window in the middle, [(n - n_samples) // 2, (n + n_samples) // 2). first: one window at the start.
+    hop: windows at -lead + k * hop_samples as long as they end at most ``trail`` samples after the track.
+    spread: ``count`` windows at k * ((n - n_samples) // count).
+    Samples outside the track are zeros. The track's scores are the mean of the windows' sigmoids.
+    """
+
+    rule: Literal["center", "first", "hop", "spread"]
+    n_samples: int
+    hop_samples: int = 0  # rule hop
+    lead: int = 0  # rule hop: zeros that belong in front of the track (framing context)
+    trail: int = 0  # rule hop: how far the last window may reach beyond the track
+    count: int = 1  # rule spread
+    # A track shorter than one window: "zeros" appends zeros, "repeat" repeats the track until it fills one.
+    short: Literal["zeros", "repeat"]
+    # A track of [min_samples, n_samples) is analysed at its own length, unpadded; 0: never.
+    min_samples: int = 0
+    aggregate: Literal["mean"] = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Max-pool over (H, W), no padding, floor: size (n - window) // stride + 1. ``stride`` may differ from ``window``."""
+
+    window: tuple[int, int]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """conv (zero padding 'same', stride 1) + bias -> activation -> [scale * x + shift] -> max-pool.
+
+    Tensors ``blocks.{i}.weight`` [out_channels, in_channels, kernel, kernel] (cross-correlation),
+    ``blocks.{i}.bias`` [out_channels], and with ``post_affine`` ``blocks.{i}.scale``, ``blocks.{i}.shift``
+    [out_channels]. A batch-norm before the activation is folded into weight and bias by the converter.
+    """
+
+    kernel: int
+    in_channels: int
+    out_channels: int
+    activation: Literal["relu", "elu", "none"]
+    post_affine: bool = False
+    pool: Pool = field(default_factory=lambda: Pool(window=(1, 1), stride=(1, 1)))
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) after pooling; 0 where the map is smaller than the window."""
+        size = [
+            (n - w) // s + 1 if n >= w else 0
+            for n, w, s in zip((height, width), self.pool.window, self.pool.stride, strict=True)
+        ]
+        return size[0], size[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Last map [C, H, W] -> features -> sigmoid(weight @ features + bias).
+
+    Tensors ``head.weight`` [n_tags, in_features], ``head.bias`` [n_tags]. ``flatten``: order of the features:
+    "chw" (channel slowest) or "hwc" (channel fastest); "max": global max-pool to C features.
+    """
+
+    flatten: Literal["chw", "hwc", "max"]
+    in_features: int
+    activation: Literal["sigmoid"] = "sigmoid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the weights come from. ``sha256`` is that of the original file, in hex."""
+
+    url: str
+    sha256: str
+    file: str
+    authors: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure somebody published for these weights; fcntag has not measured it unless ``by`` says so."""
+
+    dataset: str
+    name: str
+    value: float
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The same weights under other pools; loaded by the name ``{model}-{variant}``."""
+
+    name: str
+    note: str
+    pools: tuple[Pool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDocument:
+    """Everything about a model but its numbers."""
+
+    format: int
+    name: str
+    description: str
+    tags: tuple[str, ...]
+    licence: str  # SPDX identifier, or a plain sentence where none is stated
+    licence_notice: str  # the notice that must travel with the weights; "" if none
+    training_data: str
+    source: Source
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]  # what a user has to know: estimates, frozen statistics, choices of ours
+    frontend: Frontend
+    segments: Segments
+    blocks: tuple[Block, ...]
+    head: Head
+    variants: tuple[Variant, ...] = ()
+
+    # ---- derived ----
+
+    def input_size(self, n_samples: int | None = None) -> tuple[int, int]:
+        """(H, W) of the network's input for a segment of ``n_samples`` (default: the document's window)."""
+        frames = self.frontend.n_frames(self.segments.n_samples if n_samples is None else n_samples)
+        size = (self.frontend.n_mels, frames)
+        return size if self.frontend.layout == "mel_time" else size[::-1]
+
+    def map_sizes(self, n_samples: int | None = None) -> list[tuple[int, int]]:
+        """(H, W) of the input and after every block."""
+        sizes = [self.input_size(n_samples)]
+        for block in self.blocks:
+            sizes.append(block.output_size(*sizes[-1]))
+        return sizes
+
+    def features(self, n_samples: int | None = None) -> int:
+        """Number of features that reach the dense layer for a segment of ``n_samples``; 0 if it is too short."""
+        height, width = self.map_sizes(n_samples)[-1]
+        channels = self.blocks[-1].out_channels
+        if self.head.flatten == "max":
+            return channels if height and width else 0
+        return channels * height * width
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, all float32, that the model file must hold: no more and no less."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        frontend = self.frontend
+        length = {
+            "scalar": 1,
+            "per_mel": frontend.n_mels,
+            "per_frame": frontend.n_frames(self.segments.n_samples),
+        }.get(frontend.normalization)
+        if length is not None:
+            shapes["input.scale"] = shapes["input.shift"] = (length,)
+        for i, block in enumerate(self.blocks):
+            shapes[f"blocks.{i}.weight"] = (block.out_channels, block.in_channels, block.kernel, block.kernel)
+            for name in ("bias", "scale", "shift") if block.post_affine else ("bias",):
+                shapes[f"blocks.{i}.{name}"] = (block.out_channels,)
+        shapes["head.weight"] = (len(self.tags), self.head.in_features)
+        shapes["head.bias"] = (len(self.tags),)
+        return shapes
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one segment, nominal: every convolution output, dropped rows and columns included."""
+        total = 0
+        for block, (height, width) in zip(self.blocks, self.map_sizes(), strict=False):
+            total += height * width * block.in_channels * block.out_channels * block.kernel**2
+        return total + len(self.tags) * self.head.in_features
+
+    def with_variant(self, name: str) -> ModelDocument:
+        """The document with the pools of variant ``name``; raises ModelError if there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                blocks = tuple(
+                    dataclasses.replace(b, pool=p) for b, p in zip(self.blocks, variant.pools, strict=True)
+                )
+                return dataclasses.replace(
+                    self, name=f"{self.name}-{name}", blocks=blocks, notes=(variant.note, *self.notes), variants=()
+                )
+        known = ", ".join(v.name for v in self.variants) or "none"
+        raise ModelError(f"{self.name}: no variant {name!r}; it has: {known}")
+
+    # ---- JSON ----
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, so that equal documents are equal bytes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelDocument:
+        """Parse and validate; raises ModelError that names the first bad field."""
+        if len(text) > MAX_JSON_BYTES:
+            raise ModelError(f"document: {len(text)} characters of JSON; at most {MAX_JSON_BYTES}")
+        try:
+            data = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"document: not valid JSON: {error}") from None
+        document = _build(cls, data, "document")
+        _check(document)
+        return document
+
+    def validate(self) -> ModelDocument:
+        """Check a document that was built in Python the way a file's is checked; returns it re-read."""
+        return ModelDocument.from_json(self.to_json())
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise ValueError(f"field {key!r} appears twice")
+        out[key] = value
+    return out
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """Turn parsed JSON into ``kind`` (dataclass, tuple, Literal, Optional or plain type), refusing anything else."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    if origin is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, list):
+            raise ModelError(f"{path}: expected a list, not {_show(value)}")
+        if inner[-1] is Ellipsis:
+            return tuple(_build(inner[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(inner):
+            raise ModelError(f"{path}: expected {len(inner)} values, not {len(value)}")
+        return tuple(_build(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is Literal:
+        choices = typing.get_args(kind)
+        if not isinstance(value, str) or value not in choices:
+            raise ModelError(f"{path}: {_show(value)} is not one of {', '.join(choices)}")
+        return value
+    if origin is types.UnionType:  # only ever "float | None"
+        return None if value is None else _build(typing.get_args(kind)[0], value, path)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ModelError(f"{path}: {_show(value)} is out of range")
+        return number
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise ModelError(f"{path}: expected {kind.__name__}, not {_show(value)}")
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected an object, not {_show(value)}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in value:
+        if name not in fields:
+            raise ModelError(f"{path}.{name[:80]}: unknown field; known: {', '.join(fields)}")
+    arguments = {}
+    for name, spec in fields.items():
+        if name in value:
+            arguments[name] = _build(hints[name], value[name], f"{path}.{name}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ModelError(f"{path}.{name}: missing")
+    return kind(**arguments)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _range(path: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ModelError(f"document.{path}: {value} is out of range; allowed: {low} to {high}")
+
+
+def _check(doc: ModelDocument) -> None:
+    """Everything that types alone do not say: ranges, and that the stages fit one another."""
+    if doc.format != FORMAT:
+        raise ModelError(f"document.format: {doc.format} is not supported; this version reads {FORMAT}")
+    if not doc.name or doc.name != doc.name.strip() or "/" in doc.name:
+        raise ModelError(f"document.name: {_show(doc.name)} must be a plain, non-empty name")
+    _range("tags: number", len(doc.tags), 1, MAX_TAGS)
+    if len(set(doc.tags)) != len(doc.tags):
+        repeated = next(t for t in doc.tags if doc.tags.count(t) > 1)
+        raise ModelError(f"document.tags: {_show(repeated)} appears twice")
+    fe, seg = doc.frontend, doc.segments
+    _range("frontend.sample_rate", fe.sample_rate, 1000, 768_000)
+    if fe.n_fft != 512:  # the only size the engine's FFT is built for
+        raise ModelError(f"document.frontend.n_fft: {fe.n_fft} is not built; built: 512")
+    _range("frontend.hop_length", fe.hop_length, 1, fe.n_fft)
+    _range("frontend.n_mels", fe.n_mels, 1, 1024)
+    _range("frontend.fmin", fe.fmin, 0, fe.sample_rate / 2)
+    _range("frontend.fmax", fe.fmax, fe.fmin, fe.sample_rate / 2)
+    if fe.fmax <= fe.fmin:
+        raise ModelError(f"document.frontend.fmax: {fe.fmax} must be above fmin = {fe.fmin}")
+    _range("frontend.power_exponent", fe.power_exponent, 1, 2)
+    if fe.log.kind == "db":
+        _range("frontend.log.amin", fe.log.amin, 1e-30, 1.0)
+        if fe.log.top_db is not None:
+            _range("frontend.log.top_db", fe.log.top_db, 1e-3, 1000.0)
+    else:
+        _range("frontend.log.gain", fe.log.gain, 1e-6, 1e9)
+    _range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
+    _range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
+    _range("segments.count", seg.count, 1, 1024)
+    if seg.rule == "hop":
+        _range("segments.hop_samples", seg.hop_samples, fe.hop_length, MAX_SAMPLES)
+        _range("segments.lead", seg.lead, 0, seg.n_samples - 1)
+        _range("segments.trail", seg.trail, 0, seg.n_samples - 1)
+    _range("blocks: number", len(doc.blocks), 1, MAX_BLOCKS)
+    height, width = doc.input_size()
+    channels = 1
+    for i, block in enumerate(doc.blocks):
+        where = f"blocks[{i}]"
+        if block.kernel not in (1, 3):
+            raise ModelError(f"document.{where}.kernel: {block.kernel} is not built; built: 1, 3")
+        _range(f"{where}.out_channels", block.out_channels, 1, MAX_CHANNELS)
+        if block.in_channels != channels:
+            raise ModelError(f"document.{where}.in_channels: {block.in_channels}, but {channels} arrive")
+        for axis, n in ((0, height), (1, width)):
+            _range(f"{where}.pool.window[{axis}]", block.pool.window[axis], 1, n)
+            _range(f"{where}.pool.stride[{axis}]", block.pool.stride[axis], 1, MAX_SAMPLES)
+        height, width = block.output_size(height, width)
+        channels = block.out_channels
+    if doc.head.in_features != doc.features():
+        raise ModelError(
+            f"document.head.in_features: {doc.head.in_features}, but the last block gives {doc.features()}"
+            f" ({channels} x {height} x {width}, flatten {doc.head.flatten!r})"
+        )
+    if seg.min_samples and doc.features(seg.min_samples) != doc.head.in_features:
+        raise ModelError(
+            f"document.segments.min_samples: {seg.min_samples} samples give {doc.features(seg.min_samples)}"
+            f" features, not {doc.head.in_features}"
+        )
+    if seg.min_samples and fe.normalization == "per_frame":
+        raise ModelError("document.segments.min_samples: must be 0 with per_frame normalization (it fixes the length)")
+    for i, variant in enumerate(doc.variants):
+        if len(variant.pools) != len(doc.blocks):
+            raise ModelError(f"document.variants[{i}].pools: {len(variant.pools)} pools for {len(doc.blocks)} blocks")
+        _check(doc.with_variant(variant.name))
