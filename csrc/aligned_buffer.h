@@ -1,0 +1,30 @@
+// A zeroed array on its own pages: 64-byte aligned rows need it, and pages that nobody touches cost no memory.
+#pragma once
+
+#include <cstddef>
+
+namespace fcntag {
+
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(std::size_t count);  // floats; throws std::bad_alloc
+  ~AlignedBuffer();
+  AlignedBuffer(AlignedBuffer&& other) noexcept;
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+
+  float* data() { return data_; }
+  const float* data() const { return data_; }
+  std::size_t size() const { return count_; }
+  std::size_t bytes() const { return count_ * sizeof(float); }
+  void zero();
+
+ private:
+  float* data_ = nullptr;
+  std::size_t count_ = 0;
+  std::size_t mapped_ = 0;  // bytes
+};
+
+}  // namespace fcntag

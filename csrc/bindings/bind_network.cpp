@@ -1,0 +1,123 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "check.h"
+#include "network.h"
+#include "thread_pool.h"
+#include "register.h"
+
+namespace py = pybind11;
+
+namespace fcntag {
+namespace {
+
+using Array = py::array_t<float, py::array::c_style>;
+
+const float* vector_data(const py::dict& d, const char* key, py::ssize_t size) {
+  const Array array = d[key].cast<Array>();
+  FCNTAG_CHECK(array.size() == size, "network: ", key, " has ", array.size(), " values; ", size, " are needed");
+  return array.data();
+}
+
+Activation parse_activation(const std::string& name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "elu") return Activation::kElu;
+  FCNTAG_CHECK(name == "none", "network: activation='", name, "'; built: relu, elu, none");
+  return Activation::kNone;
+}
+
+Flatten parse_flatten(const std::string& name) {
+  if (name == "chw") return Flatten::kChw;
+  if (name == "hwc") return Flatten::kHwc;
+  FCNTAG_CHECK(name == "max", "network: flatten='", name, "'; built: chw, hwc, max");
+  return Flatten::kMax;
+}
+
+// `d` keeps the arrays alive: the spec borrows their memory.
+ConvBlockSpec parse_block(const py::dict& d) {
+  ConvBlockSpec spec{};
+  spec.in_channels = d["in_channels"].cast<int>();
+  spec.out_channels = d["out_channels"].cast<int>();
+  spec.kernel = d["kernel"].cast<int>();
+  spec.activation = parse_activation(d["activation"].cast<std::string>());
+  const auto window = d["window"].cast<std::pair<int, int>>();
+  const auto stride = d["stride"].cast<std::pair<int, int>>();
+  spec.pool_h = window.first;
+  spec.pool_w = window.second;
+  spec.stride_h = stride.first;
+  spec.stride_w = stride.second;
+  const py::ssize_t k = spec.out_channels;
+  spec.weight = vector_data(d, "weight", k * spec.in_channels * spec.kernel * spec.kernel);
+  spec.bias = vector_data(d, "bias", k);
+  if (!d["scale"].is_none()) {
+    spec.scale = vector_data(d, "scale", k);
+    spec.shift = vector_data(d, "shift", k);
+  }
+  return spec;
+}
+
+std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
+                                      std::shared_ptr<ThreadPool> pool) {
+  std::vector<ConvBlockSpec> specs;
+  for (const py::dict& block : blocks) specs.push_back(parse_block(block));
+  HeadSpec spec{};
+  spec.flatten = parse_flatten(head["flatten"].cast<std::string>());
+  spec.in_features = head["in_features"].cast<int>();
+  spec.n_tags = head["n_tags"].cast<int>();
+  spec.weight = vector_data(head, "weight", static_cast<py::ssize_t>(spec.in_features) * spec.n_tags);
+  spec.bias = vector_data(head, "bias", spec.n_tags);
+  return std::make_unique<Network>(specs, spec, height, width, std::move(pool));
+}
+
+py::dict run(Network& network, const Array& x, bool features, bool block_means, bool blocks) {
+  FCNTAG_CHECK(x.ndim() == 3, "network: x must be [batch, height, width], not ", x.ndim(), "-dimensional");
+  const py::ssize_t batch = x.shape(0);
+  const int height = static_cast<int>(x.shape(1)), width = static_cast<int>(x.shape(2));
+  py::dict result;
+  NetworkOutputs out;
+  const auto add = [&](const char* name, std::vector<py::ssize_t> shape) {
+    Array array(shape);
+    result[name] = array;
+    return array.mutable_data();
+  };
+  out.scores = add("scores", {batch, network.n_tags()});
+  out.logits = add("logits", {batch, network.n_tags()});
+  if (features) out.features = add("features", {batch, network.in_features()});
+  if (block_means) out.block_means = add("block_means", {batch, network.block_channels()});
+  if (blocks) {
+    py::list list;
+    for (const MapLayout& map : network.map_sizes(height, width)) {
+      Array array(std::vector<py::ssize_t>{batch, map.channels, map.height, map.width});
+      out.blocks.push_back(array.mutable_data());
+      list.append(array);
+    }
+    result["blocks"] = list;
+  }
+  const float* data = x.data();
+  {
+    py::gil_scoped_release release;
+    network.run(data, static_cast<int>(batch), height, width, out);
+  }
+  return result;
+}
+
+}  // namespace
+
+void register_network(py::module_& m) {
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool", "Threads that a MelSpec and a Network share.")
+      .def(py::init<int>(), py::arg("threads"))
+      .def_property_readonly("threads", &ThreadPool::threads);
+  py::class_<Network>(m, "Network", "Conv blocks and head, planned for inputs up to [height, width].")
+      .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
+           py::arg("width"), py::arg("pool"))
+      .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
+           py::arg("block_means") = false, py::arg("blocks") = false,
+           "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "
+           "[B, in_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W].")
+      .def_property_readonly("memory_bytes", &Network::memory_bytes)
+      .def_property_readonly("isa", &Network::isa);
+}
+
+}  // namespace fcntag

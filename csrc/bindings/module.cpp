@@ -1,0 +1,37 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu_isa.h"
+#include "register.h"
+
+namespace py = pybind11;
+
+namespace fcntag {
+namespace {
+
+std::vector<std::string> names(const std::vector<Isa>& isas) {
+  std::vector<std::string> out;
+  for (Isa isa : isas) out.emplace_back(isa_name(isa));
+  return out;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["isa"] = isa_name(choose_isa());
+  info["isas_built"] = names(built_isas());
+  info["isas_available"] = names(available_isas());
+  info["compiler"] = __VERSION__;
+  info["cuda"] = false;
+  return info;
+}
+
+}  // namespace
+}  // namespace fcntag
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "fcntag's CPU core.";
+  m.def("build_info", &fcntag::build_info, "Instruction sets built, available and chosen; compiler; CUDA.");
+  m.def("available_threads", &fcntag::available_threads, "CPUs of the affinity mask, lowered to the cgroup quota.");
+  fcntag::register_network(m);
+  fcntag::register_melspec(m);
+}

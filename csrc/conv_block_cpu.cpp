@@ -1,0 +1,243 @@
+// conv_block on a CPU: direct convolution, fused with pooling. Compiled once per instruction set (FCNTAG_ISA).
+//   x [C/16][H+2][W+2][16], w [K/kb][C/16][taps][16][kb] -> y [K/16][H'][W'][16]
+//
+// Plan: a task owns a strip of pooled rows and kb output channels. It cuts the conv rows that the strip's windows
+// cover into tiles of a few pixels whose sums fit the registers (12 pixels x 2 vectors on AVX-512, 6 x 2 on AVX2),
+// and runs over the input channels in chunks of 64: a chunk's weights (74 KB at kb = 32) stay in the level-2 cache
+// while all tiles use them. Sums of a chunk are added to the strip's scratch, which also keeps the summation error
+// at that of 64 channels plus C / 64 additions. Then bias, activation and affine run once per pooled value: they
+// are monotone, so they commute with the maximum.
+//
+// Determinism: each output is the same chain of fused multiply-adds (chunk, channel block, tap, channel) whatever the
+// tile shape, thread or batch.
+#include "conv_block.h"
+#include "simd.h"
+
+namespace fcntag {
+namespace {
+
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int kTilePixels = 12;  // 12 x 2 sums + 2 weights of 32 registers; 13 spills
+#else
+constexpr int kTilePixels = 6;  // 6 x 2 sums + 2 weights + 1 broadcast of 16 registers
+#endif
+constexpr int kTileVecs = 2;
+constexpr int kBlock = kTileVecs * kLanes;  // output channels of a task
+constexpr int kChunkBlocks = 4;             // 64 input channels
+
+// Sums of kRows x kCols pixels over `c_blocks` channel blocks, added to (or stored in) scratch.
+template <int kKernel, int kRows, int kCols>
+void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* w, int c_blocks, float* sums,
+               int64_t sums_row, bool add) {
+  Vec acc[kRows][kCols][kTileVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kCols; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVecs; ++v) acc[r][p][v] = Vec{};
+    }
+  }
+  for (int cb = 0; cb < c_blocks; ++cb) {
+    for (int ky = 0; ky < kKernel; ++ky) {
+      const float* row = x + cb * x_block + ky * x_row;
+      for (int kx = 0; kx < kKernel; ++kx, row += kChannelBlock, w += kChannelBlock * kBlock) {
+        for (int c4 = 0; c4 < kChannelBlock; c4 += 4) {
+#pragma GCC unroll 4
+          for (int c = 0; c < 4; ++c) {
+            const Vec w0 = load(w + (c4 + c) * kBlock);
+            const Vec w1 = load(w + (c4 + c) * kBlock + kLanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+              for (int p = 0; p < kCols; ++p) {
+                const Vec a = splat(row[r * x_row + p * kChannelBlock + c4 + c]);
+                acc[r][p][0] = fma(a, w0, acc[r][p][0]);
+                acc[r][p][1] = fma(a, w1, acc[r][p][1]);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kCols; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVecs; ++v) {
+        float* s = sums + r * sums_row + p * kBlock + v * kLanes;
+        store(s, add ? load(s) + acc[r][p][v] : acc[r][p][v]);
+      }
+    }
+  }
+}
+
+using TileFn = void (*)(const float*, int64_t, int64_t, const float*, int, float*, int64_t, bool);
+
+// tiles[rows - 1][cols - 1]: every shape with rows * cols <= kTilePixels and rows <= 3.
+template <int kKernel>
+struct Tiles {
+  static TileFn get(int rows, int cols) {
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+    static constexpr TileFn kOne[12] = {conv_tile<kKernel, 1, 1>,  conv_tile<kKernel, 1, 2>,  conv_tile<kKernel, 1, 3>,
+                                        conv_tile<kKernel, 1, 4>,  conv_tile<kKernel, 1, 5>,  conv_tile<kKernel, 1, 6>,
+                                        conv_tile<kKernel, 1, 7>,  conv_tile<kKernel, 1, 8>,  conv_tile<kKernel, 1, 9>,
+                                        conv_tile<kKernel, 1, 10>, conv_tile<kKernel, 1, 11>, conv_tile<kKernel, 1, 12>};
+    static constexpr TileFn kTwo[6] = {conv_tile<kKernel, 2, 1>, conv_tile<kKernel, 2, 2>, conv_tile<kKernel, 2, 3>,
+                                       conv_tile<kKernel, 2, 4>, conv_tile<kKernel, 2, 5>, conv_tile<kKernel, 2, 6>};
+    static constexpr TileFn kThree[4] = {conv_tile<kKernel, 3, 1>, conv_tile<kKernel, 3, 2>, conv_tile<kKernel, 3, 3>,
+                                         conv_tile<kKernel, 3, 4>};
+#else
+    static constexpr TileFn kOne[6] = {conv_tile<kKernel, 1, 1>, conv_tile<kKernel, 1, 2>, conv_tile<kKernel, 1, 3>,
+                                       conv_tile<kKernel, 1, 4>, conv_tile<kKernel, 1, 5>, conv_tile<kKernel, 1, 6>};
+    static constexpr TileFn kTwo[3] = {conv_tile<kKernel, 2, 1>, conv_tile<kKernel, 2, 2>, conv_tile<kKernel, 2, 3>};
+    static constexpr TileFn kThree[2] = {conv_tile<kKernel, 3, 1>, conv_tile<kKernel, 3, 2>};
+#endif
+    return rows == 1 ? kOne[cols - 1] : rows == 2 ? kTwo[cols - 1] : kThree[cols - 1];
+  }
+};
+
+template <Activation kActivation>
+FCNTAG_INLINE Vec activate(Vec v) {
+  if constexpr (kActivation == Activation::kRelu) return relu(v);
+  if constexpr (kActivation == Activation::kElu) return elu(v);
+  return v;
+}
+
+// Maximum of each window in scratch [rows][columns][kb], then y = scale * act(sign * max + bias) + shift.
+template <Activation kActivation>
+void pool_and_store(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0,
+                    int ox1) {
+  const PackedConvBlock& w = *t.weights;
+  for (int v = 0; v < kb; v += kLanes) {
+    const int k = t.k_block * kb + v;  // first channel of this vector
+    if (k >= t.out.blocks() * kChannelBlock) break;
+    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
+    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+    float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+    for (int oy = oy0; oy < oy1; ++oy) {
+      for (int ox = ox0; ox < ox1; ++ox) {
+        const float* s = sums + (oy - oy0) * w.stride_h * sums_row + static_cast<int64_t>(ox - ox0) * w.stride_w * kb + v;
+        Vec m = load(s);
+        for (int i = 0; i < w.pool_h; ++i) {
+          for (int j = 0; j < w.pool_w; ++j) m = max(m, load(s + i * sums_row + static_cast<int64_t>(j) * kb));
+        }
+        Vec out = activate<kActivation>(fma(sign, m, bias));
+        if (w.affine) out = fma(scale, out, shift);
+        store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, out);
+      }
+    }
+  }
+}
+
+void finish(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0, int ox1) {
+  switch (t.weights->activation) {
+    case Activation::kRelu:
+      return pool_and_store<Activation::kRelu>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
+    case Activation::kElu:
+      return pool_and_store<Activation::kElu>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
+    default:
+      return pool_and_store<Activation::kNone>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
+  }
+}
+
+template <int kKernel>
+void conv_impl(const ConvBlockTask& t) {
+  const PackedConvBlock& w = *t.weights;
+  constexpr int kTaps = kKernel * kKernel;
+  const int c_blocks = static_cast<int>(t.in.blocks());
+  const int64_t slab = static_cast<int64_t>(kTaps) * kChannelBlock * kBlock;  // one channel block's weights
+  const float* weights = w.weight.data() + t.k_block * c_blocks * slab;
+  const int rows = (t.row_end - t.row_begin - 1) * w.stride_h + w.pool_h;
+  const int y0 = t.row_begin * w.stride_h;
+  const int64_t halo = kKernel / 2;
+  for (int ox0 = 0; ox0 < t.out.width; ox0 += t.chunk_cols) {
+    const int ox1 = ox0 + t.chunk_cols < t.out.width ? ox0 + t.chunk_cols : t.out.width;
+    const int cols = (ox1 - ox0 - 1) * w.stride_w + w.pool_w;
+    const int x0 = ox0 * w.stride_w;
+    const int64_t sums_row = static_cast<int64_t>(cols) * kBlock;
+    // Narrow maps take several rows per tile, so that a weight that is loaded serves enough pixels.
+    const int tile_rows = cols * 3 <= kTilePixels && rows >= 3 ? 3 : cols * 2 <= kTilePixels && rows >= 2 ? 2 : 1;
+    const int col_tiles = (cols * tile_rows + kTilePixels - 1) / kTilePixels;
+    for (int cb = 0; cb < c_blocks; cb += kChunkBlocks) {
+      const int chunk = c_blocks - cb < kChunkBlocks ? c_blocks - cb : kChunkBlocks;
+      for (int r = 0; r < rows; r += tile_rows) {
+        const int nr = rows - r < tile_rows ? rows - r : tile_rows;
+        const float* x_row = t.x + cb * t.in.block() + (y0 + r - halo) * t.in.row();
+        for (int g = 0; g < col_tiles; ++g) {
+          const int c0 = cols * g / col_tiles, c1 = cols * (g + 1) / col_tiles;
+          Tiles<kKernel>::get(nr, c1 - c0)(x_row + (x0 + c0 - halo) * kChannelBlock, t.in.block(), t.in.row(),
+                                           weights + cb * slab, chunk, t.scratch + r * sums_row + c0 * kBlock, sums_row,
+                                           cb > 0);
+        }
+      }
+    }
+    finish(t, t.scratch, sums_row, kBlock, t.row_begin, t.row_end, ox0, ox1);
+  }
+}
+
+void conv(const ConvBlockTask& t) { t.weights->kernel == 3 ? conv_impl<3>(t) : conv_impl<1>(t); }
+
+// The first block: one input channel, 9 multiply-adds an output. The weights stay in registers; a tile is kFirstPixels
+// pixels of a row for one vector of channels, and every input value is broadcast once for the three taps it meets.
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int kFirstPixels = 8;
+#else
+constexpr int kFirstPixels = 4;
+#endif
+
+template <int kKernel>
+void conv_first_impl(const ConvBlockTask& t) {
+  const PackedConvBlock& w = *t.weights;
+  constexpr int kHalo = kKernel / 2;
+  Vec taps[kKernel * kKernel];
+#pragma GCC unroll 9
+  for (int i = 0; i < kKernel * kKernel; ++i) {
+    taps[i] = load(w.weight.data() + (t.k_block * kKernel * kKernel + i) * kLanes);
+  }
+  const int rows = (t.row_end - t.row_begin - 1) * w.stride_h + w.pool_h;
+  const int y0 = t.row_begin * w.stride_h;
+  for (int ox0 = 0; ox0 < t.out.width; ox0 += t.chunk_cols) {
+    const int ox1 = ox0 + t.chunk_cols < t.out.width ? ox0 + t.chunk_cols : t.out.width;
+    const int cols = (ox1 - ox0 - 1) * w.stride_w + w.pool_w;
+    const int tiles = (cols + kFirstPixels - 1) / kFirstPixels;
+    const int64_t sums_row = static_cast<int64_t>(tiles) * kFirstPixels * kLanes;
+    for (int r = 0; r < rows; ++r) {
+      const float* row = t.x + (y0 + r - kHalo) * t.in.row() + ox0 * w.stride_w - kHalo;
+      for (int g = 0; g < tiles; ++g) {
+        Vec acc[kFirstPixels];
+#pragma GCC unroll 8
+        for (int p = 0; p < kFirstPixels; ++p) acc[p] = Vec{};
+#pragma GCC unroll 3
+        for (int ky = 0; ky < kKernel; ++ky) {
+#pragma GCC unroll 10
+          for (int i = 0; i < kFirstPixels + kKernel - 1; ++i) {
+            const Vec a = splat(row[ky * t.in.row() + g * kFirstPixels + i]);
+#pragma GCC unroll 3
+            for (int kx = 0; kx < kKernel; ++kx) {
+              const int p = i - kx;
+              if (p >= 0 && p < kFirstPixels) acc[p] = fma(a, taps[ky * kKernel + kx], acc[p]);
+            }
+          }
+        }
+        float* s = t.scratch + r * sums_row + static_cast<int64_t>(g) * kFirstPixels * kLanes;
+#pragma GCC unroll 8
+        for (int p = 0; p < kFirstPixels; ++p) store(s + p * kLanes, acc[p]);
+      }
+    }
+    finish(t, t.scratch, sums_row, kLanes, t.row_begin, t.row_end, ox0, ox1);
+  }
+}
+
+void conv_first(const ConvBlockTask& t) { t.weights->kernel == 3 ? conv_first_impl<3>(t) : conv_first_impl<1>(t); }
+
+}  // namespace
+
+#define FCNTAG_TABLE_(isa) conv_block_kernels_##isa
+#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
+extern const ConvBlockKernels FCNTAG_TABLE(FCNTAG_ISA);
+const ConvBlockKernels FCNTAG_TABLE(FCNTAG_ISA) = {kLanes, kBlock, conv_first, conv};
+
+}  // namespace fcntag

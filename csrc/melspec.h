@@ -1,0 +1,93 @@
+// melspec: waveform [n_samples] -> normalised log-mel [H, W], the network's input; the model document's front end.
+//
+// frame -> window -> 512-point real FFT -> power -> mel filters -> exponent, rounding -> log or dB -> normalisation.
+// Everything up to the normalised value is computed in double: near-silent mel bands lie at the rounding floor of a
+// float FFT, and the dB scale would show it (0.1 dB at -90 dB).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpu_isa.h"
+#include "thread_pool.h"
+
+namespace fcntag {
+
+constexpr int kFft = 512;
+constexpr int kBins = kFft / 2 + 1;
+
+enum class PadMode { kConstant, kReflect };
+enum class LogKind { kDb, kLog10p1 };
+enum class Normalization { kNone, kScalar, kPerMel, kPerFrame, kStandardize };
+
+struct MelSpecConfig {
+  int hop_length;
+  PadMode pad_mode;
+  std::vector<double> window;   // [512]
+  std::vector<double> filters;  // [n_mels, 257]
+  int n_mels;
+  int power_exponent;  // 1 or 2
+  bool float16;        // round the mel power to half precision
+  LogKind log;
+  double gain;     // log10p1: log10(gain * m + 1)
+  double amin;     // db: 10 log10(max(m, amin))
+  bool ref_max;    // db: minus the segment's maximum
+  double top_db;   // db: floor at maximum - top_db; <= 0: none
+  Normalization normalization;
+  std::vector<float> scale, shift;  // [1], [n_mels] or [n_frames]
+  bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
+};
+
+// Sparse mel filters: band m takes bins [begin[m], begin[m] + count[m]) with weights from offset[m] on.
+struct MelFilters {
+  std::vector<int> begin, count, offset;
+  std::vector<double> weights;
+};
+
+// One task: frames [frame_begin, frame_end) of one segment -> log values [frame][n_mels] in double.
+struct MelSpecTask {
+  const MelSpecConfig* config;
+  const MelFilters* filters;
+  const double* twiddles;  // cos, sin of 2 pi k / 512, k in [0, 512): [512][2]
+  const float* wave;       // [n_samples]
+  int64_t n_samples;
+  int64_t pad_left;
+  int frame_begin, frame_end;
+  double* log_mel;  // [frame_end - frame_begin][n_mels]
+  double* scratch;  // melspec_scratch() doubles
+};
+
+struct MelSpecKernels {
+  int frames;  // that one pass computes side by side
+  void (*log_mel)(const MelSpecTask&);
+};
+
+const MelSpecKernels& melspec_kernels(Isa isa);
+// Doubles, enough for four lanes: re and im of 256 points, 257 powers, alignment.
+constexpr std::size_t kMelSpecScratch = (2 * 256 + kBins) * 4 + 16;
+
+class MelSpec {
+ public:
+  MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool);
+
+  // waves [batch, n_samples] -> out [batch, n_mels, n_frames] or [batch, n_frames, n_mels].
+  void run(const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out);
+
+  int n_mels() const { return config_.n_mels; }
+  bool time_mel() const { return config_.time_mel; }
+  std::size_t memory_bytes() const;
+
+ private:
+  void normalize(const double* log_mel, int n_frames, float* out) const;
+
+  MelSpecConfig config_;
+  MelFilters filters_;
+  const MelSpecKernels* kernels_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::vector<double> twiddles_;
+  std::vector<double> log_mel_;                // of the segments in work
+  std::vector<std::vector<double>> scratch_;   // per worker
+};
+
+}  // namespace fcntag

@@ -1,0 +1,149 @@
+// melspec on a CPU, up to the log: kLanes64 frames side by side, one per vector lane, so that the FFT is plain scalar
+// code on vectors. Compiled once per instruction set (FCNTAG_ISA).
+//
+// The 512-point real FFT is a 256-point complex one of even and odd samples, four radix-4 passes decimated in
+// frequency, and the usual split. A lane's arithmetic does not depend on its neighbours: results are the same wherever
+// a frame falls.
+#include "melspec.h"
+#include "simd.h"
+
+namespace fcntag {
+namespace {
+
+constexpr int kHalf = kFft / 2;
+
+// Position of output k of the radix-4 passes: base-4 digits of k in reverse.
+FCNTAG_INLINE int reversed(int k) { return (k & 3) << 6 | (k >> 2 & 3) << 4 | (k >> 4 & 3) << 2 | k >> 6; }
+
+// In place: re, im [256] -> the DFT, output k at reversed(k).
+void fft256(Vec64* re, Vec64* im, const double* twiddles) {
+  for (int size = kHalf; size >= 4; size /= 4) {
+    const int quarter = size / 4;
+    const int step = kFft / size;  // twiddle e^(-2 pi i j / size) is entry j * step
+    for (int j = 0; j < quarter; ++j) {
+      const double *t1 = twiddles + 2 * (j * step), *t2 = twiddles + 2 * (2 * j * step),
+                   *t3 = twiddles + 2 * (3 * j * step);
+      const Vec64 c1 = splat64(t1[0]), s1 = splat64(t1[1]), c2 = splat64(t2[0]), s2 = splat64(t2[1]),
+                  c3 = splat64(t3[0]), s3 = splat64(t3[1]);
+      for (int base = j; base < kHalf; base += size) {
+        Vec64 *r0 = re + base, *r1 = r0 + quarter, *r2 = r1 + quarter, *r3 = r2 + quarter;
+        Vec64 *i0 = im + base, *i1 = i0 + quarter, *i2 = i1 + quarter, *i3 = i2 + quarter;
+        const Vec64 ar = *r0 + *r2, ai = *i0 + *i2, br = *r0 - *r2, bi = *i0 - *i2;
+        const Vec64 cr = *r1 + *r3, ci = *i1 + *i3, dr = *r1 - *r3, di = *i1 - *i3;
+        *r0 = ar + cr;
+        *i0 = ai + ci;
+        // times e^(-2 pi i j q / size) for outputs q = 1 (b - i d), 2 (a - c), 3 (b + i d)
+        const Vec64 ur = br + di, ui = bi - dr, vr = ar - cr, vi = ai - ci, wr = br - di, wi = bi + dr;
+        *r1 = ur * c1 + ui * s1;
+        *i1 = ui * c1 - ur * s1;
+        *r2 = vr * c2 + vi * s2;
+        *i2 = vi * c2 - vr * s2;
+        *r3 = wr * c3 + wi * s3;
+        *i3 = wi * c3 - wr * s3;
+      }
+    }
+  }
+}
+
+// power [257] of the 512-point real signal whose even and odd samples were the complex input.
+void split_power(const Vec64* re, const Vec64* im, const double* twiddles, Vec64* power) {
+  const Vec64 first = re[0] + im[0], last = re[0] - im[0];
+  power[0] = first * first;
+  power[kHalf] = last * last;
+  for (int k = 1; k <= kHalf / 2; ++k) {
+    const int a = reversed(k), b = reversed(kHalf - k);
+    const Vec64 c = splat64(twiddles[2 * k]), s = splat64(twiddles[2 * k + 1]);
+    // Even part E and odd part O of the signal: X[k] = E + e^(-2 pi i k / 512) O, X[256 - k] = conj(E - ...).
+    const Vec64 er = (re[a] + re[b]) * 0.5, ei = (im[a] - im[b]) * 0.5;
+    const Vec64 or_ = (im[a] + im[b]) * 0.5, oi = (re[b] - re[a]) * 0.5;
+    const Vec64 tr = or_ * c + oi * s, ti = oi * c - or_ * s;
+    const Vec64 pr = er + tr, pi = ei + ti, qr = er - tr, qi = ei - ti;
+    power[k] = pr * pr + pi * pi;
+    power[kHalf - k] = qr * qr + qi * qi;
+  }
+}
+
+// x >= 0 rounded to `digits` binary digits, ties to even, with subnormals below 2^min_exponent: adding and taking away
+// 1.5 * 2^52 units in the last place lets the FPU do the rounding.
+FCNTAG_INLINE Vec64 round_digits(Vec64 x, int digits, int64_t min_exponent) {
+  VecInt64 exponent = (VecInt64)x & 0x7ff0000000000000LL;
+  const VecInt64 least = VecInt64{} + ((min_exponent + 1023) << 52);
+  exponent = exponent > least ? exponent : least;
+  const Vec64 magic = (Vec64)(exponent - (static_cast<int64_t>(digits - 1) << 52)) * 6755399441055744.0;
+  return x + magic - magic;
+}
+
+// Nearest half-precision value, after rounding to float as the original did. Values beyond 65504 are kept there: the
+// original's float16 became infinite and its scores NaN.
+FCNTAG_INLINE Vec64 round_float16(Vec64 x) {
+  const Vec64 largest = splat64(65504.0);
+  x = x < largest ? x : largest;
+  return round_digits(round_digits(x, 24, -126), 11, -14);
+}
+
+// Sample at position i of the signal extended beyond its ends.
+FCNTAG_INLINE double sample(const MelSpecTask& t, int64_t i) {
+  const int64_t n = t.n_samples;
+  if (i >= 0 && i < n) return t.wave[i];
+  if (t.config->pad_mode == PadMode::kConstant) return 0;
+  if (i < 0) i = -i;
+  if (i >= n) i = 2 * (n - 1) - i;
+  return i >= 0 && i < n ? t.wave[i] : 0;
+}
+
+void log_mel(const MelSpecTask& t) {
+  const MelSpecConfig& c = *t.config;
+  const uintptr_t aligned = (reinterpret_cast<uintptr_t>(t.scratch) + 63) / 64 * 64;
+  Vec64* re = reinterpret_cast<Vec64*>(aligned);
+  Vec64* im = re + kHalf;
+  Vec64* power = im + kHalf;
+  for (int frame = t.frame_begin; frame < t.frame_end; frame += kLanes64) {
+    const int lanes = t.frame_end - frame < kLanes64 ? t.frame_end - frame : kLanes64;
+    for (int lane = 0; lane < kLanes64; ++lane) {
+      // A lane without a frame repeats the last one; its result is dropped.
+      const int64_t start = static_cast<int64_t>(frame + (lane < lanes ? lane : lanes - 1)) * c.hop_length - t.pad_left;
+      double* r = reinterpret_cast<double*>(re) + lane;
+      double* i = reinterpret_cast<double*>(im) + lane;
+      if (start >= 0 && start + kFft <= t.n_samples) {
+        const float* x = t.wave + start;
+        for (int k = 0; k < kHalf; ++k) {
+          r[k * kLanes64] = x[2 * k] * c.window[2 * k];
+          i[k * kLanes64] = x[2 * k + 1] * c.window[2 * k + 1];
+        }
+      } else {
+        for (int k = 0; k < kHalf; ++k) {
+          r[k * kLanes64] = sample(t, start + 2 * k) * c.window[2 * k];
+          i[k * kLanes64] = sample(t, start + 2 * k + 1) * c.window[2 * k + 1];
+        }
+      }
+    }
+    fft256(re, im, t.twiddles);
+    split_power(re, im, t.twiddles, power);
+    double* out = t.log_mel + static_cast<int64_t>(frame - t.frame_begin) * c.n_mels;
+    for (int m = 0; m < c.n_mels; ++m) {
+      const double* weights = t.filters->weights.data() + t.filters->offset[m];
+      const Vec64* bins = power + t.filters->begin[m];
+      Vec64 sum = {};
+      for (int k = 0; k < t.filters->count[m]; ++k) sum += bins[k] * splat64(weights[k]);
+      if (c.power_exponent == 2) sum *= sum;
+      if (c.float16) sum = round_float16(sum);
+      Vec64 value;
+      if (c.log == LogKind::kDb) {
+        const Vec64 floor = splat64(c.amin);
+        value = log64(sum > floor ? sum : floor) * 4.34294481903251827651;  // 10 / ln 10
+      } else {
+        value = log64(sum * splat64(c.gain) + 1.0) * 0.434294481903251827651;
+      }
+      for (int lane = 0; lane < lanes; ++lane) out[static_cast<int64_t>(lane) * c.n_mels + m] = value[lane];
+    }
+  }
+}
+
+}  // namespace
+
+#define FCNTAG_TABLE_(isa) melspec_kernels_##isa
+#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
+extern const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA);
+const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA) = {kLanes64, log_mel};
+
+}  // namespace fcntag

@@ -1,0 +1,191 @@
+#include "network.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "check.h"
+#include "dense.h"
+
+namespace fcntag {
+namespace {
+
+// Maps of a group of images: large enough that deep layers reuse their weights, small enough for a few caches' worth.
+constexpr std::size_t kGroupFloats = std::size_t{6} << 20;  // 24 MB
+constexpr int kMaxGroup = 16;
+// A tile of the first block's kernel may read past the end of the last row.
+constexpr std::size_t kSlack = 64;
+
+}  // namespace
+
+Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width,
+                 std::shared_ptr<ThreadPool> pool)
+    : isa_(choose_isa()),
+      kernels_(&conv_block_kernels(isa_)),
+      pool_(std::move(pool)),
+      flatten_(head.flatten),
+      in_features_(head.in_features),
+      n_tags_(head.n_tags),
+      max_height_(height),
+      max_width_(width) {
+  FCNTAG_CHECK(!blocks.empty(), "network: no blocks");
+  FCNTAG_CHECK(height > 0 && width > 0, "network: input ", height, "x", width, " must not be empty");
+  FCNTAG_CHECK(head.n_tags > 0 && head.in_features > 0, "network: head of ", head.in_features, " features and ",
+               head.n_tags, " tags");
+  int channels = 1;
+  for (const ConvBlockSpec& spec : blocks) {
+    FCNTAG_CHECK(spec.in_channels == channels, "network: block ", blocks_.size(), " takes ", spec.in_channels,
+                 " channels, but ", channels, " arrive");
+    channels = spec.out_channels;
+    blocks_.push_back(pack_conv_block(spec, *kernels_));
+  }
+  head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.in_features);
+  head_bias_.assign(head.bias, head.bias + head.n_tags);
+  features_.resize(in_features_);
+
+  plan(height, width);
+  std::size_t floats = plans_[0].in.image();
+  for (const ConvBlockPlan& p : plans_) floats += p.out.image();
+  group_ = static_cast<int>(std::clamp<std::size_t>(kGroupFloats / floats, 1, kMaxGroup));
+  maps_.emplace_back(plans_[0].in.image() * group_ + kSlack);
+  for (const ConvBlockPlan& p : plans_) maps_.emplace_back(p.out.image() * group_ + kSlack);
+  std::size_t scratch = 0;
+  for (const ConvBlockPlan& p : plans_) scratch = std::max(scratch, p.scratch);
+  for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back(scratch);
+}
+
+void Network::plan(int height, int width) {
+  FCNTAG_CHECK(height <= max_height_ && width <= max_width_, "network: input ", height, "x", width,
+               " is larger than the ", max_height_, "x", max_width_, " it was planned for");
+  std::vector<ConvBlockPlan> plans;
+  int h = height, w = width;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const int border = i + 1 < blocks_.size() ? blocks_[i + 1].kernel / 2 : 0;
+    plans.push_back(plan_conv_block(blocks_[i], h, w, border));
+    h = plans.back().out.height;
+    w = plans.back().out.width;
+  }
+  const int64_t positions = flatten_ == Flatten::kMax ? 1 : static_cast<int64_t>(h) * w;
+  FCNTAG_CHECK(positions * blocks_.back().out_channels == in_features_, "network: input ", height, "x", width,
+               " gives ", positions * blocks_.back().out_channels, " features; the head takes ", in_features_);
+  plans_ = std::move(plans);
+  height_ = height;
+  width_ = width;
+  // The zero borders lie elsewhere now, and a smaller map's scratch never exceeds what was planned for the largest.
+  for (AlignedBuffer& map : maps_) map.zero();
+  std::size_t scratch = 0;
+  for (const ConvBlockPlan& p : plans_) scratch = std::max(scratch, p.scratch);
+  for (AlignedBuffer& buffer : scratch_) {
+    if (buffer.size() < scratch) buffer = AlignedBuffer(scratch);
+  }
+}
+
+std::vector<MapLayout> Network::map_sizes(int height, int width) const {
+  std::vector<MapLayout> sizes;
+  for (const PackedConvBlock& block : blocks_) {
+    sizes.push_back(plan_conv_block(block, height, width, 0).out);
+    height = sizes.back().height;
+    width = sizes.back().width;
+  }
+  return sizes;
+}
+
+int Network::block_channels() const {
+  int channels = 0;
+  for (const PackedConvBlock& block : blocks_) channels += block.out_channels;
+  return channels;
+}
+
+std::size_t Network::memory_bytes() const {
+  std::size_t bytes = (head_weight_.size() + head_bias_.size() + features_.size()) * sizeof(float);
+  for (const PackedConvBlock& block : blocks_) bytes += block.bytes();
+  for (const AlignedBuffer& map : maps_) bytes += map.bytes();
+  for (const AlignedBuffer& buffer : scratch_) bytes += buffer.bytes();
+  return bytes;
+}
+
+void Network::run_block(std::size_t index, int images) {
+  const PackedConvBlock& block = blocks_[index];
+  const ConvBlockPlan& plan = plans_[index];
+  const float* x = maps_[index].data();
+  float* y = maps_[index + 1].data();
+  const int64_t strips = static_cast<int64_t>(images) * plan.strips;
+  // Output channels are the outer loop: the weights of a task are still in a cache when the next strip takes them.
+  pool_->run(strips * block.k_blocks, [&](int64_t i, int worker) {
+    const int64_t strip = i % strips;
+    const int64_t image = strip / plan.strips;
+    ConvBlockTask task;
+    task.weights = &block;
+    task.in = plan.in;
+    task.out = plan.out;
+    task.x = x + image * plan.in.image() + plan.in.origin();
+    task.y = y + image * plan.out.image() + plan.out.origin();
+    task.k_block = static_cast<int>(i / strips);
+    task.row_begin = static_cast<int>(strip % plan.strips) * plan.strip_rows;
+    task.row_end = std::min(task.row_begin + plan.strip_rows, plan.out.height);
+    task.chunk_cols = plan.chunk_cols;
+    task.scratch = scratch_[worker].data();
+    (block.in_channels == 1 ? kernels_->conv_first : kernels_->conv)(task);
+  });
+}
+
+void Network::run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs) {
+  FCNTAG_CHECK(batch >= 0, "network: batch=", batch);
+  FCNTAG_CHECK(outputs.blocks.empty() || outputs.blocks.size() == blocks_.size(), "network: ", outputs.blocks.size(),
+               " block outputs for ", blocks_.size(), " blocks");
+  if (height != height_ || width != width_) plan(height, width);
+  const MapLayout& in = plans_[0].in;
+  for (int begin = 0; begin < batch; begin += group_) {
+    const int images = std::min(group_, batch - begin);
+    for (int i = 0; i < images; ++i) {
+      float* map = maps_[0].data() + i * in.image() + in.origin();
+      const float* source = x + (static_cast<int64_t>(begin) + i) * height * width;
+      for (int row = 0; row < height; ++row) {
+        std::memcpy(map + row * in.row(), source + static_cast<int64_t>(row) * width, width * sizeof(float));
+      }
+    }
+    for (std::size_t b = 0; b < blocks_.size(); ++b) run_block(b, images);
+    for (int i = 0; i < images; ++i) read_outputs(i, begin + i, outputs);
+  }
+}
+
+// Results of image `image` of the group, which is row `row` of the batch.
+void Network::read_outputs(int image, int64_t row, const NetworkOutputs& outputs) {
+  int channel_base = 0;
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const MapLayout& map = plans_[b].out;
+    const bool last = b + 1 == blocks_.size();
+    const int64_t area = static_cast<int64_t>(map.height) * map.width;
+    const float* origin = maps_[b + 1].data() + image * map.image() + map.origin();
+    float* plain = outputs.blocks.empty() ? nullptr : outputs.blocks[b];
+    float* means = outputs.block_means == nullptr ? nullptr : outputs.block_means + row * block_channels();
+    if (plain == nullptr && means == nullptr && !last) continue;
+    for (int c = 0; c < map.channels; ++c) {
+      const float* channel = origin + c / kChannelBlock * map.block() + c % kChannelBlock;
+      double sum = 0;
+      float maximum = channel[0];
+      for (int y = 0; y < map.height; ++y) {
+        for (int x = 0; x < map.width; ++x) {
+          const float v = channel[y * map.row() + static_cast<int64_t>(x) * kChannelBlock];
+          const int64_t at = static_cast<int64_t>(y) * map.width + x;
+          sum += v;
+          maximum = std::max(maximum, v);
+          if (plain != nullptr) plain[(row * map.channels + c) * area + at] = v;
+          if (last && flatten_ == Flatten::kChw) features_[c * area + at] = v;
+          if (last && flatten_ == Flatten::kHwc) features_[at * map.channels + c] = v;
+        }
+      }
+      if (last && flatten_ == Flatten::kMax) features_[c] = maximum;
+      if (means != nullptr) means[channel_base + c] = static_cast<float>(sum / static_cast<double>(area));
+    }
+    channel_base += map.channels;
+  }
+  if (outputs.features != nullptr) {
+    std::memcpy(outputs.features + row * in_features_, features_.data(), in_features_ * sizeof(float));
+  }
+  if (outputs.scores != nullptr) {
+    dense_sigmoid(features_.data(), head_weight_.data(), head_bias_.data(), in_features_, n_tags_,
+                  outputs.scores + row * n_tags_, outputs.logits == nullptr ? nullptr : outputs.logits + row * n_tags_);
+  }
+}
+
+}  // namespace fcntag

@@ -1,0 +1,71 @@
+// Network: a block list and a head, planned once for a device and run many times.
+//
+// Every buffer is allocated at construction for the largest input; run() allocates nothing. A batch goes through the
+// blocks in groups of images that fit a cache-friendly budget, so memory does not grow with the batch. One thread may
+// call run() at a time.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "conv_block.h"
+#include "thread_pool.h"
+
+namespace fcntag {
+
+enum class Flatten { kChw, kHwc, kMax };
+
+struct HeadSpec {
+  Flatten flatten;
+  int in_features, n_tags;
+  const float* weight;  // [n_tags, in_features]
+  const float* bias;    // [n_tags]
+};
+
+// Where run() puts what it is asked for; any pointer but scores may be null. B images.
+struct NetworkOutputs {
+  float* scores = nullptr;      // [B, n_tags]
+  float* logits = nullptr;      // [B, n_tags]
+  float* features = nullptr;    // [B, in_features]: what enters the dense layer
+  float* block_means = nullptr; // [B, sum of out_channels]: mean over (H, W) of every pooled block output
+  std::vector<float*> blocks;   // per block [B, C, H, W], or empty
+};
+
+class Network {
+ public:
+  // height, width: the largest input. Throws std::invalid_argument where the parts do not fit one another.
+  Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width,
+          std::shared_ptr<ThreadPool> pool);
+
+  // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
+  // many features as it takes. Results do not depend on batch, position in it, or thread count.
+  void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);
+
+  std::size_t memory_bytes() const;  // weights and buffers
+  int n_tags() const { return n_tags_; }
+  int in_features() const { return in_features_; }
+  int block_channels() const;                              // sum of out_channels
+  std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
+  const char* isa() const { return isa_name(isa_); }
+
+ private:
+  void plan(int height, int width);
+  void run_block(std::size_t index, int images);
+  void read_outputs(int image, int64_t row, const NetworkOutputs& outputs);
+
+  Isa isa_;
+  const ConvBlockKernels* kernels_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::vector<PackedConvBlock> blocks_;
+  std::vector<ConvBlockPlan> plans_;  // for height_ x width_
+  Flatten flatten_;
+  int in_features_, n_tags_;
+  std::vector<float> head_weight_, head_bias_, features_;
+  int max_height_, max_width_, height_ = 0, width_ = 0;
+  int group_ = 1;                     // images that go through the blocks together
+  std::vector<AlignedBuffer> maps_;   // input and every block's output, `group_` images each
+  std::vector<AlignedBuffer> scratch_;  // per worker
+};
+
+}  // namespace fcntag

@@ -1,0 +1,124 @@
+#include "thread_pool.h"
+
+#include "check.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fcntag {
+namespace {
+
+// How long a worker looks for the next loop before it sleeps: longer than the gap between two layers (a few
+// microseconds), short enough not to burn a core between two clips.
+constexpr int kSpins = 2000;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  FCNTAG_CHECK(threads >= 1 && threads <= 1024, "threads=", threads, "; allowed: 1 to 1024");
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::drain(int worker) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+    try {
+      (*task_)(i, worker);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+      next_.store(count_, std::memory_order_relaxed);
+    }
+  }
+}
+
+void ThreadPool::work(int worker) {
+  FlushDenormals flush;
+  uint64_t seen = 0;
+  for (;;) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) {
+      pause_cpu();
+      ++spins;
+    }
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      seen = generation_.load(std::memory_order_relaxed);
+      if (stop_) return;
+      if (!open_) continue;  // woke after the loop had ended
+      active_.fetch_add(1, std::memory_order_relaxed);
+    }
+    drain(worker);
+    active_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& task) {
+  FlushDenormals flush;
+  if (workers_.empty() || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    task_ = &task;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    error_ = nullptr;
+    open_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  drain(0);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    open_ = false;
+  }
+  for (int spins = 0; active_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpins) {
+      pause_cpu();
+    } else {
+      std::this_thread::yield();  // the worker's core may be ours
+    }
+  }
+  if (error_) std::rethrow_exception(error_);
+}
+
+FlushDenormals::FlushDenormals() : saved_(0) {
+#if defined(__x86_64__)
+  saved_ = _mm_getcsr();
+  _mm_setcsr(static_cast<unsigned>(saved_) | 0x8040);  // flush to zero, denormals are zero
+#elif defined(__aarch64__)
+  asm volatile("mrs %0, fpcr" : "=r"(saved_));
+  asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t{1} << 24)));
+#endif
+}
+
+FlushDenormals::~FlushDenormals() {
+#if defined(__x86_64__)
+  _mm_setcsr(static_cast<unsigned>(saved_));
+#elif defined(__aarch64__)
+  asm volatile("msr fpcr, %0" : : "r"(saved_));
+#endif
+}
+
+}  // namespace fcntag

@@ -1,0 +1,249 @@
+"""The engine: one model's front end and network on one device, planned once and run many times."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from . import mel
+from .errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from .modelfile import Model
+
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+
+
+class Engine:
+    """A model on the CPU. Arrays in and out are float32 and C-contiguous; B may be 0 and may exceed ``max_batch``.
+
+    Scores of a segment are bit-equal for every batch size, position in the batch and number of threads, on one
+    machine. Methods may be called from several threads: one call runs at a time. Use as a context manager, or call
+    :meth:`close`, to give threads and memory back.
+
+    Attributes:
+        device: "cpu".
+        precision: "float32".
+        threads: threads used, the caller's included.
+        isa: instruction set in use: "avx512", "avx2", "neon" or "generic".
+        max_batch: segments that one call to the core takes.
+    """
+
+    device = "cpu"
+
+    def __init__(self, model: Model, *, precision: str = "float32", max_batch: int = 64, threads: int = 0) -> None:
+        from . import _C
+
+        if max_batch < 1:
+            raise ValueError(f"max_batch={max_batch}; must be at least 1")
+        self.document = document = model.document
+        self.precision = precision
+        self.max_batch = max_batch
+        try:
+            self.threads = _thread_count(threads, _C.available_threads())
+            self._pool = _C.ThreadPool(self.threads)
+            self._melspec: Any = _make_melspec(_C, model, self._pool)
+            height, width = document.input_size()
+            self._network: Any = _C.Network(
+                _block_dicts(model), _head_dict(model), height=height, width=width, pool=self._pool
+            )
+        except MemoryError:
+            raise ModelError(f"{document.name}: not enough memory for its weights and buffers") from None
+        self.isa: str = self._network.isa
+        self._lock = threading.Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of weights and buffers held by the core."""
+        self._check_open()
+        return int(self._network.memory_bytes + self._melspec.memory_bytes)
+
+    def log_mel(self, waves: np.ndarray) -> np.ndarray:
+        """The network's input [B, H, W] (normalised) of segments [B, n_samples] at the model's rate."""
+        waves = _array(waves, 2, "waves", "[B, n_samples]")
+        frontend = self.document.frontend
+        n_samples = waves.shape[1]
+        n_frames = frontend.n_frames(n_samples) if n_samples else 0
+        if self.document.features(n_samples) != self.document.head.in_features:
+            raise ValueError(
+                f"{self.document.name}: segments of {n_samples} samples; it takes {self.document.segments.n_samples}"
+            )
+        with self._lock:
+            self._check_open()
+            return self._melspec.run(waves, pad_left=frontend.pad_left(n_samples), n_frames=n_frames)
+
+    def scores(self, waves: np.ndarray) -> np.ndarray:
+        """Sigmoid scores [B, n_tags] of segments [B, n_samples] at the model's rate."""
+        return self._run_waves(waves, "scores")
+
+    def features(self, waves: np.ndarray, which: Literal["head", "blocks"] = "head") -> np.ndarray:
+        """Features [B, F] of segments [B, n_samples].
+
+        "head": what enters the dense layer, in the document's flatten order. "blocks": the mean over (H, W) of every
+        block's pooled output, in block order; for choi2017-compact these are the 160 features of its paper.
+        """
+        if which not in ("head", "blocks"):
+            raise ValueError(f"which={which!r}; allowed: 'head', 'blocks'")
+        return self._run_waves(waves, "features" if which == "head" else "block_means")
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Sigmoid scores [B, n_tags] of network inputs [B, H, W]."""
+        return self._run(x, "scores")
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Logits [B, n_tags] of network inputs [B, H, W]."""
+        return self._run(x, "logits")
+
+    def blocks(self, x: np.ndarray) -> list[np.ndarray]:
+        """Pooled output [B, C, H, W] of every block, for network inputs [B, H, W]."""
+        x = _array(x, 3, "x", "[B, H, W]")
+        parts = [self._call(part, blocks=True)["blocks"] for part in self._batches(x)]
+        return [np.concatenate(maps) for maps in zip(*parts, strict=True)]
+
+    def close(self) -> None:
+        """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""
+        with self._lock:
+            self._network = self._melspec = self._pool = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- internal ----
+
+    def _batches(self, array: np.ndarray) -> list[np.ndarray]:
+        return [array[i : i + self.max_batch] for i in range(0, max(len(array), 1), self.max_batch)]
+
+    def _run_waves(self, waves: np.ndarray, output: str) -> np.ndarray:
+        waves = _array(waves, 2, "waves", "[B, n_samples]")
+        return np.concatenate([self._run(self.log_mel(part), output) for part in self._batches(waves)])
+
+    def _run(self, x: np.ndarray, output: str) -> np.ndarray:
+        x = _array(x, 3, "x", "[B, H, W]")
+        wanted = {output: True} if output in ("features", "block_means") else {}
+        return np.concatenate([self._call(part, **wanted)[output] for part in self._batches(x)])
+
+    def _call(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
+        with self._lock:
+            self._check_open()
+            return self._network.run(x, **wanted)
+
+    def _check_open(self) -> None:
+        if self._network is None:
+            raise ValueError("this engine is closed")
+
+
+def create_engine(
+    model: Model, *, device: str = "auto", precision: str = "float32", max_batch: int = 64, threads: int = 0
+) -> Engine:
+    """An engine for ``model``.
+
+    Args:
+        device: "auto", "cpu" or "cuda[:N]". "auto" takes a GPU where this build and machine have one.
+        precision: "float32"; "tf32", "float16" and "bfloat16" are not built yet.
+        max_batch: most segments computed in one call of the core, at least 1.
+        threads: CPU threads; 0 means FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota.
+
+    Raises:
+        DeviceError: the device or precision is not available; ValueError: an argument is out of range.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        raise ValueError(f"device={device!r}; allowed: auto, cpu, cuda, cuda:N")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if kind == "cuda":
+        raise DeviceError(f"device={device!r}: this build of fcntag has no CUDA kernels; use device='cpu'")
+    if precision != "float32":
+        raise DeviceError(f"precision={precision!r} is not built for the CPU; built: float32")
+    return Engine(model, precision=precision, max_batch=max_batch, threads=threads)
+
+
+def _thread_count(threads: int, available: int) -> int:
+    if threads == 0:
+        text = os.environ.get("FCNTAG_NUM_THREADS", "")
+        if text:
+            if not text.isdigit() or int(text) < 1:
+                raise ValueError(f"FCNTAG_NUM_THREADS={text!r}; must be a whole number, at least 1")
+            return min(int(text), 1024)
+        return available
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads={threads}; allowed: 0 (all available) to 1024")
+    return threads
+
+
+def _array(array: np.ndarray, ndim: int, name: str, shape: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != ndim:
+        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _make_melspec(_C: Any, model: Model, pool: Any) -> Any:
+    frontend, log = model.document.frontend, model.document.frontend.log
+    filters = mel.mel_filters(
+        sample_rate=frontend.sample_rate,
+        n_fft=frontend.n_fft,
+        n_mels=frontend.n_mels,
+        fmin=frontend.fmin,
+        fmax=frontend.fmax,
+        scale=frontend.mel_scale,
+        norm=frontend.mel_norm,
+    )
+    empty = np.zeros(0, np.float32)
+    return _C.MelSpec(
+        window=mel.window(frontend.window, frontend.n_fft),
+        filters=filters.ravel(),
+        n_mels=frontend.n_mels,
+        hop_length=frontend.hop_length,
+        pad_mode=frontend.pad_mode if frontend.framing == "center" else "constant",
+        power_exponent=frontend.power_exponent,
+        float16=frontend.rounding == "float16",
+        log=log.kind,
+        gain=log.gain,
+        amin=log.amin,
+        ref_max=log.ref == "max",
+        top_db=0.0 if log.top_db is None else log.top_db,
+        normalization=frontend.normalization,
+        scale=model.tensors.get("input.scale", empty),
+        shift=model.tensors.get("input.shift", empty),
+        time_mel=frontend.layout == "time_mel",
+        pool=pool,
+    )
+
+
+def _block_dicts(model: Model) -> list[dict[str, Any]]:
+    return [
+        {
+            "in_channels": block.in_channels,
+            "out_channels": block.out_channels,
+            "kernel": block.kernel,
+            "activation": block.activation,
+            "window": block.pool.window,
+            "stride": block.pool.stride,
+            "weight": model.tensors[f"blocks.{i}.weight"],
+            "bias": model.tensors[f"blocks.{i}.bias"],
+            "scale": model.tensors[f"blocks.{i}.scale"] if block.post_affine else None,
+            "shift": model.tensors[f"blocks.{i}.shift"] if block.post_affine else None,
+        }
+        for i, block in enumerate(model.document.blocks)
+    ]
+
+
+def _head_dict(model: Model) -> dict[str, Any]:
+    head = model.document.head
+    return {
+        "flatten": head.flatten,
+        "in_features": head.in_features,
+        "n_tags": len(model.document.tags),
+        "weight": model.tensors["head.weight"],
+        "bias": model.tensors["head.bias"],
+    }
