@@ -1,0 +1,290 @@
+"""The CPU engine against the float64 oracle, on shapes of its own: odd sizes, every pool rule, every instruction set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_models import block, make_model
+
+from fcntag import _C, oracle
+from fcntag.engine import create_engine
+from fcntag.errors import DeviceError
+
+# Relative L2 of a block's output in float32: the sum of at most 9 * 2048 products in chunks of 64 channels.
+BLOCK_TOLERANCE = 1e-6
+SCORE_TOLERANCE = 1e-5
+
+NETWORKS = {
+    # Cin and Cout that fill no block of 16, remainder rows and columns, overlapping and gapped pools, 1x1 last.
+    "odd": dict(
+        blocks=[
+            block(5, window=(2, 2)),
+            block(7, activation="elu", affine=True, window=(2, 3), stride=(1, 2)),
+            block(33, kernel=1, activation="none"),
+        ]
+    ),
+    # musicnn's first pool, then channels on both sides of a block.
+    "overlap": dict(
+        blocks=[
+            block(40, affine=True, window=(4, 1), stride=(2, 2)),
+            block(17, affine=True, window=(2, 1), stride=(3, 2)),
+            block(64, activation="elu", window=(1, 1)),
+        ],
+        flatten="hwc",
+        layout="time_mel",
+    ),
+    # 1x1 first, wide middle, global maximum.
+    "one by one": dict(
+        blocks=[block(3, kernel=1, activation="elu", affine=True), block(200, window=(3, 5)), block(70, affine=True)],
+        flatten="max",
+    ),
+    # the deepest map of the paper's FCN-4: 4 x 8 into one window, more than one chunk of channels.
+    "deep": dict(
+        blocks=[block(48, window=(2, 1)), block(150, window=(2, 2)), block(96, window=(4, 7))],
+        n_samples=256 * 16,
+        n_mels=20,
+    ),
+    "single pixel": dict(blocks=[block(1, window=(20, 16))]),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def model(request, rng):
+    return make_model(rng, **NETWORKS[request.param])
+
+
+def relative_l2(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_blocks_match_the_oracle(model, rng, batch):
+    x = rng.standard_normal((batch, *model.document.input_size())).astype(np.float32)
+    with create_engine(model, threads=2) as engine:
+        ours, theirs = engine.blocks(x), oracle.blocks(model, x)
+        assert [a.shape for a in ours] == [b.shape for b in theirs]
+        errors = [relative_l2(a, b) for a, b in zip(ours, theirs, strict=True)]
+        assert max(errors) <= BLOCK_TOLERANCE, errors
+        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=SCORE_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("which", ["head", "blocks"])
+def test_features_match_the_oracle(model, rng, which):
+    waves = rng.standard_normal((2, model.document.segments.n_samples)).astype(np.float32)
+    expected = oracle.features(model, oracle.network_input(model, waves), which)
+    with create_engine(model, threads=2) as engine:
+        ours = engine.features(waves, which)
+    assert ours.shape == expected.shape
+    assert relative_l2(ours, expected) <= BLOCK_TOLERANCE
+
+
+def test_results_do_not_depend_on_batch_position_or_threads(model, rng):
+    waves = rng.standard_normal((37, model.document.segments.n_samples)).astype(np.float32)
+    with create_engine(model, threads=1) as engine:
+        alone = np.concatenate([engine.scores(w[None]) for w in waves])
+    for threads in (1, 2, 5):
+        for max_batch in (1, 3, 64):
+            with create_engine(model, threads=threads, max_batch=max_batch) as engine:
+                assert np.array_equal(engine.scores(waves), alone)
+                assert np.array_equal(engine.scores(waves[::-1]), alone[::-1])
+
+
+def test_nothing_stays_in_the_buffers(model, rng):
+    """Buffers are reused: an input of NaN must leave no trace in the next result, borders included."""
+    height, width = model.document.input_size()
+    x = rng.standard_normal((3, height, width)).astype(np.float32)
+    with create_engine(model, threads=2) as engine:
+        before = engine.run(x)
+        engine.run(np.full((5, height, width), np.nan, np.float32))
+        engine.run(np.full((5, height, width), 1e30, np.float32))
+        assert np.array_equal(engine.run(x), before)
+
+
+def test_empty_batch(model):
+    height, width = model.document.input_size()
+    with create_engine(model) as engine:
+        assert engine.run(np.zeros((0, height, width), np.float32)).shape == (0, 7)
+        assert engine.scores(np.zeros((0, model.document.segments.n_samples), np.float32)).shape == (0, 7)
+        assert [b.shape[0] for b in engine.blocks(np.zeros((0, height, width), np.float32))] == [0] * len(
+            model.document.blocks
+        )
+        features = engine.features(np.zeros((0, model.document.segments.n_samples), np.float32))
+        assert features.shape == (0, model.document.head.in_features)
+
+
+def test_shorter_input_in_between(rng):
+    """A network that takes several lengths replans its buffers; zero borders must move with the map."""
+    model = make_model(
+        rng, [block(6, window=(2, 2)), block(9, window=(5, 3))], flatten="max", n_samples=8000, min_samples=4000
+    )
+    long = rng.standard_normal((2, 8000)).astype(np.float32)
+    short = rng.standard_normal((2, 5000)).astype(np.float32)
+    with create_engine(model, threads=2) as engine:
+        for waves in (long, short, long, short):
+            np.testing.assert_allclose(engine.scores(waves), oracle.scores(model, waves), atol=SCORE_TOLERANCE, rtol=0)
+
+
+FRONTENDS = {
+    "musicnn": dict(
+        framing="valid", pad_mode="constant", rounding="float16", log=dict(kind="log10p1", gain=1e4), layout="time_mel"
+    ),
+    "choi2016": dict(power_exponent=2, log=dict(kind="db", amin=1e-10, top_db=80.0), normalization="per_frame"),
+    "kapre theano": dict(
+        framing="same_theano",
+        pad_mode="constant",
+        window="hann_reversed",
+        log=dict(kind="db", amin=1e-10, ref="max", top_db=80.0),
+        normalization="per_mel",
+    ),
+    "kapre tensorflow": dict(
+        framing="same_tensorflow",
+        pad_mode="constant",
+        log=dict(kind="db", amin=1e-10, ref="max", top_db=80.0),
+        normalization="standardize",
+    ),
+    "won2020": dict(mel_scale="htk", mel_norm="none", normalization="scalar"),
+}
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+@pytest.mark.parametrize("n_samples", [512, 4000, 70001])
+def test_log_mel_matches_the_oracle(name, n_samples, rng):
+    from fcntag.document import Log
+
+    options = dict(FRONTENDS[name])
+    if "log" in options:
+        options["log"] = Log(**options["log"])
+    model = make_model(rng, [block(2)], flatten="max", n_samples=n_samples, **options)
+    t = np.arange(n_samples) / 16000
+    signals = [rng.standard_normal(n_samples), np.sin(2 * np.pi * 440 * t), np.zeros(n_samples), 1e-6 * np.sin(t)]
+    signals.append(np.eye(1, n_samples, n_samples // 2)[0])
+    waves = np.array(signals, np.float32)
+    with create_engine(model, threads=2) as engine:
+        ours = engine.log_mel(waves)
+        again = np.concatenate([engine.log_mel(w[None]) for w in waves])
+    expected = oracle.network_input(model, waves)
+    assert ours.shape == expected.shape
+    # Both sides compute in float64; what is left is the float32 store of values up to a few hundred dB, and
+    # standardisation of a constant segment, which divides rounding noise by 1e-10 (both then give 0 / 1e-10).
+    np.testing.assert_allclose(ours, expected, atol=2e-4, rtol=1e-6)
+    assert np.array_equal(ours, again)
+
+
+@pytest.mark.parametrize("isa", _C.build_info()["isas_available"])
+def test_every_instruction_set(isa, tmp_path):
+    """The instruction set is chosen once per process, so each gets a process of its own."""
+    script = textwrap.dedent(
+        """
+        import numpy as np, sys
+        sys.path.insert(0, sys.argv[1])
+        from make_models import block, make_model
+        from test_engine import NETWORKS, relative_l2
+        from fcntag import oracle
+        from fcntag.engine import create_engine
+        for name, spec in NETWORKS.items():
+            rng = np.random.default_rng(1)
+            model = make_model(rng, **spec)
+            x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
+            waves = rng.standard_normal((2, model.document.segments.n_samples)).astype(np.float32)
+            with create_engine(model, threads=2) as engine:
+                print(engine.isa, name)
+                for ours, theirs in zip(engine.blocks(x), oracle.blocks(model, x), strict=True):
+                    assert relative_l2(ours, theirs) <= 1e-6, name
+                assert np.abs(engine.scores(waves) - oracle.scores(model, waves)).max() <= 1e-5, name
+        """
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent)],
+        env={**os.environ, "FCNTAG_FORCE_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[0] for line in run.stdout.splitlines()] == [isa] * len(NETWORKS)
+
+
+def test_unknown_isa_names_what_is_available(monkeypatch, model):
+    monkeypatch.setenv("FCNTAG_FORCE_ISA", "sse9")
+    with pytest.raises(ValueError, match=r"FCNTAG_FORCE_ISA='sse9'.*available: generic"):
+        create_engine(model)
+
+
+def test_concurrent_callers_get_their_own_results(rng):
+    model = make_model(rng, **NETWORKS["overlap"])
+    waves = rng.standard_normal((8, model.document.segments.n_samples)).astype(np.float32)
+    with create_engine(model, threads=2) as engine:
+        expected = [engine.scores(w[None]) for w in waves]
+        wrong: list[int] = []
+
+        def caller(i: int) -> None:
+            wrong.extend(i for _ in range(20) if not np.array_equal(engine.scores(waves[i][None]), expected[i]))
+
+        threads = [threading.Thread(target=caller, args=(i,)) for i in range(len(waves))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_engine_survives_fork(rng):
+    """The child has no worker threads; the loop must not wait for them."""
+    model = make_model(rng, **NETWORKS["odd"])
+    waves = rng.standard_normal((3, model.document.segments.n_samples)).astype(np.float32)
+    with create_engine(model, threads=3) as engine:
+        expected = engine.scores(waves)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if np.array_equal(engine.scores(waves), expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_bad_arguments_are_named(model):
+    with pytest.raises(ValueError, match=r"device='gpu'; allowed: auto, cpu, cuda"):
+        create_engine(model, device="gpu")
+    with pytest.raises(DeviceError, match="no CUDA kernels"):
+        create_engine(model, device="cuda:0")
+    with pytest.raises(DeviceError, match="bfloat16"):
+        create_engine(model, precision="bfloat16")
+    with pytest.raises(ValueError, match=r"precision='int8'"):
+        create_engine(model, precision="int8")
+    with pytest.raises(ValueError, match=r"max_batch=0"):
+        create_engine(model, max_batch=0)
+    with pytest.raises(ValueError, match=r"threads=-1"):
+        create_engine(model, threads=-1)
+    with create_engine(model) as engine:
+        with pytest.raises(ValueError, match=r"waves has shape \(4000,\)"):
+            engine.scores(np.zeros(4000, np.float32))
+        with pytest.raises(ValueError, match=r"segments of 100 samples"):
+            engine.scores(np.zeros((1, 100), np.float32))
+        with pytest.raises(ValueError, match=r"x has shape"):
+            engine.run(np.zeros((1, 1, 2, 2), np.float32))
+    with pytest.raises(ValueError, match="closed"):
+        engine.scores(np.zeros((1, model.document.segments.n_samples), np.float32))
+
+
+def test_thread_count_from_the_environment(monkeypatch, model):
+    monkeypatch.setenv("FCNTAG_NUM_THREADS", "3")
+    assert create_engine(model).threads == 3
+    monkeypatch.setenv("FCNTAG_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="FCNTAG_NUM_THREADS='many'"):
+        create_engine(model)
+
+
+def test_memory_is_flat(model, rng):
+    waves = rng.standard_normal((4, model.document.segments.n_samples)).astype(np.float32)
+    with create_engine(model) as engine:
+        engine.scores(waves)
+        planned = engine.memory_bytes
+        for _ in range(50):
+            engine.scores(waves)
+        assert engine.memory_bytes == planned
