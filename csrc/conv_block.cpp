@@ -35,8 +35,9 @@ PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernel
   FCNTAG_CHECK(spec.kernel == 1 || spec.kernel == 3, "conv_block: kernel=", spec.kernel, " is not built; built: 1, 3");
   FCNTAG_CHECK(spec.in_channels > 0 && spec.out_channels > 0, "conv_block: in_channels=", spec.in_channels,
                ", out_channels=", spec.out_channels, " must be positive");
-  FCNTAG_CHECK(spec.pool_h > 0 && spec.pool_w > 0 && spec.stride_h > 0 && spec.stride_w > 0, "conv_block: pool window (",
-               spec.pool_h, ", ", spec.pool_w, "), stride (", spec.stride_h, ", ", spec.stride_w, ") must be positive");
+  FCNTAG_CHECK(spec.pool_h > 0 && spec.pool_w > 0 && spec.stride_h > 0 && spec.stride_w > 0,
+               "conv_block: pool window (", spec.pool_h, ", ", spec.pool_w, "), stride (", spec.stride_h, ", ",
+               spec.stride_w, ") must be positive");
   PackedConvBlock packed;
   packed.in_channels = spec.in_channels;
   packed.out_channels = spec.out_channels;

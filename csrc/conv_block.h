@@ -62,9 +62,9 @@ struct PackedConvBlock {
 struct ConvBlockTask {
   const PackedConvBlock* weights;
   MapLayout in, out;
-  const float* x;  // image origin (pixel (0, 0), block 0)
-  float* y;        // image origin
-  int k_block;     // index
+  const float* x;          // image origin (pixel (0, 0), block 0)
+  float* y;                // image origin
+  int k_block;             // index
   int row_begin, row_end;  // pooled rows
   int chunk_cols;          // pooled columns
   float* scratch;          // [rows][columns][k_block]

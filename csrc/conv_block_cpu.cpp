@@ -81,10 +81,10 @@ template <int kKernel>
 struct Tiles {
   static TileFn get(int rows, int cols) {
 #if defined(__AVX512F__) || defined(__ARM_NEON)
-    static constexpr TileFn kOne[12] = {conv_tile<kKernel, 1, 1>,  conv_tile<kKernel, 1, 2>,  conv_tile<kKernel, 1, 3>,
-                                        conv_tile<kKernel, 1, 4>,  conv_tile<kKernel, 1, 5>,  conv_tile<kKernel, 1, 6>,
-                                        conv_tile<kKernel, 1, 7>,  conv_tile<kKernel, 1, 8>,  conv_tile<kKernel, 1, 9>,
-                                        conv_tile<kKernel, 1, 10>, conv_tile<kKernel, 1, 11>, conv_tile<kKernel, 1, 12>};
+    static constexpr TileFn kOne[12] = {
+        conv_tile<kKernel, 1, 1>, conv_tile<kKernel, 1, 2>,  conv_tile<kKernel, 1, 3>,  conv_tile<kKernel, 1, 4>,
+        conv_tile<kKernel, 1, 5>, conv_tile<kKernel, 1, 6>,  conv_tile<kKernel, 1, 7>,  conv_tile<kKernel, 1, 8>,
+        conv_tile<kKernel, 1, 9>, conv_tile<kKernel, 1, 10>, conv_tile<kKernel, 1, 11>, conv_tile<kKernel, 1, 12>};
     static constexpr TileFn kTwo[6] = {conv_tile<kKernel, 2, 1>, conv_tile<kKernel, 2, 2>, conv_tile<kKernel, 2, 3>,
                                        conv_tile<kKernel, 2, 4>, conv_tile<kKernel, 2, 5>, conv_tile<kKernel, 2, 6>};
     static constexpr TileFn kThree[4] = {conv_tile<kKernel, 3, 1>, conv_tile<kKernel, 3, 2>, conv_tile<kKernel, 3, 3>,
@@ -119,7 +119,8 @@ void pool_and_store(const ConvBlockTask& t, const float* sums, int64_t sums_row,
     float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
     for (int oy = oy0; oy < oy1; ++oy) {
       for (int ox = ox0; ox < ox1; ++ox) {
-        const float* s = sums + (oy - oy0) * w.stride_h * sums_row + static_cast<int64_t>(ox - ox0) * w.stride_w * kb + v;
+        const float* s =
+            sums + (oy - oy0) * w.stride_h * sums_row + static_cast<int64_t>(ox - ox0) * w.stride_w * kb + v;
         Vec m = load(s);
         for (int i = 0; i < w.pool_h; ++i) {
           for (int j = 0; j < w.pool_w; ++j) m = max(m, load(s + i * sums_row + static_cast<int64_t>(j) * kb));

@@ -34,7 +34,7 @@ const MelSpecKernels& melspec_kernels(Isa isa) {
 
 namespace {
 constexpr double kPi = 3.14159265358979323846;
-constexpr int kTaskFrames = 64;                          // frames of a task: a few microseconds of work each
+constexpr int kTaskFrames = 64;                              // frames of a task: a few microseconds of work each
 constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;  // log-mels of the segments in work: 16 MB
 }  // namespace
 
@@ -74,8 +74,8 @@ std::size_t MelSpec::memory_bytes() const {
 void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out) {
   const MelSpecConfig& c = config_;
   FCNTAG_CHECK(n_samples > 0 && n_frames > 0, "melspec: n_samples=", n_samples, ", n_frames=", n_frames);
-  FCNTAG_CHECK(c.pad_mode != PadMode::kReflect || pad_left == 0 || n_samples > pad_left, "melspec: n_samples=", n_samples,
-               " is too short to reflect ", pad_left);
+  FCNTAG_CHECK(c.pad_mode != PadMode::kReflect || pad_left == 0 || n_samples > pad_left,
+               "melspec: n_samples=", n_samples, " is too short to reflect ", pad_left);
   const std::size_t expected = c.normalization == Normalization::kScalar     ? 1
                                : c.normalization == Normalization::kPerMel   ? static_cast<std::size_t>(c.n_mels)
                                : c.normalization == Normalization::kPerFrame ? static_cast<std::size_t>(n_frames)
@@ -102,9 +102,8 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
       task.scratch = scratch_[worker].data();
       kernels_->log_mel(task);
     });
-    pool_->run(segments, [&](int64_t i, int) {
-      normalize(log_mel_.data() + i * image, n_frames, out + (begin + i) * image);
-    });
+    pool_->run(segments,
+               [&](int64_t i, int) { normalize(log_mel_.data() + i * image, n_frames, out + (begin + i) * image); });
   }
 }
 
@@ -144,8 +143,8 @@ void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
         const double v = std::max(log_mel[static_cast<std::size_t>(t) * c.n_mels + m], floor) - ref;
         const double a = per_mel ? c.scale[m] : per_frame ? c.scale[t] : scale;
         const double b = per_mel ? c.shift[m] : per_frame ? c.shift[t] : shift;
-        const std::size_t at = c.time_mel ? static_cast<std::size_t>(t) * c.n_mels + m
-                                          : static_cast<std::size_t>(m) * n_frames + t;
+        const std::size_t at =
+            c.time_mel ? static_cast<std::size_t>(t) * c.n_mels + m : static_cast<std::size_t>(m) * n_frames + t;
         out[at] = static_cast<float>(a * v + b);
       }
     }

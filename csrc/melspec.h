@@ -30,10 +30,10 @@ struct MelSpecConfig {
   int power_exponent;  // 1 or 2
   bool float16;        // round the mel power to half precision
   LogKind log;
-  double gain;     // log10p1: log10(gain * m + 1)
-  double amin;     // db: 10 log10(max(m, amin))
-  bool ref_max;    // db: minus the segment's maximum
-  double top_db;   // db: floor at maximum - top_db; <= 0: none
+  double gain;    // log10p1: log10(gain * m + 1)
+  double amin;    // db: 10 log10(max(m, amin))
+  bool ref_max;   // db: minus the segment's maximum
+  double top_db;  // db: floor at maximum - top_db; <= 0: none
   Normalization normalization;
   std::vector<float> scale, shift;  // [1], [n_mels] or [n_frames]
   bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
@@ -86,8 +86,8 @@ class MelSpec {
   const MelSpecKernels* kernels_;
   std::shared_ptr<ThreadPool> pool_;
   std::vector<double> twiddles_;
-  std::vector<double> log_mel_;                // of the segments in work
-  std::vector<std::vector<double>> scratch_;   // per worker
+  std::vector<double> log_mel_;               // of the segments in work
+  std::vector<std::vector<double>> scratch_;  // per worker
 };
 
 }  // namespace fcntag

@@ -25,11 +25,11 @@ struct HeadSpec {
 
 // Where run() puts what it is asked for; any pointer but scores may be null. B images.
 struct NetworkOutputs {
-  float* scores = nullptr;      // [B, n_tags]
-  float* logits = nullptr;      // [B, n_tags]
-  float* features = nullptr;    // [B, in_features]: what enters the dense layer
-  float* block_means = nullptr; // [B, sum of out_channels]: mean over (H, W) of every pooled block output
-  std::vector<float*> blocks;   // per block [B, C, H, W], or empty
+  float* scores = nullptr;       // [B, n_tags]
+  float* logits = nullptr;       // [B, n_tags]
+  float* features = nullptr;     // [B, in_features]: what enters the dense layer
+  float* block_means = nullptr;  // [B, sum of out_channels]: mean over (H, W) of every pooled block output
+  std::vector<float*> blocks;    // per block [B, C, H, W], or empty
 };
 
 class Network {
@@ -45,7 +45,7 @@ class Network {
   std::size_t memory_bytes() const;  // weights and buffers
   int n_tags() const { return n_tags_; }
   int in_features() const { return in_features_; }
-  int block_channels() const;                              // sum of out_channels
+  int block_channels() const;                                     // sum of out_channels
   std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
   const char* isa() const { return isa_name(isa_); }
 
@@ -63,8 +63,8 @@ class Network {
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_, features_;
   int max_height_, max_width_, height_ = 0, width_ = 0;
-  int group_ = 1;                     // images that go through the blocks together
-  std::vector<AlignedBuffer> maps_;   // input and every block's output, `group_` images each
+  int group_ = 1;                       // images that go through the blocks together
+  std::vector<AlignedBuffer> maps_;     // input and every block's output, `group_` images each
   std::vector<AlignedBuffer> scratch_;  // per worker
 };
 

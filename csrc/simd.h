@@ -83,7 +83,7 @@ FCNTAG_INLINE Vec relu(Vec v) { return max(v, Vec{}); }
 // exp(v) - 1 for v <= 0, to about one unit in the last place: v = n ln 2 + r, |r| <= ln(2) / 2, and
 // expm1(v) = 2^n expm1(r) + (2^n - 1), which loses nothing near 0 (n = 0).
 FCNTAG_INLINE Vec expm1_negative(Vec v) {
-  v = max(v, splat(-87.0f));  // below it 2^n leaves the normal range; the result is -1 long before
+  v = max(v, splat(-87.0f));         // below it 2^n leaves the normal range; the result is -1 long before
   const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Vec rounded = fma(v, splat(1.44269504088896341f), splat(kMagic));
   const Vec n = rounded - kMagic;
@@ -108,7 +108,7 @@ FCNTAG_INLINE Vec elu(Vec v) { return v > 0.0f ? v : expm1_negative(v > 0.0f ? V
 FCNTAG_INLINE Vec64 log64(Vec64 x) {
   const VecInt64 bits = (VecInt64)x;
   const VecInt64 shifted = bits - 0x3fe6a09e667f3bcdLL;  // exponent field of x / sqrt(1/2)
-  const VecInt64 e = shifted >> 52;                       // arithmetic shift: e may be negative
+  const VecInt64 e = shifted >> 52;                      // arithmetic shift: e may be negative
   const Vec64 m = (Vec64)(bits - (e << 52));
   // int64 to double through the mantissa of 1.5 * 2^52: AVX2 has no conversion instruction.
   const Vec64 exponent = (Vec64)(e + 0x4338000000000000LL) - 6755399441055744.0;

@@ -1,0 +1,53 @@
+"""The compiled core. Arrays are float32 and C-contiguous; shapes are in the docstrings of fcntag.engine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def build_info() -> dict[str, Any]: ...
+def available_threads() -> int: ...
+
+class ThreadPool:
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+
+class Network:
+    def __init__(
+        self, blocks: Sequence[dict[str, Any]], head: dict[str, Any], *, height: int, width: int, pool: ThreadPool
+    ) -> None: ...
+    def run(
+        self, x: NDArray[np.float32], *, features: bool = False, block_means: bool = False, blocks: bool = False
+    ) -> dict[str, Any]: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+
+class MelSpec:
+    def __init__(
+        self,
+        *,
+        window: Sequence[float],
+        filters: Sequence[float],
+        n_mels: int,
+        hop_length: int,
+        pad_mode: str,
+        power_exponent: int,
+        float16: bool,
+        log: str,
+        gain: float,
+        amin: float,
+        ref_max: bool,
+        top_db: float,
+        normalization: str,
+        scale: Sequence[float],
+        shift: Sequence[float],
+        time_mel: bool,
+        pool: ThreadPool,
+    ) -> None: ...
+    def run(self, waves: NDArray[np.float32], *, pad_left: int, n_frames: int) -> NDArray[np.float32]: ...
+    @property
+    def memory_bytes(self) -> int: ...
