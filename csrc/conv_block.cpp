@@ -85,11 +85,19 @@ ConvBlockPlan plan_conv_block(const PackedConvBlock& block, int height, int widt
   FCNTAG_CHECK(height >= block.pool_h && width >= block.pool_w, "conv_block: map ", height, "x", width,
                " is smaller than the pool window (", block.pool_h, ", ", block.pool_w, ")");
   ConvBlockPlan plan;
-  plan.in = {height, width, block.in_channels, block.kernel / 2, block.in_channels == 1};
+  plan.in.height = height;
+  plan.in.width = width;
+  plan.in.channels = block.in_channels;
+  plan.in.border = block.kernel / 2;
+  plan.in.plain = block.in_channels == 1;
+  plan.in.rows = height + 2 * plan.in.border;
+  plan.in.cols = width + 2 * plan.in.border;
   plan.out.height = (height - block.pool_h) / block.stride_h + 1;
   plan.out.width = (width - block.pool_w) / block.stride_w + 1;
   plan.out.channels = block.out_channels;
   plan.out.border = out_border;
+  plan.out.rows = plan.out.height + 2 * out_border;
+  plan.out.cols = plan.out.width + 2 * out_border;
   // Raw sums of a task stay within kScratch floats (64 KB: next to a slab of weights in any level-2 cache).
   constexpr int kScratch = 16384;
   // Fewer pixels than this would not pay for streaming the task's weights.

@@ -32,11 +32,12 @@ struct ConvBlockSpec {
 // A map in memory: where pixel (0, 0) of image 0 lies and how far apart things are, in floats.
 struct MapLayout {
   int height = 0, width = 0, channels = 0, border = 0;
-  bool plain = false;  // one channel, not in blocks
+  bool plain = false;      // one channel, not in blocks
+  int rows = 0, cols = 0;  // with the border, and zeros below and to the right for kernels that read whole tiles
 
   int pixel() const { return plain ? 1 : kChannelBlock; }
-  int64_t row() const { return static_cast<int64_t>(width + 2 * border) * pixel(); }
-  int64_t block() const { return row() * (height + 2 * border); }
+  int64_t row() const { return static_cast<int64_t>(cols) * pixel(); }
+  int64_t block() const { return row() * rows; }
   int64_t blocks() const { return plain ? 1 : (channels + kChannelBlock - 1) / kChannelBlock; }
   int64_t image() const { return block() * blocks(); }
   int64_t origin() const { return row() * border + static_cast<int64_t>(border) * pixel(); }
@@ -52,6 +53,7 @@ struct PackedConvBlock {
   bool affine = false;
   int pool_h = 1, pool_w = 1, stride_h = 1, stride_w = 1;
   int k_block = 0, k_blocks = 0;
+  bool winograd = false;  // weight holds winograd.h's
   AlignedBuffer weight, sign, bias, scale, shift;
 
   std::size_t bytes() const { return weight.bytes() + sign.bytes() + bias.bytes() + scale.bytes() + shift.bytes(); }

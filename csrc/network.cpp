@@ -21,6 +21,7 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
                  std::shared_ptr<ThreadPool> pool)
     : isa_(choose_isa()),
       kernels_(&conv_block_kernels(isa_)),
+      winograd_kernels_(&winograd_kernels(isa_)),
       pool_(std::move(pool)),
       flatten_(head.flatten),
       in_features_(head.in_features),
@@ -31,12 +32,16 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
   FCNTAG_CHECK(height > 0 && width > 0, "network: input ", height, "x", width, " must not be empty");
   FCNTAG_CHECK(head.n_tags > 0 && head.in_features > 0, "network: head of ", head.in_features, " features and ",
                head.n_tags, " tags");
-  int channels = 1;
+  int channels = 1, h = height, w = width;
   for (const ConvBlockSpec& spec : blocks) {
     FCNTAG_CHECK(spec.in_channels == channels, "network: block ", blocks_.size(), " takes ", spec.in_channels,
                  " channels, but ", channels, " arrive");
     channels = spec.out_channels;
     blocks_.push_back(pack_conv_block(spec, *kernels_));
+    if (winograd_pays(spec, h, w)) pack_winograd(spec, blocks_.back());
+    const MapLayout out = plan_conv_block(blocks_.back(), h, w, 0).out;
+    h = out.height;
+    w = out.width;
   }
   head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.in_features);
   head_bias_.assign(head.bias, head.bias + head.n_tags);
@@ -48,19 +53,24 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
   group_ = static_cast<int>(std::clamp<std::size_t>(kGroupFloats / floats, 1, kMaxGroup));
   maps_.emplace_back(plans_[0].in.image() * group_ + kSlack);
   for (const ConvBlockPlan& p : plans_) maps_.emplace_back(p.out.image() * group_ + kSlack);
-  std::size_t scratch = 0;
-  for (const ConvBlockPlan& p : plans_) scratch = std::max(scratch, p.scratch);
-  for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back(scratch);
+  for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back();
+  grow_scratch();
 }
 
 void Network::plan(int height, int width) {
   FCNTAG_CHECK(height <= max_height_ && width <= max_width_, "network: input ", height, "x", width,
                " is larger than the ", max_height_, "x", max_width_, " it was planned for");
   std::vector<ConvBlockPlan> plans;
+  std::vector<WinogradPlan> winograd(blocks_.size());
   int h = height, w = width;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const int border = i + 1 < blocks_.size() ? blocks_[i + 1].kernel / 2 : 0;
     plans.push_back(plan_conv_block(blocks_[i], h, w, border));
+    if (blocks_[i].winograd) winograd[i] = plan_winograd(blocks_[i], plans[i].in, plans[i].out);
+    if (i > 0) {  // a map is laid out for the block that reads it
+      plans[i - 1].out.rows = plans[i].in.rows;
+      plans[i - 1].out.cols = plans[i].in.cols;
+    }
     h = plans.back().out.height;
     w = plans.back().out.width;
   }
@@ -68,15 +78,30 @@ void Network::plan(int height, int width) {
   FCNTAG_CHECK(positions * blocks_.back().out_channels == in_features_, "network: input ", height, "x", width,
                " gives ", positions * blocks_.back().out_channels, " features; the head takes ", in_features_);
   plans_ = std::move(plans);
+  winograd_ = std::move(winograd);
   height_ = height;
   width_ = width;
-  // The zero borders lie elsewhere now, and a smaller map's scratch never exceeds what was planned for the largest.
-  for (AlignedBuffer& map : maps_) map.zero();
-  std::size_t scratch = 0;
-  for (const ConvBlockPlan& p : plans_) scratch = std::max(scratch, p.scratch);
+  for (AlignedBuffer& map : maps_) map.zero();  // the zero borders lie elsewhere now
+  grow_scratch();
+}
+
+void Network::grow_scratch() {
+  std::size_t scratch = 0, shared = 0;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const WinogradPlan& w = winograd_[i];
+    if (!blocks_[i].winograd) {
+      scratch = std::max(scratch, plans_[i].scratch);
+    } else if (w.share_tiles) {
+      scratch = std::max(scratch, w.m_floats);
+      shared = std::max(shared, w.v_floats);
+    } else {
+      scratch = std::max(scratch, w.v_floats + w.m_floats);
+    }
+  }
   for (AlignedBuffer& buffer : scratch_) {
     if (buffer.size() < scratch) buffer = AlignedBuffer(scratch);
   }
+  if (shared_.size() < shared) shared_ = AlignedBuffer(shared);
 }
 
 std::vector<MapLayout> Network::map_sizes(int height, int width) const {
@@ -100,10 +125,62 @@ std::size_t Network::memory_bytes() const {
   for (const PackedConvBlock& block : blocks_) bytes += block.bytes();
   for (const AlignedBuffer& map : maps_) bytes += map.bytes();
   for (const AlignedBuffer& buffer : scratch_) bytes += buffer.bytes();
+  bytes += shared_.bytes();
   return bytes;
 }
 
+void Network::run_winograd(std::size_t index, int images) {
+  const PackedConvBlock& block = blocks_[index];
+  const WinogradPlan& plan = winograd_[index];
+  WinogradTask base{};
+  base.weights = &block;
+  base.plan = &plan;
+  base.in = plans_[index].in;
+  base.out = plans_[index].out;
+  base.x = maps_[index].data() + base.in.origin();
+  base.y = maps_[index + 1].data() + base.out.origin();
+  const int c_blocks = static_cast<int>(base.in.blocks());
+  const int units = images * plan.units();
+  // Equal blocks: a short last one would read all weights for a few tiles.
+  const int unit_blocks = (units + plan.block_units - 1) / plan.block_units;
+  const auto with_units = [&](WinogradTask task, int64_t i) {
+    task.unit_begin = static_cast<int>(units * i / unit_blocks);
+    task.unit_end = static_cast<int>(units * (i + 1) / unit_blocks);
+    task.item_begin = 0;
+    task.item_end = (task.unit_end - task.unit_begin) * plan.unit_tiles() * c_blocks;
+    return task;
+  };
+  if (!plan.share_tiles) {
+    pool_->run(unit_blocks, [&](int64_t i, int worker) {
+      WinogradTask task = with_units(base, i);
+      task.v = scratch_[worker].data();
+      task.m = task.v + plan.v_floats;
+      winograd_kernels_->transform(task);
+      for (task.k_block = 0; task.k_block < block.k_blocks; ++task.k_block) winograd_kernels_->multiply(task);
+    });
+    return;
+  }
+  for (int i = 0; i < unit_blocks; ++i) {
+    WinogradTask all = with_units(base, i);
+    all.v = shared_.data();
+    constexpr int kItems = 16;
+    pool_->run((all.item_end + kItems - 1) / kItems, [&](int64_t j, int) {
+      WinogradTask task = all;
+      task.item_begin = static_cast<int>(j) * kItems;
+      task.item_end = std::min(task.item_begin + kItems, all.item_end);
+      winograd_kernels_->transform(task);
+    });
+    pool_->run(block.k_blocks, [&](int64_t k, int worker) {
+      WinogradTask task = all;
+      task.k_block = static_cast<int>(k);
+      task.m = scratch_[worker].data();
+      winograd_kernels_->multiply(task);
+    });
+  }
+}
+
 void Network::run_block(std::size_t index, int images) {
+  if (blocks_[index].winograd) return run_winograd(index, images);
   const PackedConvBlock& block = blocks_[index];
   const ConvBlockPlan& plan = plans_[index];
   const float* x = maps_[index].data();

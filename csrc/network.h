@@ -11,6 +11,7 @@
 
 #include "conv_block.h"
 #include "thread_pool.h"
+#include "winograd.h"
 
 namespace fcntag {
 
@@ -51,14 +52,18 @@ class Network {
 
  private:
   void plan(int height, int width);
+  void grow_scratch();
   void run_block(std::size_t index, int images);
+  void run_winograd(std::size_t index, int images);
   void read_outputs(int image, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;
   const ConvBlockKernels* kernels_;
+  const WinogradKernels* winograd_kernels_;
   std::shared_ptr<ThreadPool> pool_;
   std::vector<PackedConvBlock> blocks_;
-  std::vector<ConvBlockPlan> plans_;  // for height_ x width_
+  std::vector<ConvBlockPlan> plans_;    // for height_ x width_
+  std::vector<WinogradPlan> winograd_;  // ... of the blocks that use it
   Flatten flatten_;
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_, features_;
@@ -66,6 +71,7 @@ class Network {
   int group_ = 1;                       // images that go through the blocks together
   std::vector<AlignedBuffer> maps_;     // input and every block's output, `group_` images each
   std::vector<AlignedBuffer> scratch_;  // per worker
+  AlignedBuffer shared_;                // transformed tiles that all workers read
 };
 
 }  // namespace fcntag

@@ -51,6 +51,18 @@ NETWORKS = {
         n_samples=256 * 16,
         n_mels=20,
     ),
+    # Winograd with units beyond the map, both ways of sharing work (more than 256 channels share the tiles), no pool.
+    "winograd": dict(
+        blocks=[
+            block(20),
+            block(36, activation="elu", affine=True, window=(2, 3)),
+            block(300),
+            block(24, window=(1, 1)),
+            block(40, affine=True, activation="none", window=(3, 5)),
+        ],
+        n_samples=256 * 40,
+        n_mels=30,
+    ),
     "single pixel": dict(blocks=[block(1, window=(20, 16))]),
 }
 

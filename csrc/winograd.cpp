@@ -1,0 +1,129 @@
+#include "winograd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace fcntag {
+
+extern const WinogradKernels winograd_kernels_generic;
+#if defined(__aarch64__)
+extern const WinogradKernels winograd_kernels_neon;
+#endif
+#if defined(__x86_64__)
+extern const WinogradKernels winograd_kernels_avx2, winograd_kernels_avx512;
+#endif
+
+const WinogradKernels& winograd_kernels(Isa isa) {
+  switch (isa) {
+#if defined(__aarch64__)
+    case Isa::kNeon:
+      return winograd_kernels_neon;
+#endif
+#if defined(__x86_64__)
+    case Isa::kAvx2:
+      return winograd_kernels_avx2;
+    case Isa::kAvx512:
+      return winograd_kernels_avx512;
+#endif
+    default:
+      return winograd_kernels_generic;
+  }
+}
+
+namespace {
+
+// Multiply-adds per nanosecond and bytes per nanosecond of the machine that the model was fitted on (two cores of a
+// server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
+constexpr double kMultiplyAdds = 100;
+constexpr double kBytes = 40;
+constexpr double kCache = 16e6;      // weights below this stay in a last-level cache
+constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int unit_side(int pool) { return std::lcm(kWinogradTile, pool) / kWinogradTile; }
+
+double milliseconds(double multiply_adds, double weight_bytes) {
+  const double compute = multiply_adds / kMultiplyAdds;
+  return 1e-6 * (weight_bytes > kCache ? std::max(compute, weight_bytes / kBytes) : compute);
+}
+
+}  // namespace
+
+bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
+  if (s.kernel != 3 || s.in_channels < kChannelBlock) return false;
+  if (s.pool_h != s.stride_h || s.pool_w != s.stride_w) return false;
+  const double rows = static_cast<double>(height / s.pool_h) * s.pool_h;
+  const double cols = static_cast<double>(width / s.pool_w) * s.pool_w;
+  const int ur = unit_side(s.pool_h), uc = unit_side(s.pool_w);
+  if (ur * uc > 64) return false;  // a unit's outputs would leave the cache
+  const double tiles = static_cast<double>(ceil_div(static_cast<int>(rows), 4 * ur)) * ur *
+                       ceil_div(static_cast<int>(cols), 4 * uc) * uc;
+  const double pairs = static_cast<double>(s.in_channels) * s.out_channels;
+  const double direct = milliseconds(9 * pairs * rows * cols, 36 * pairs);
+  const double transforms = kTransform * tiles * kWinogradPoints * 6 * (s.in_channels + s.out_channels);
+  return milliseconds(kWinogradPoints * pairs * tiles + transforms, 144 * pairs) < direct;
+}
+
+void pack_winograd(const ConvBlockSpec& spec, PackedConvBlock& packed) {
+  // Rows of G for the points 0, +-a, +-b, infinity (Winograd 1980; Lavin and Gray 2016), in double, rounded once.
+  const double a = std::sqrt(0.5), b = std::sqrt(2.0);
+  const double points[5] = {0, a, -a, b, -b};
+  const double na = 2 * a * a * (a * a - b * b), nb = 2 * b * b * (b * b - a * a);
+  const double norms[5] = {a * a * b * b, na, na, nb, nb};
+  double g[6][3] = {};
+  for (int i = 0; i < 5; ++i) {
+    for (int j = 0; j < 3; ++j) g[i][j] = std::pow(points[i], j) / norms[i];
+  }
+  g[5][2] = 1;
+  const int kb = packed.k_block;
+  const int c_blocks = ceil_div(spec.in_channels, kChannelBlock);
+  const std::size_t slab = static_cast<std::size_t>(kChannelBlock) * kb;
+  // Prefetches run past the end of the last block.
+  packed.weight = AlignedBuffer(static_cast<std::size_t>(packed.k_blocks) * kWinogradPoints * c_blocks * slab + slab);
+  for (int k = 0; k < spec.out_channels; ++k) {
+    const bool negate = spec.scale != nullptr && spec.scale[k] < 0;
+    for (int c = 0; c < spec.in_channels; ++c) {
+      const float* w = spec.weight + (static_cast<std::size_t>(k) * spec.in_channels + c) * 9;
+      double rows[6][3];
+      for (int i = 0; i < 6; ++i) {
+        for (int x = 0; x < 3; ++x) rows[i][x] = g[i][0] * w[x] + g[i][1] * w[3 + x] + g[i][2] * w[6 + x];
+      }
+      for (int i = 0; i < 6; ++i) {
+        for (int j = 0; j < 6; ++j) {
+          const double u = rows[i][0] * g[j][0] + rows[i][1] * g[j][1] + rows[i][2] * g[j][2];
+          const std::size_t at = (static_cast<std::size_t>(k / kb) * kWinogradPoints + i * 6 + j) * c_blocks;
+          packed.weight.data()[(at + c / kChannelBlock) * slab + c % kChannelBlock * kb + k % kb] =
+              static_cast<float>(negate ? -u : u);
+        }
+      }
+    }
+  }
+  packed.winograd = true;
+}
+
+WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out) {
+  WinogradPlan plan;
+  plan.unit_rows = unit_side(block.pool_h);
+  plan.unit_cols = unit_side(block.pool_w);
+  plan.grid_rows = ceil_div(out.height * block.pool_h, kWinogradTile * plan.unit_rows);
+  plan.grid_cols = ceil_div(out.width * block.pool_w, kWinogradTile * plan.unit_cols);
+  in.rows = std::max(in.rows, kWinogradTile * plan.unit_rows * plan.grid_rows + 2);
+  in.cols = std::max(in.cols, kWinogradTile * plan.unit_cols * plan.grid_cols + 2);
+  const int channels = ceil_div(block.in_channels, kChannelBlock) * kChannelBlock;
+  // Transformed tiles of a block: about 600 KB, so that they and a slice of weights share a level-2 cache of 1 MB;
+  // never so few that the weights are read for nothing.
+  const int tiles = std::clamp(4096 / channels, 12, 36);
+  plan.block_units = std::max(1, tiles / plan.unit_tiles());
+  const double weights = 4.0 * kWinogradPoints * channels * block.out_channels;
+  plan.share_tiles = weights > 1.5 * kCache || channels > 256;
+  if (plan.share_tiles) plan.block_units = std::max(1, std::min(96, 65536 / channels) / plan.unit_tiles());
+  const std::size_t block_tiles = static_cast<std::size_t>(plan.block_units) * plan.unit_tiles();
+  plan.v_floats = kWinogradPoints * block_tiles * channels + 1024;
+  plan.m_floats = kWinogradPoints * block_tiles * block.k_block +
+                  static_cast<std::size_t>(16) * plan.unit_tiles() * kChannelBlock + 1024;
+  return plan;
+}
+
+}  // namespace fcntag

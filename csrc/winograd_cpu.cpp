@@ -1,0 +1,227 @@
+// winograd on a CPU. Compiled once per instruction set (FCNTAG_ISA).
+//   x [C/16][rows][cols][16] -> v [36][C/16][tiles][16] -> m [tiles][36][kb] -> y [K/16][H'][W'][16]
+//
+// Plan: a block of units is transformed into v (16 channels of a tile at a time, all in registers); for each of the 36
+// points a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2); the products of
+// a unit are transformed back, pooled, and only the pooled values get bias, activation and affine.
+#include "winograd.h"
+#include "simd.h"
+
+namespace fcntag {
+namespace {
+
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+constexpr int kVecs = 2;
+constexpr int kBlock = kVecs * kLanes;
+constexpr int kPoints = 36;
+
+constexpr float kA = 0.70710678118654752440f, kB = 1.41421356237309504880f;  // a^2 = 1/2, b^2 = 2, (a b)^2 = 1
+constexpr float kA3 = kA * 0.5f, kB3 = kB * 2.0f;
+
+// One row of B^T x: six inputs to the six points.
+FCNTAG_INLINE void input_row(Vec x0, Vec x1, Vec x2, Vec x3, Vec x4, Vec x5, Vec* o) {
+  const Vec half5 = splat(-2.5f);  // -(a^2 + b^2)
+  o[0] = fma(half5, x2, x4) + x0;
+  const Vec e = fma(splat(-2.0f), x2, x4), d = fma(splat(-2.0f), x1, x3) * kA;
+  o[1] = e + d;
+  o[2] = e - d;
+  const Vec f = fma(splat(-0.5f), x2, x4), g = fma(splat(-0.5f), x1, x3);
+  o[3] = fma(splat(kB), g, f);
+  o[4] = fma(splat(-kB), g, f);
+  o[5] = fma(half5, x3, x5) + x1;
+}
+
+// One row of A^T m: six products to four outputs.
+FCNTAG_INLINE void output_row(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5, Vec* o) {
+  const Vec p = m1 + m2, d = m1 - m2, q = m3 + m4, e = m3 - m4;
+  o[0] = m0 + p + q;
+  o[1] = fma(splat(kB), e, d * kA);
+  o[2] = fma(splat(2.0f), q, p * 0.5f);
+  o[3] = fma(splat(kB3), e, d * kA3) + m5;
+}
+
+// Where tile `t` of the block begins in the (padded) input.
+FCNTAG_INLINE const float* tile_source(const WinogradTask& t, int tile) {
+  const WinogradPlan& p = *t.plan;
+  const int unit = t.unit_begin + tile / p.unit_tiles(), inner = tile % p.unit_tiles();
+  const int image = unit / p.units(), at = unit % p.units();
+  const int64_t row = static_cast<int64_t>(at / p.grid_cols) * p.unit_rows + inner / p.unit_cols;
+  const int64_t col = static_cast<int64_t>(at % p.grid_cols) * p.unit_cols + inner % p.unit_cols;
+  return t.x + image * t.in.image() + (row * kWinogradTile - 1) * t.in.row() +
+         (col * kWinogradTile - 1) * kChannelBlock;
+}
+
+void transform(const WinogradTask& t) {
+  const int c_blocks = static_cast<int>(t.in.blocks());
+  const int tiles = (t.unit_end - t.unit_begin) * t.plan->unit_tiles();
+  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kChannelBlock;
+  const int64_t row = t.in.row();
+  for (int item = t.item_begin; item < t.item_end; ++item) {
+    const int tile = item / c_blocks, cb = item % c_blocks;
+    for (int v = 0; v < kChannelBlock; v += kLanes) {
+      const float* s = tile_source(t, tile) + cb * t.in.block() + v;
+      Vec mid[6][6];
+#pragma GCC unroll 6
+      for (int x = 0; x < 6; ++x) {
+        const float* c = s + x * kChannelBlock;
+        Vec o[6];
+        input_row(load(c), load(c + row), load(c + 2 * row), load(c + 3 * row), load(c + 4 * row), load(c + 5 * row),
+                  o);
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; ++i) mid[i][x] = o[i];
+      }
+      float* d = t.v + (static_cast<int64_t>(cb) * tiles + tile) * kChannelBlock + v;
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) {
+        Vec o[6];
+        input_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], o);
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; ++j) store(d + (i * 6 + j) * plane, o[j]);
+      }
+    }
+  }
+}
+
+// m [kRows tiles][kb] of one point: a [c_blocks][tiles][16], b [c_blocks][16][kb].
+template <int kRows>
+void product(const float* a, int64_t a_block, const float* b, int c_blocks, float* m, int64_t m_row,
+             const char* prefetch, int lines) {
+  Vec acc[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Vec{};
+  for (int cb = 0; cb < c_blocks; ++cb, a += a_block) {
+    for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
+    for (int c4 = 0; c4 < kChannelBlock; c4 += 4, b += 4 * kBlock) {
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        const Vec b0 = load(b + c * kBlock), b1 = load(b + c * kBlock + kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Vec s = splat(a[r * kChannelBlock + c4 + c]);
+          acc[r][0] = fma(s, b0, acc[r][0]);
+          acc[r][1] = fma(s, b1, acc[r][1]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    store(m + r * m_row, acc[r][0]);
+    store(m + r * m_row + kLanes, acc[r][1]);
+  }
+}
+
+using ProductFn = void (*)(const float*, int64_t, const float*, int, float*, int64_t, const char*, int);
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr ProductFn kProducts[kTileRows] = {product<1>, product<2>, product<3>, product<4>,  product<5>,  product<6>,
+                                            product<7>, product<8>, product<9>, product<10>, product<11>, product<12>};
+#else
+constexpr ProductFn kProducts[kTileRows] = {product<1>, product<2>, product<3>, product<4>, product<5>, product<6>};
+#endif
+
+template <Activation kActivation>
+FCNTAG_INLINE Vec activate(Vec v) {
+  if constexpr (kActivation == Activation::kRelu) return relu(v);
+  if constexpr (kActivation == Activation::kElu) return elu(v);
+  return v;
+}
+
+// Products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
+template <Activation kActivation>
+void pool_units(const WinogradTask& t, int tiles) {
+  const PackedConvBlock& w = *t.weights;
+  const WinogradPlan& p = *t.plan;
+  float* buffer = t.m + static_cast<int64_t>(tiles) * kPoints * kBlock;
+  const int width = p.unit_cols * kWinogradTile;
+  const int out_rows = p.unit_rows * kWinogradTile / w.pool_h, out_cols = width / w.pool_w;
+  for (int v = 0; v < kBlock; v += kLanes) {
+    const int k = t.k_block * kBlock + v;
+    if (k >= t.out.blocks() * kChannelBlock) break;
+    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
+    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+    for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
+      const float* m = t.m + static_cast<int64_t>(unit - t.unit_begin) * p.unit_tiles() * kPoints * kBlock + v;
+      for (int q = 0; q < p.unit_tiles(); ++q, m += kPoints * kBlock) {
+        Vec mid[4][6];
+#pragma GCC unroll 6
+        for (int x = 0; x < 6; ++x) {
+          Vec o[4];
+          output_row(load(m + x * kBlock), load(m + (6 + x) * kBlock), load(m + (12 + x) * kBlock),
+                     load(m + (18 + x) * kBlock), load(m + (24 + x) * kBlock), load(m + (30 + x) * kBlock), o);
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) mid[i][x] = o[i];
+        }
+        float* d =
+            buffer +
+            (static_cast<int64_t>(q / p.unit_cols) * kWinogradTile * width + q % p.unit_cols * kWinogradTile) * kLanes;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          Vec o[4];
+          output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], o);
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) store(d + (static_cast<int64_t>(i) * width + j) * kLanes, o[j]);
+        }
+      }
+      const int image = unit / p.units(), at = unit % p.units();
+      const int oy0 = at / p.grid_cols * out_rows, ox0 = at % p.grid_cols * out_cols;
+      float* y = t.y + image * t.out.image() + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+      const int rows = t.out.height - oy0 < out_rows ? t.out.height - oy0 : out_rows;
+      const int cols = t.out.width - ox0 < out_cols ? t.out.width - ox0 : out_cols;
+      for (int oy = 0; oy < rows; ++oy) {
+        for (int ox = 0; ox < cols; ++ox) {
+          const float* s = buffer + (static_cast<int64_t>(oy) * w.pool_h * width + ox * w.pool_w) * kLanes;
+          Vec best = load(s);
+          for (int i = 0; i < w.pool_h; ++i) {
+            for (int j = 0; j < w.pool_w; ++j)
+              best = max(best, load(s + (static_cast<int64_t>(i) * width + j) * kLanes));
+          }
+          Vec out = activate<kActivation>(fma(sign, best, bias));
+          if (w.affine) out = fma(scale, out, shift);
+          store(y + (oy0 + oy) * t.out.row() + static_cast<int64_t>(ox0 + ox) * kChannelBlock, out);
+        }
+      }
+    }
+  }
+}
+
+void multiply(const WinogradTask& t) {
+  const int c_blocks = static_cast<int>(t.in.blocks());
+  const int tiles = (t.unit_end - t.unit_begin) * t.plan->unit_tiles();
+  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kChannelBlock;
+  const int64_t slice = static_cast<int64_t>(c_blocks) * kChannelBlock * kBlock;
+  const int groups = (tiles + kTileRows - 1) / kTileRows;
+  // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
+  const int lines = (kChannelBlock * kBlock * 4 / 64 + groups - 1) / groups;
+  for (int point = 0; point < kPoints; ++point) {
+    const float* a = t.v + point * plane;
+    const float* b = t.weights->weight.data() + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
+    for (int g = 0; g < groups; ++g) {
+      const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
+      kProducts[r1 - r0 - 1](a + r0 * kChannelBlock, static_cast<int64_t>(tiles) * kChannelBlock, b, c_blocks,
+                             t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock, kPoints * kBlock,
+                             reinterpret_cast<const char*>(b + slice) + static_cast<int64_t>(g) * lines * c_blocks * 64,
+                             lines);
+    }
+  }
+  switch (t.weights->activation) {
+    case Activation::kRelu:
+      return pool_units<Activation::kRelu>(t, tiles);
+    case Activation::kElu:
+      return pool_units<Activation::kElu>(t, tiles);
+    default:
+      return pool_units<Activation::kNone>(t, tiles);
+  }
+}
+
+}  // namespace
+
+#define FCNTAG_TABLE_(isa) winograd_kernels_##isa
+#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
+extern const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA);
+const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA) = {transform, multiply};
+
+}  // namespace fcntag
