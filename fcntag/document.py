@@ -11,6 +11,7 @@ Shapes use one notation: a front end turns ``[n_samples]`` into ``[H, W]``, wher
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -343,11 +344,15 @@ def _build(kind: Any, value: Any, path: str) -> Any:
     raise ModelError(f"{path}: expected {kind.__name__}, not {_show(value)}")
 
 
+@functools.cache  # resolving annotations would be half the time of reading a model
+def _fields(kind: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    return typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+
+
 def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected an object, not {_show(value)}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints, fields = _fields(kind)
     for name in value:
         if name not in fields:
             raise ModelError(f"{path}.{name[:80]}: unknown field; known: {', '.join(fields)}")
@@ -377,6 +382,9 @@ def _check(doc: ModelDocument) -> None:
     if not doc.name or doc.name != doc.name.strip() or "/" in doc.name:
         raise ModelError(f"document.name: {_show(doc.name)} must be a plain, non-empty name")
     _range("tags: number", len(doc.tags), 1, MAX_TAGS)
+    for where, text in [("name", doc.name), *((f"tags[{i}]", tag) for i, tag in enumerate(doc.tags))]:
+        if not text.isprintable() or not text:  # they go to terminals: no escape sequences, no newlines
+            raise ModelError(f"document.{where}: {_show(text)} must be printable text")
     if len(set(doc.tags)) != len(doc.tags):
         repeated = next(t for t in doc.tags if doc.tags.count(t) > 1)
         raise ModelError(f"document.tags: {_show(repeated)} appears twice")

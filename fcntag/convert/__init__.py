@@ -1,0 +1,48 @@
+"""Original checkpoints to model files: ``convert(source)`` gives the document and tensors to hand to ``write_model``.
+
+A checkpoint is untrusted input: no code of it is ever run, and everything it claims is checked. One module reads
+each kind of file, one builds each family of networks; a ``Spec`` refuses what does not fit the document.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..document import ModelDocument
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    family: str | None = None,
+    *,
+    kernels: Literal["theano", "tensorflow"] | None = None,
+) -> tuple[ModelDocument, dict[str, np.ndarray]]:
+    """Convert an original checkpoint to a model document and its float32 tensors.
+
+    ``source``: a TensorFlow V2 checkpoint (its folder, prefix or ``.index``), the musicnn wheel, a Keras 1 or 2 HDF5
+    file, or a PyTorch state dict. ``family``: the catalogue model whose network, tags and constants it has; needed
+    only where neither the file's sha256 nor its layers tell (the three Won models, other musicnn checkpoints, and the
+    wheel, which holds two). ``kernels``: how a Keras file stores its kernels, where the file tells it wrongly.
+
+    A file that is none of the published ones is converted under the name ``{family}-unverified``. Raises ModelError,
+    its message beginning with the path, if the source is missing, damaged, of an unknown network, or not ``family``.
+    """
+    from . import detect
+
+    path = Path(source)
+    if family is not None and family not in detect.families():
+        raise ModelError(f"{family}: not a model that a checkpoint can be; allowed: {', '.join(detect.families())}")
+    try:
+        return detect.convert_source(path, family, kernels)
+    except ModelError as error:
+        text = str(error)
+        raise ModelError(text if text.startswith(str(source)) else f"{path}: {text}") from None

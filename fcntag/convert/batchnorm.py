@@ -1,0 +1,56 @@
+"""Batch-norm as an affine map, and its folding into the convolution before it; all in float64.
+
+BN(x) = gamma * (x - mean) / denominator + beta. What the denominator is depends on the software that trained the
+network, and a wrong choice still gives plausible tags:
+
+========================== ==================== =======================================================
+rule                       denominator          used by
+========================== ==================== =======================================================
+``standard``               sqrt(var + eps)      Keras >= 1.0.8, TensorFlow, PyTorch
+``keras105``               sqrt(var + eps) + eps  Keras <= 1.0.5, and 1.0.6 on Theano, from a variance
+``keras105_running_std``   std + eps            the same versions, from their stored ``running_std`` (a std)
+========================== ==================== =======================================================
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ..errors import ModelError
+
+Rule = Literal["standard", "keras105", "keras105_running_std"]
+
+
+def scale_shift(
+    gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, spread: np.ndarray, *, rule: Rule, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) in float64, so that BN(x) = scale * x + shift; all of one shape [C].
+
+    ``spread``: the variance, or for ``keras105_running_std`` the standard deviation. Raises ModelError if it is
+    negative, because the square root would make every score NaN.
+    """
+    gamma, beta, mean, spread = (np.asarray(a, dtype=np.float64) for a in (gamma, beta, mean, spread))
+    if (spread < 0).any():
+        raise ModelError(f"batch-norm: a variance is negative ({spread.min():g})")
+    if rule == "standard":
+        denominator = np.sqrt(spread + epsilon)
+    elif rule == "keras105":
+        denominator = np.sqrt(spread + epsilon) + epsilon
+    elif rule == "keras105_running_std":
+        denominator = spread + epsilon
+    else:
+        raise ModelError(f"batch-norm: rule {rule!r} is unknown")
+    scale = gamma / denominator
+    return scale, beta - mean * scale
+
+
+def fold(weight: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Convolution [O, I, K, K] + bias [O] followed by scale, shift [O], as one convolution; float64.
+
+    Only for a batch-norm directly after the convolution. One after the activation or before a zero-padded
+    convolution cannot be folded: the padding is zero after the batch-norm, not before it.
+    """
+    weight = np.asarray(weight, dtype=np.float64) * np.asarray(scale, dtype=np.float64)[:, None, None, None]
+    return weight, np.asarray(bias, dtype=np.float64) * scale + shift

@@ -1,0 +1,114 @@
+"""Won's FCN: won2020-fcn-mtat, -msd and -jamendo, from PyTorch state dicts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
+from ..errors import ModelError
+from .batchnorm import fold, scale_shift
+from .provenance import Provenance
+from .spec import Spec
+
+EPSILON = 1e-5  # PyTorch's; with Keras' 1e-3 every score is wrong
+_CHANNELS = (1, 64, 128, 128, 128, 64)
+_POOLS = ((2, 4), (2, 4), (2, 4), (3, 5), (4, 4))
+_N_TAGS = 50
+
+FRONTEND = Frontend(
+    kind="mel",
+    sample_rate=16000,
+    n_fft=512,
+    hop_length=256,
+    framing="center",
+    pad_mode="reflect",
+    window="hann",
+    n_mels=96,
+    fmin=0.0,
+    fmax=8000.0,
+    mel_scale="htk",
+    mel_norm="none",
+    power_exponent=1,
+    rounding="none",
+    log=Log(kind="db", amin=1e-10, ref="one", top_db=None),
+    normalization="scalar",
+    layout="mel_time",
+)
+SEGMENTS = Segments(
+    rule="spread",
+    n_samples=464000,  # 29 s, 1813 frames
+    count=16,
+    short="repeat",
+    min_samples=1279 * 256,  # 1280 frames, the fewest that the pools leave one column of
+)
+
+
+def matches(state: dict[str, np.ndarray]) -> bool:
+    """Whether a state dict is of this network."""
+    return all(name in state and state[name].shape == shape for name, shape in _shapes().items())
+
+
+def build(provenance: Provenance, state: dict[str, np.ndarray]) -> tuple[ModelDocument, dict[str, np.ndarray]]:
+    """Document and tensors; raises ModelError if the state dict is of another network."""
+    _check(state)
+    document = provenance.document(
+        frontend=FRONTEND,
+        segments=SEGMENTS,
+        blocks=tuple(
+            Block(
+                kernel=3,
+                in_channels=_CHANNELS[i],
+                out_channels=_CHANNELS[i + 1],
+                activation="relu",
+                pool=Pool(window=pool, stride=pool),
+            )
+            for i, pool in enumerate(_POOLS)
+        ),
+        head=Head(flatten="chw", in_features=_CHANNELS[-1]),
+    )
+    spec = Spec(document)
+    # Not folded into the first convolution: its zero padding comes after this batch-norm.
+    scale, shift = _batch_norm(state, "spec_bn")
+    spec.set("input.scale", scale)
+    spec.set("input.shift", shift)
+    for i in range(len(_POOLS)):
+        layer = f"layer{i + 1}"
+        weight, bias = fold(
+            state[f"{layer}.conv.weight"], state[f"{layer}.conv.bias"], *_batch_norm(state, f"{layer}.bn")
+        )
+        spec.set(f"blocks.{i}.weight", weight)
+        spec.set(f"blocks.{i}.bias", bias)
+    spec.set("head.weight", state["dense.weight"])
+    spec.set("head.bias", state["dense.bias"])
+    return spec.build()
+
+
+def _batch_norm(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
+    parameters = [state[f"{layer}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")]
+    return scale_shift(*parameters, rule="standard", epsilon=EPSILON)
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"dense.weight": (_N_TAGS, _CHANNELS[-1]), "dense.bias": (_N_TAGS,)}
+    norms = {"spec_bn": 1}
+    for i in range(1, 6):
+        shapes[f"layer{i}.conv.weight"] = (_CHANNELS[i], _CHANNELS[i - 1], 3, 3)
+        shapes[f"layer{i}.conv.bias"] = (_CHANNELS[i],)
+        norms[f"layer{i}.bn"] = _CHANNELS[i]
+    for layer, channels in norms.items():
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{layer}.{name}"] = (channels,)
+    return shapes
+
+
+def _check(state: dict[str, np.ndarray]) -> None:
+    expected = _shapes()
+    for name, shape in expected.items():
+        if name not in state:
+            raise ModelError(f"{name}: missing; Won's FCN has it")
+        if state[name].shape != shape:
+            raise ModelError(f"{name}: shape is {list(state[name].shape)}; Won's FCN has {list(shape)}")
+    for name in state:
+        # Buffers of the front end, which equal their formulas, and counters.
+        if name not in expected and not name.startswith("spec.") and not name.endswith(".num_batches_tracked"):
+            raise ModelError(f"{name[:80]}: Won's FCN has no such tensor")
