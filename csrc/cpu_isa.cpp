@@ -35,6 +35,18 @@ bool cpu_runs(Isa isa) {
   }
 }
 
+}  // namespace
+
+bool cpu_has_bfloat16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+namespace {
+
 // CPUs that the cgroup's quota allows (version 2, then 1); 0 if there is no quota.
 int cgroup_cpus() {
   double quota = 0, period = 0;

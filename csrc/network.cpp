@@ -1,6 +1,7 @@
 #include "network.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "check.h"
@@ -15,13 +16,32 @@ constexpr int kMaxGroup = 16;
 // A tile of the first block's kernel may read past the end of the last row.
 constexpr std::size_t kSlack = 64;
 
+// Adds the time since the last stamp to an entry; free where nobody asks.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double* seconds) : seconds_(seconds) {
+    if (seconds_ != nullptr) last_ = Clock::now();
+  }
+  void stamp(std::size_t entry) {
+    if (seconds_ == nullptr) return;
+    const Clock::time_point now = Clock::now();
+    seconds_[entry] += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double* seconds_;
+  Clock::time_point last_;
+};
+
 }  // namespace
 
-Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width,
+Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
                  std::shared_ptr<ThreadPool> pool)
     : isa_(choose_isa()),
       kernels_(&conv_block_kernels(isa_)),
-      winograd_kernels_(&winograd_kernels(isa_)),
+      winograd_kernels_(bfloat16 ? winograd_kernels_bfloat16(isa_) : &winograd_kernels(isa_)),
       pool_(std::move(pool)),
       flatten_(head.flatten),
       in_features_(head.in_features),
@@ -29,6 +49,8 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
       max_height_(height),
       max_width_(width) {
   FCNTAG_CHECK(!blocks.empty(), "network: no blocks");
+  FCNTAG_CHECK(winograd_kernels_ != nullptr,
+               "network: bfloat16 needs a CPU with AVX512_BF16; in use: ", isa_name(isa_));
   FCNTAG_CHECK(height > 0 && width > 0, "network: input ", height, "x", width, " must not be empty");
   FCNTAG_CHECK(head.n_tags > 0 && head.in_features > 0, "network: head of ", head.in_features, " features and ",
                head.n_tags, " tags");
@@ -38,7 +60,7 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
                  " channels, but ", channels, " arrive");
     channels = spec.out_channels;
     blocks_.push_back(pack_conv_block(spec, *kernels_));
-    if (winograd_pays(spec, h, w)) pack_winograd(spec, blocks_.back());
+    if (winograd_pays(spec, h, w)) pack_winograd(spec, bfloat16, blocks_.back());
     const MapLayout out = plan_conv_block(blocks_.back(), h, w, 0).out;
     h = out.height;
     w = out.width;
@@ -211,6 +233,7 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
                " block outputs for ", blocks_.size(), " blocks");
   if (height != height_ || width != width_) plan(height, width);
   const MapLayout& in = plans_[0].in;
+  Stopwatch clock(outputs.seconds);
   for (int begin = 0; begin < batch; begin += group_) {
     const int images = std::min(group_, batch - begin);
     for (int i = 0; i < images; ++i) {
@@ -220,8 +243,13 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
         std::memcpy(map + row * in.row(), source + static_cast<int64_t>(row) * width, width * sizeof(float));
       }
     }
-    for (std::size_t b = 0; b < blocks_.size(); ++b) run_block(b, images);
+    clock.stamp(blocks_.size());
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      run_block(b, images);
+      clock.stamp(b);
+    }
     for (int i = 0; i < images; ++i) read_outputs(i, begin + i, outputs);
+    clock.stamp(blocks_.size());
   }
 }
 

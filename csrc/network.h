@@ -30,13 +30,15 @@ struct NetworkOutputs {
   float* logits = nullptr;       // [B, n_tags]
   float* features = nullptr;     // [B, in_features]: what enters the dense layer
   float* block_means = nullptr;  // [B, sum of out_channels]: mean over (H, W) of every pooled block output
+  double* seconds = nullptr;     // [blocks + 1]: time of every block, then of input copies and head; added up
   std::vector<float*> blocks;    // per block [B, C, H, W], or empty
 };
 
 class Network {
  public:
-  // height, width: the largest input. Throws std::invalid_argument where the parts do not fit one another.
-  Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width,
+  // height, width: the largest input. bfloat16: Winograd blocks multiply bfloat16, with float sums; the others stay
+  // float. Throws std::invalid_argument where the parts do not fit one another, or the CPU has no bfloat16.
+  Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
           std::shared_ptr<ThreadPool> pool);
 
   // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
@@ -44,6 +46,7 @@ class Network {
   void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);
 
   std::size_t memory_bytes() const;  // weights and buffers
+  int n_blocks() const { return static_cast<int>(blocks_.size()); }
   int n_tags() const { return n_tags_; }
   int in_features() const { return in_features_; }
   int block_channels() const;                                     // sum of out_channels

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -12,7 +13,7 @@ extern const WinogradKernels winograd_kernels_generic;
 extern const WinogradKernels winograd_kernels_neon;
 #endif
 #if defined(__x86_64__)
-extern const WinogradKernels winograd_kernels_avx2, winograd_kernels_avx512;
+extern const WinogradKernels winograd_kernels_avx2, winograd_kernels_avx512, winograd_kernels_avx512_bf16;
 #endif
 
 const WinogradKernels& winograd_kernels(Isa isa) {
@@ -32,7 +33,21 @@ const WinogradKernels& winograd_kernels(Isa isa) {
   }
 }
 
+const WinogradKernels* winograd_kernels_bfloat16(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512 && cpu_has_bfloat16()) return &winograd_kernels_avx512_bf16;
+#endif
+  (void)isa;
+  return nullptr;
+}
+
 namespace {
+
+uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // nearest, ties to even
+}
 
 // Multiply-adds per nanosecond and bytes per nanosecond of the machine that the model was fitted on (two cores of a
 // server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
@@ -66,7 +81,7 @@ bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
   return milliseconds(kWinogradPoints * pairs * tiles + transforms, 144 * pairs) < direct;
 }
 
-void pack_winograd(const ConvBlockSpec& spec, PackedConvBlock& packed) {
+void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& packed) {
   // Rows of G for the points 0, +-a, +-b, infinity (Winograd 1980; Lavin and Gray 2016), in double, rounded once.
   const double a = std::sqrt(0.5), b = std::sqrt(2.0);
   const double points[5] = {0, a, -a, b, -b};
@@ -79,7 +94,7 @@ void pack_winograd(const ConvBlockSpec& spec, PackedConvBlock& packed) {
   g[5][2] = 1;
   const int kb = packed.k_block;
   const int c_blocks = ceil_div(spec.in_channels, kChannelBlock);
-  const std::size_t slab = static_cast<std::size_t>(kChannelBlock) * kb;
+  const std::size_t slab = static_cast<std::size_t>(kChannelBlock) * kb / (bfloat16 ? 2 : 1);  // floats
   // Prefetches run past the end of the last block.
   packed.weight = AlignedBuffer(static_cast<std::size_t>(packed.k_blocks) * kWinogradPoints * c_blocks * slab + slab);
   for (int k = 0; k < spec.out_channels; ++k) {
@@ -94,8 +109,16 @@ void pack_winograd(const ConvBlockSpec& spec, PackedConvBlock& packed) {
         for (int j = 0; j < 6; ++j) {
           const double u = rows[i][0] * g[j][0] + rows[i][1] * g[j][1] + rows[i][2] * g[j][2];
           const std::size_t at = (static_cast<std::size_t>(k / kb) * kWinogradPoints + i * 6 + j) * c_blocks;
-          packed.weight.data()[(at + c / kChannelBlock) * slab + c % kChannelBlock * kb + k % kb] =
-              static_cast<float>(negate ? -u : u);
+          float* weights = packed.weight.data() + (at + c / kChannelBlock) * slab;
+          const float value = static_cast<float>(negate ? -u : u);
+          const int inner = c % kChannelBlock;
+          if (bfloat16) {
+            const uint16_t half = to_bfloat16(value);
+            char* pair = reinterpret_cast<char*>(weights + static_cast<std::size_t>(inner / 2) * kb + k % kb);
+            std::memcpy(pair + inner % 2 * sizeof half, &half, sizeof half);
+          } else {
+            weights[static_cast<std::size_t>(inner) * kb + k % kb] = value;
+          }
         }
       }
     }

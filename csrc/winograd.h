@@ -49,13 +49,16 @@ struct WinogradKernels {
 };
 
 const WinogradKernels& winograd_kernels(Isa isa);
+// Transformed tiles and weights in bfloat16, sums and transforms in float; null where the CPU has no such instruction.
+const WinogradKernels* winograd_kernels_bfloat16(Isa isa);
 
 // Whether the block is faster this way on a map of height x width, by a cost model of multiply-adds and bytes that
 // knows nothing of threads and batches: the choice, and with it the rounding, is the model's.
 bool winograd_pays(const ConvBlockSpec& spec, int height, int width);
 
-// Transformed weights [k_blocks][36][C / 16][16][k_block]; replaces the direct weights of `packed`.
-void pack_winograd(const ConvBlockSpec& spec, PackedConvBlock& packed);
+// Transformed weights [k_blocks][36][C / 16][16][k_block] in float, or [k_blocks][36][C / 16][8][k_block][2] in
+// bfloat16 (two channels side by side); replaces the direct weights of `packed`.
+void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& packed);
 
 // Fills in the plan and enlarges `in` so that every unit may be read.
 WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out);

@@ -1,4 +1,4 @@
-// winograd on a CPU. Compiled once per instruction set (FCNTAG_ISA).
+// winograd on a CPU. Compiled once per instruction set (FCNTAG_ISA), and once more for bfloat16 (FCNTAG_BFLOAT16).
 //   x [C/16][rows][cols][16] -> v [36][C/16][tiles][16] -> m [tiles][36][kb] -> y [K/16][H'][W'][16]
 //
 // Plan: a block of units is transformed into v (16 channels of a tile at a time, all in registers); for each of the 36
@@ -18,6 +18,22 @@ constexpr int kTileRows = 6;
 constexpr int kVecs = 2;
 constexpr int kBlock = kVecs * kLanes;
 constexpr int kPoints = 36;
+// Four-byte slots that a block of 16 channels takes in v and in the weights: 16 floats, or 8 pairs of bfloat16, which
+// one instruction multiplies and adds to a float sum.
+#if defined(FCNTAG_BFLOAT16)
+constexpr int kSlots = kChannelBlock / 2;
+FCNTAG_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+FCNTAG_INLINE void store_slots(float* p, Vec v) {
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(p, &half, sizeof half);
+}
+#else
+constexpr int kSlots = kChannelBlock;
+FCNTAG_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
+FCNTAG_INLINE void store_slots(float* p, Vec v) { store(p, v); }
+#endif
 
 constexpr float kA = 0.70710678118654752440f, kB = 1.41421356237309504880f;  // a^2 = 1/2, b^2 = 2, (a b)^2 = 1
 constexpr float kA3 = kA * 0.5f, kB3 = kB * 2.0f;
@@ -58,7 +74,7 @@ FCNTAG_INLINE const float* tile_source(const WinogradTask& t, int tile) {
 void transform(const WinogradTask& t) {
   const int c_blocks = static_cast<int>(t.in.blocks());
   const int tiles = (t.unit_end - t.unit_begin) * t.plan->unit_tiles();
-  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kChannelBlock;
+  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
   const int64_t row = t.in.row();
   for (int item = t.item_begin; item < t.item_end; ++item) {
     const int tile = item / c_blocks, cb = item % c_blocks;
@@ -74,13 +90,13 @@ void transform(const WinogradTask& t) {
 #pragma GCC unroll 6
         for (int i = 0; i < 6; ++i) mid[i][x] = o[i];
       }
-      float* d = t.v + (static_cast<int64_t>(cb) * tiles + tile) * kChannelBlock + v;
+      float* d = t.v + (static_cast<int64_t>(cb) * tiles + tile) * kSlots + v;
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) {
         Vec o[6];
         input_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], o);
 #pragma GCC unroll 6
-        for (int j = 0; j < 6; ++j) store(d + (i * 6 + j) * plane, o[j]);
+        for (int j = 0; j < 6; ++j) store_slots(d + (i * 6 + j) * plane, o[j]);
       }
     }
   }
@@ -95,15 +111,15 @@ void product(const float* a, int64_t a_block, const float* b, int c_blocks, floa
   for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Vec{};
   for (int cb = 0; cb < c_blocks; ++cb, a += a_block) {
     for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
-    for (int c4 = 0; c4 < kChannelBlock; c4 += 4, b += 4 * kBlock) {
+    for (int c4 = 0; c4 < kSlots; c4 += 4, b += 4 * kBlock) {
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
         const Vec b0 = load(b + c * kBlock), b1 = load(b + c * kBlock + kLanes);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          const Vec s = splat(a[r * kChannelBlock + c4 + c]);
-          acc[r][0] = fma(s, b0, acc[r][0]);
-          acc[r][1] = fma(s, b1, acc[r][1]);
+          const Vec s = splat(a[r * kSlots + c4 + c]);
+          acc[r][0] = multiply_add(s, b0, acc[r][0]);
+          acc[r][1] = multiply_add(s, b1, acc[r][1]);
         }
       }
     }
@@ -191,17 +207,17 @@ void pool_units(const WinogradTask& t, int tiles) {
 void multiply(const WinogradTask& t) {
   const int c_blocks = static_cast<int>(t.in.blocks());
   const int tiles = (t.unit_end - t.unit_begin) * t.plan->unit_tiles();
-  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kChannelBlock;
-  const int64_t slice = static_cast<int64_t>(c_blocks) * kChannelBlock * kBlock;
+  const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
+  const int64_t slice = static_cast<int64_t>(c_blocks) * kSlots * kBlock;
   const int groups = (tiles + kTileRows - 1) / kTileRows;
   // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
-  const int lines = (kChannelBlock * kBlock * 4 / 64 + groups - 1) / groups;
+  const int lines = (kSlots * kBlock * 4 / 64 + groups - 1) / groups;
   for (int point = 0; point < kPoints; ++point) {
     const float* a = t.v + point * plane;
     const float* b = t.weights->weight.data() + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
     for (int g = 0; g < groups; ++g) {
       const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
-      kProducts[r1 - r0 - 1](a + r0 * kChannelBlock, static_cast<int64_t>(tiles) * kChannelBlock, b, c_blocks,
+      kProducts[r1 - r0 - 1](a + r0 * kSlots, static_cast<int64_t>(tiles) * kSlots, b, c_blocks,
                              t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock, kPoints * kBlock,
                              reinterpret_cast<const char*>(b + slice) + static_cast<int64_t>(g) * lines * c_blocks * 64,
                              lines);

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 def build_info() -> dict[str, Any]: ...
 def available_threads() -> int: ...
+def fma_peak(threads: int) -> float: ...
+def copy_bandwidth(threads: int) -> float: ...
 
 class ThreadPool:
     def __init__(self, threads: int) -> None: ...
@@ -16,10 +18,23 @@ class ThreadPool:
 
 class Network:
     def __init__(
-        self, blocks: Sequence[dict[str, Any]], head: dict[str, Any], *, height: int, width: int, pool: ThreadPool
+        self,
+        blocks: Sequence[dict[str, Any]],
+        head: dict[str, Any],
+        *,
+        height: int,
+        width: int,
+        bfloat16: bool,
+        pool: ThreadPool,
     ) -> None: ...
     def run(
-        self, x: NDArray[np.float32], *, features: bool = False, block_means: bool = False, blocks: bool = False
+        self,
+        x: NDArray[np.float32],
+        *,
+        features: bool = False,
+        block_means: bool = False,
+        blocks: bool = False,
+        times: bool = False,
     ) -> dict[str, Any]: ...
     @property
     def memory_bytes(self) -> int: ...

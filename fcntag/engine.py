@@ -27,7 +27,7 @@ class Engine:
 
     Attributes:
         device: "cpu".
-        precision: "float32".
+        precision: "float32" or "bfloat16".
         threads: threads used, the caller's included.
         isa: instruction set in use: "avx512", "avx2", "neon" or "generic".
         max_batch: segments that one call to the core takes.
@@ -49,7 +49,12 @@ class Engine:
             self._melspec: Any = _make_melspec(_C, model, self._pool)
             height, width = document.input_size()
             self._network: Any = _C.Network(
-                _block_dicts(model), _head_dict(model), height=height, width=width, pool=self._pool
+                _block_dicts(model),
+                _head_dict(model),
+                height=height,
+                width=width,
+                bfloat16=precision == "bfloat16",
+                pool=self._pool,
             )
         except MemoryError:
             raise ModelError(f"{document.name}: not enough memory for its weights and buffers") from None
@@ -104,6 +109,12 @@ class Engine:
         parts = [self._call(part, blocks=True)["blocks"] for part in self._batches(x)]
         return [np.concatenate(maps) for maps in zip(*parts, strict=True)]
 
+    def block_times(self, x: np.ndarray) -> list[float]:
+        """Seconds of every block, then of input copies and head, for one run of network inputs [B, H, W]."""
+        x = _array(x, 3, "x", "[B, H, W]")
+        parts = [self._call(part, times=True)["seconds"] for part in self._batches(x)]
+        return [float(s) for s in np.sum(parts, axis=0)]
+
     def close(self) -> None:
         """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""
         with self._lock:
@@ -148,7 +159,8 @@ def create_engine(
 
     Args:
         device: "auto", "cpu" or "cuda[:N]". "auto" takes a GPU where this build and machine have one.
-        precision: "float32"; "tf32", "float16" and "bfloat16" are not built yet.
+        precision: "float32" or "bfloat16" (Winograd blocks multiply bfloat16 and sum in float32; the first block, small
+            last maps and the head stay float32). "tf32" and "float16" are not built for the CPU.
         max_batch: most segments computed in one call of the core, at least 1.
         threads: CPU threads; 0 means FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota.
 
@@ -162,8 +174,14 @@ def create_engine(
         raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
     if kind == "cuda":
         raise DeviceError(f"device={device!r}: this build of fcntag has no CUDA kernels; use device='cpu'")
-    if precision != "float32":
-        raise DeviceError(f"precision={precision!r} is not built for the CPU; built: float32")
+    if precision not in ("float32", "bfloat16"):
+        raise DeviceError(f"precision={precision!r} is not built for the CPU; built: float32, bfloat16")
+    if precision == "bfloat16":
+        from . import _C
+
+        info = _C.build_info()
+        if not info["bfloat16"]:
+            raise DeviceError(f"precision='bfloat16' needs a CPU with AVX512_BF16; instruction set here: {info['isa']}")
     return Engine(model, precision=precision, max_batch=max_batch, threads=threads)
 
 

@@ -265,8 +265,8 @@ def test_bad_arguments_are_named(model):
         create_engine(model, device="gpu")
     with pytest.raises(DeviceError, match="no CUDA kernels"):
         create_engine(model, device="cuda:0")
-    with pytest.raises(DeviceError, match="bfloat16"):
-        create_engine(model, precision="bfloat16")
+    with pytest.raises(DeviceError, match=r"tf32.*built: float32, bfloat16"):
+        create_engine(model, precision="tf32")
     with pytest.raises(ValueError, match=r"precision='int8'"):
         create_engine(model, precision="int8")
     with pytest.raises(ValueError, match=r"max_batch=0"):
@@ -290,6 +290,43 @@ def test_thread_count_from_the_environment(monkeypatch, model):
     monkeypatch.setenv("FCNTAG_NUM_THREADS", "many")
     with pytest.raises(ValueError, match="FCNTAG_NUM_THREADS='many'"):
         create_engine(model)
+
+
+def test_bfloat16_refused_where_the_cpu_has_none(monkeypatch, model):
+    monkeypatch.setenv("FCNTAG_FORCE_ISA", "generic")
+    with pytest.raises(DeviceError, match="AVX512_BF16; instruction set here: generic"):
+        create_engine(model, precision="bfloat16")
+
+
+@pytest.mark.skipif(not _C.build_info()["bfloat16"], reason="this CPU has no AVX512_BF16")
+@pytest.mark.parametrize("name", ["winograd", "deep", "odd"])
+def test_bfloat16_blocks_stay_near_the_oracle(name, rng):
+    """8 bits of mantissa on both operands, sums in float32: about 2^-8 relative per block, a little more through the
+    transforms; blocks that are not Winograd's stay float32."""
+    model = make_model(rng, **NETWORKS[name])
+    x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
+    with create_engine(model, precision="bfloat16", threads=2) as engine:
+        assert engine.precision == "bfloat16"
+        errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
+        again = np.concatenate([engine.run(x[i : i + 1]) for i in range(3)])
+        assert np.array_equal(engine.run(x), again)
+    assert max(errors) < 1.2e-2
+    assert errors[0] <= BLOCK_TOLERANCE
+    assert (max(errors) > 1e-4) == (name != "odd")  # it really is another arithmetic, and only where Winograd runs
+
+
+def test_block_times_cover_every_block(model, rng):
+    x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
+    with create_engine(model, max_batch=2) as engine:
+        times = engine.block_times(x)
+    assert len(times) == len(model.document.blocks) + 1
+    assert min(times) >= 0
+    assert sum(times) > 0
+
+
+def test_ceilings_are_measured():
+    assert _C.fma_peak(1) > 0.1
+    assert _C.copy_bandwidth(1) > 0.01
 
 
 def test_memory_is_flat(model, rng):

@@ -59,7 +59,7 @@ ConvBlockSpec parse_block(const py::dict& d) {
 }
 
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                                      std::shared_ptr<ThreadPool> pool) {
+                                      bool bfloat16, std::shared_ptr<ThreadPool> pool) {
   std::vector<ConvBlockSpec> specs;
   for (const py::dict& block : blocks) specs.push_back(parse_block(block));
   HeadSpec spec{};
@@ -68,10 +68,10 @@ std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const
   spec.n_tags = head["n_tags"].cast<int>();
   spec.weight = vector_data(head, "weight", static_cast<py::ssize_t>(spec.in_features) * spec.n_tags);
   spec.bias = vector_data(head, "bias", spec.n_tags);
-  return std::make_unique<Network>(specs, spec, height, width, std::move(pool));
+  return std::make_unique<Network>(specs, spec, height, width, bfloat16, std::move(pool));
 }
 
-py::dict run(Network& network, const Array& x, bool features, bool block_means, bool blocks) {
+py::dict run(Network& network, const Array& x, bool features, bool block_means, bool blocks, bool times) {
   FCNTAG_CHECK(x.ndim() == 3, "network: x must be [batch, height, width], not ", x.ndim(), "-dimensional");
   const py::ssize_t batch = x.shape(0);
   const int height = static_cast<int>(x.shape(1)), width = static_cast<int>(x.shape(2));
@@ -95,6 +95,12 @@ py::dict run(Network& network, const Array& x, bool features, bool block_means, 
     }
     result["blocks"] = list;
   }
+  if (times) {
+    py::array_t<double> seconds(static_cast<py::ssize_t>(network.n_blocks()) + 1);
+    result["seconds"] = seconds;
+    out.seconds = seconds.mutable_data();
+    std::fill_n(out.seconds, seconds.size(), 0.0);
+  }
   const float* data = x.data();
   {
     py::gil_scoped_release release;
@@ -111,11 +117,12 @@ void register_network(py::module_& m) {
       .def_property_readonly("threads", &ThreadPool::threads);
   py::class_<Network>(m, "Network", "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
-           py::arg("width"), py::arg("pool"))
+           py::arg("width"), py::arg("bfloat16"), py::arg("pool"))
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
-           py::arg("block_means") = false, py::arg("blocks") = false,
+           py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "
-           "[B, in_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W].")
+           "[B, in_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
+           "seconds [n_blocks + 1] of every block and of the rest.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes)
       .def_property_readonly("isa", &Network::isa);
 }

@@ -2,7 +2,9 @@
 #include <pybind11/stl.h>
 
 #include "cpu_isa.h"
+#include "ceilings.h"
 #include "register.h"
+#include "winograd.h"
 
 namespace py = pybind11;
 
@@ -20,6 +22,7 @@ py::dict build_info() {
   info["isa"] = isa_name(choose_isa());
   info["isas_built"] = names(built_isas());
   info["isas_available"] = names(available_isas());
+  info["bfloat16"] = winograd_kernels_bfloat16(choose_isa()) != nullptr;
   info["compiler"] = __VERSION__;
   info["cuda"] = false;
   return info;
@@ -32,6 +35,11 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fcntag's CPU core.";
   m.def("build_info", &fcntag::build_info, "Instruction sets built, available and chosen; compiler; CUDA.");
   m.def("available_threads", &fcntag::available_threads, "CPUs of the affinity mask, lowered to the cgroup quota.");
+  m.def("fma_peak", &fcntag::fma_peak, pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "Multiply-adds that `threads` threads can do, in GFLOP/s of the instruction set in use: the compute ceiling.");
+  m.def("copy_bandwidth", &fcntag::copy_bandwidth, pybind11::arg("threads"),
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "Bytes read and written per second by `threads` threads copying 128 MB, in GB/s: the memory ceiling.");
   fcntag::register_network(m);
   fcntag::register_melspec(m);
 }
