@@ -25,10 +25,11 @@ constexpr int kTileVecs = 2;
 constexpr int kBlock = kTileVecs * kLanes;  // output channels of a task
 constexpr int kChunkBlocks = 4;             // 64 input channels
 
-// Sums of kRows x kCols pixels over `c_blocks` channel blocks, added to (or stored in) scratch.
+// Sums of kRows x kCols pixels over `c_blocks` channel blocks and kernel rows [ky0, ky1), added to (or stored in)
+// scratch.
 template <int kKernel, int kRows, int kCols>
-void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* w, int c_blocks, float* sums,
-               int64_t sums_row, bool add) {
+void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* weights, int c_blocks, int ky0, int ky1,
+               float* sums, int64_t sums_row, bool add) {
   Vec acc[kRows][kCols][kTileVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -39,7 +40,8 @@ void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* w, i
     }
   }
   for (int cb = 0; cb < c_blocks; ++cb) {
-    for (int ky = 0; ky < kKernel; ++ky) {
+    const float* w = weights + static_cast<int64_t>(cb * kKernel + ky0) * kKernel * kChannelBlock * kBlock;
+    for (int ky = ky0; ky < ky1; ++ky) {
       const float* row = x + cb * x_block + ky * x_row;
       for (int kx = 0; kx < kKernel; ++kx, row += kChannelBlock, w += kChannelBlock * kBlock) {
         for (int c4 = 0; c4 < kChannelBlock; c4 += 4) {
@@ -74,7 +76,7 @@ void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* w, i
   }
 }
 
-using TileFn = void (*)(const float*, int64_t, int64_t, const float*, int, float*, int64_t, bool);
+using TileFn = void (*)(const float*, int64_t, int64_t, const float*, int, int, int, float*, int64_t, bool);
 
 // tiles[rows - 1][cols - 1]: every shape with rows * cols <= kTilePixels and rows <= 3.
 template <int kKernel>
@@ -159,19 +161,27 @@ void conv_impl(const ConvBlockTask& t) {
     const int cols = (ox1 - ox0 - 1) * w.stride_w + w.pool_w;
     const int x0 = ox0 * w.stride_w;
     const int64_t sums_row = static_cast<int64_t>(cols) * kBlock;
-    // Narrow maps take several rows per tile, so that a weight that is loaded serves enough pixels.
-    const int tile_rows = cols * 3 <= kTilePixels && rows >= 3 ? 3 : cols * 2 <= kTilePixels && rows >= 2 ? 2 : 1;
+    // Narrow maps take several rows per tile, so that a weight that is loaded serves enough pixels. Low maps take one:
+    // then the kernel row that meets only the zero border is skipped, a sixth of a map of four rows.
+    const bool low = kKernel == 3 && t.in.height <= 4 && cols >= 4;
+    const int tile_rows = low                                    ? 1
+                          : cols * 3 <= kTilePixels && rows >= 3 ? 3
+                          : cols * 2 <= kTilePixels && rows >= 2 ? 2
+                                                                 : 1;
     const int col_tiles = (cols * tile_rows + kTilePixels - 1) / kTilePixels;
     for (int cb = 0; cb < c_blocks; cb += kChunkBlocks) {
       const int chunk = c_blocks - cb < kChunkBlocks ? c_blocks - cb : kChunkBlocks;
       for (int r = 0; r < rows; r += tile_rows) {
         const int nr = rows - r < tile_rows ? rows - r : tile_rows;
+        const int top = y0 + r, bottom = top + nr - 1;  // the tile's rows in the map
+        const int ky0 = kKernel == 3 && bottom == 0 ? 1 : 0;
+        const int ky1 = kKernel == 3 && top == t.in.height - 1 ? 2 : kKernel;
         const float* x_row = t.x + cb * t.in.block() + (y0 + r - halo) * t.in.row();
         for (int g = 0; g < col_tiles; ++g) {
           const int c0 = cols * g / col_tiles, c1 = cols * (g + 1) / col_tiles;
           Tiles<kKernel>::get(nr, c1 - c0)(x_row + (x0 + c0 - halo) * kChannelBlock, t.in.block(), t.in.row(),
-                                           weights + cb * slab, chunk, t.scratch + r * sums_row + c0 * kBlock, sums_row,
-                                           cb > 0);
+                                           weights + cb * slab, chunk, ky0, ky1, t.scratch + r * sums_row + c0 * kBlock,
+                                           sums_row, cb > 0);
         }
       }
     }

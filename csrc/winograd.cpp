@@ -57,7 +57,11 @@ constexpr double kCache = 16e6;      // weights below this stay in a last-level 
 constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
-int unit_side(int pool) { return std::lcm(kWinogradTile, pool) / kWinogradTile; }
+
+// Tiles on a side of a unit: whole windows end on a tile's edge, or the map has no more.
+int unit_side(int pool, int out) {
+  return std::min(std::lcm(kWinogradTile, pool) / kWinogradTile, ceil_div(out * pool, kWinogradTile));
+}
 
 double milliseconds(double multiply_adds, double weight_bytes) {
   const double compute = multiply_adds / kMultiplyAdds;
@@ -69,12 +73,10 @@ double milliseconds(double multiply_adds, double weight_bytes) {
 bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
   if (s.kernel != 3 || s.in_channels < kChannelBlock) return false;
   if (s.pool_h != s.stride_h || s.pool_w != s.stride_w) return false;
-  const double rows = static_cast<double>(height / s.pool_h) * s.pool_h;
-  const double cols = static_cast<double>(width / s.pool_w) * s.pool_w;
-  const int ur = unit_side(s.pool_h), uc = unit_side(s.pool_w);
+  const int rows = height / s.pool_h * s.pool_h, cols = width / s.pool_w * s.pool_w;  // that pooling keeps
+  const int ur = unit_side(s.pool_h, height / s.pool_h), uc = unit_side(s.pool_w, width / s.pool_w);
   if (ur * uc > 64) return false;  // a unit's outputs would leave the cache
-  const double tiles = static_cast<double>(ceil_div(static_cast<int>(rows), 4 * ur)) * ur *
-                       ceil_div(static_cast<int>(cols), 4 * uc) * uc;
+  const double tiles = 1.0 * ceil_div(rows, 4 * ur) * ur * ceil_div(cols, 4 * uc) * uc;
   const double pairs = static_cast<double>(s.in_channels) * s.out_channels;
   const double direct = milliseconds(9 * pairs * rows * cols, 36 * pairs);
   const double transforms = kTransform * tiles * kWinogradPoints * 6 * (s.in_channels + s.out_channels);
@@ -128,8 +130,8 @@ void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& pa
 
 WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out) {
   WinogradPlan plan;
-  plan.unit_rows = unit_side(block.pool_h);
-  plan.unit_cols = unit_side(block.pool_w);
+  plan.unit_rows = unit_side(block.pool_h, out.height);
+  plan.unit_cols = unit_side(block.pool_w, out.width);
   plan.grid_rows = ceil_div(out.height * block.pool_h, kWinogradTile * plan.unit_rows);
   plan.grid_cols = ceil_div(out.width * block.pool_w, kWinogradTile * plan.unit_cols);
   in.rows = std::max(in.rows, kWinogradTile * plan.unit_rows * plan.grid_rows + 2);

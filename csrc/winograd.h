@@ -4,8 +4,9 @@
 // Points 0, +-1/sqrt(2), +-sqrt(2) and infinity: their powers stay near 1, which keeps the rounding error about three
 // times below that of the textbook's 0, +-1, +-2.
 //
-// A *unit* is the smallest rectangle of 4x4 tiles whose pool windows are complete, lcm(4, pool) on each side. Windows
-// must not overlap (stride = window). Units may reach beyond the map: it has enough zeros around it for them.
+// A *unit* is the smallest rectangle of 4x4 tiles whose pool windows are complete: lcm(4, pool) on a side, or the whole
+// map where that is smaller. Windows must not overlap (stride = window). Units may reach beyond the map: it has enough
+// zeros around it for them.
 #pragma once
 
 #include "conv_block.h"
