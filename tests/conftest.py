@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_fixtures import backend, models
+
+__all__ = ["backend", "home", "models", "rng", "shared"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

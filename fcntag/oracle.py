@@ -1,0 +1,318 @@
+"""The oracle: every operation of the front ends, blocks and heads in float64, from its definition.
+
+Truth for the tests and for ``fcntag validate``.
+Plain formulas in NumPy and plain loops under numba; nothing of the engine is imported, nothing is folded, fused or
+skipped. The spectrum is the DFT as it is defined, from a table of cosines and sines: no FFT library and none of the
+engine's own to trust, and at 512 points it is fast enough. Slow by design elsewhere too: about a second for a track.
+
+Shapes: waves [B, n_samples], network input [B, H, W], maps [B, C, H, W]; B = 0 gives empty arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .document import Block, Frontend, Log
+from .mel import mel_filters, window
+
+if TYPE_CHECKING:
+    from .modelfile import Model
+
+try:
+    from numba import njit, prange
+except ImportError:
+    raise ImportError('the oracle needs numba, which is not installed: pip install "fcntag[validate]"') from None
+
+Array = NDArray[np.float64]
+DenominatorRule = Literal["std", "k105", "k107", "k11"]
+
+
+# ---- front end ----
+
+
+def frames_of(frontend: Frontend, waves: Array) -> Array:
+    """Waves [B, n_samples] with their padding, [B, n_padded]: frame t is [t * hop_length, t * hop_length + n_fft)."""
+    n_samples = waves.shape[1]
+    n_frames = frontend.n_frames(n_samples)
+    if n_frames < 1:
+        raise ValueError(f"oracle: n_samples={n_samples} gives no frame; {frontend.framing} framing needs more")
+    left = frontend.pad_left(n_samples)
+    right = max(0, (n_frames - 1) * frontend.hop_length + frontend.n_fft - left - n_samples)
+    if frontend.framing == "center" and frontend.pad_mode == "reflect":  # the edge sample is not repeated
+        return np.pad(waves, ((0, 0), (left, max(right, frontend.n_fft // 2))), mode="reflect")
+    return np.pad(waves, ((0, 0), (left, right)))
+
+
+@njit(parallel=True)
+def _power_spectrum(padded, taper, cosine, sine, hop_length, n_frames):  # type: ignore[no-untyped-def]
+    """|DFT|^2 of every frame: padded [B, n], tables [n_fft, n_bins] -> [B, n_bins, n_frames]."""
+    batch = padded.shape[0]
+    n_fft, n_bins = cosine.shape
+    power = np.empty((batch, n_bins, n_frames))
+    for i in prange(batch * n_frames):
+        b, t = i // n_frames, i % n_frames
+        re, im = np.zeros(n_bins), np.zeros(n_bins)
+        for n in range(n_fft):
+            value = taper[n] * padded[b, t * hop_length + n]
+            for k in range(n_bins):
+                re[k] += value * cosine[n, k]
+                im[k] -= value * sine[n, k]
+        for k in range(n_bins):
+            power[b, k, t] = re[k] * re[k] + im[k] * im[k]
+    return power
+
+
+def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
+    """Waves [B, n_samples] -> mel power [B, n_mels, n_frames], before ``power_exponent``, rounding and log."""
+    waves = np.asarray(waves, dtype=np.float64)
+    n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
+    # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
+    angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
+    padded = np.ascontiguousarray(frames_of(frontend, waves))
+    n_frames = frontend.n_frames(waves.shape[1])
+    power = _power_spectrum(
+        padded, window(frontend.window, n_fft), np.cos(angle), np.sin(angle), frontend.hop_length, n_frames
+    )
+    filters = mel_filters(
+        sample_rate=frontend.sample_rate,
+        n_fft=n_fft,
+        n_mels=frontend.n_mels,
+        fmin=frontend.fmin,
+        fmax=frontend.fmax,
+        scale=frontend.mel_scale,
+        norm=frontend.mel_norm,
+    )
+    return np.matmul(filters, power)
+
+
+def log_compress(log: Log, power: Array) -> Array:
+    """Mel power [B, n_mels, n_frames] -> its logarithm by the document's rule, same shape."""
+    if log.kind == "log10p1":
+        return np.log10(log.gain * power + 1.0)
+    db = 10.0 * np.log10(np.maximum(power, log.amin))
+    peak = db.max(axis=(1, 2), keepdims=True)  # each segment's own
+    if log.ref == "max":
+        db, peak = db - peak, np.zeros_like(peak)
+    return db if log.top_db is None else np.maximum(db, peak - log.top_db)
+
+
+def log_mel(
+    frontend: Frontend, waves: ArrayLike, scale: ArrayLike | None = None, shift: ArrayLike | None = None
+) -> Array:
+    """Waves [B, n_samples] -> the network's normalised input [B, H, W].
+
+    ``scale``, ``shift``: the tensors input.scale and input.shift, where the normalization has them.
+    Raises ValueError if they are missing or their length does not fit.
+    """
+    power = mel_power(frontend, waves) ** frontend.power_exponent
+    if frontend.rounding == "float16":  # the original held float32 before: two roundings, as there
+        # beyond the largest float16 the original became infinite and its scores NaN: here the power stays at 65504
+        power = np.minimum(power, 65504.0).astype(np.float32).astype(np.float16).astype(np.float64)
+    x = log_compress(frontend.log, power)
+    if frontend.normalization == "standardize":
+        x = (x - x.mean(axis=(1, 2), keepdims=True)) / (x.std(axis=(1, 2), keepdims=True) + 1e-10)
+    elif frontend.normalization != "none":
+        shape = {"scalar": (1, 1), "per_mel": (x.shape[1], 1), "per_frame": (1, x.shape[2])}[frontend.normalization]
+        if scale is None or shift is None:
+            raise ValueError(f"oracle: normalization {frontend.normalization!r} needs input.scale and input.shift")
+        x = x * np.asarray(scale, np.float64).reshape(shape) + np.asarray(shift, np.float64).reshape(shape)
+    return x if frontend.layout == "mel_time" else np.ascontiguousarray(x.transpose(0, 2, 1))
+
+
+def network_input(model: Model, waves: ArrayLike) -> Array:
+    """:func:`log_mel` with the model's own front end and input tensors."""
+    return log_mel(model.document.frontend, waves, model.tensors.get("input.scale"), model.tensors.get("input.shift"))
+
+
+# ---- network ----
+
+
+@njit(parallel=True)
+def _conv(x, weight, bias):  # type: ignore[no-untyped-def]
+    """Cross-correlation, stride 1: x [B, C, H + k - 1, W + k - 1] (zeros already around it) -> [B, O, H, W]."""
+    batch, in_channels = x.shape[0], x.shape[1]
+    out_channels, kernel = weight.shape[0], weight.shape[2]
+    height, width = x.shape[2] - kernel + 1, x.shape[3] - kernel + 1
+    y = np.empty((batch, out_channels, height, width))
+    for i in prange(batch * out_channels):
+        b, o = i // out_channels, i % out_channels
+        for h in range(height):
+            row = np.full(width, bias[o])
+            for c in range(in_channels):
+                for u in range(kernel):
+                    for v in range(kernel):
+                        tap = weight[o, c, u, v]
+                        for w in range(width):
+                            row[w] += tap * x[b, c, h + u, w + v]
+            y[b, o, h] = row
+    return y
+
+
+@njit(parallel=True)
+def _max_pool(x, window_h, window_w, stride_h, stride_w, height, width):  # type: ignore[no-untyped-def]
+    """Max-pool without padding: x [B, C, H, W] -> [B, C, height, width]."""
+    batch, channels = x.shape[0], x.shape[1]
+    y = np.empty((batch, channels, height, width))
+    for i in prange(batch * channels):
+        b, c = i // channels, i % channels
+        for h in range(height):
+            for w in range(width):
+                best = x[b, c, h * stride_h, w * stride_w]
+                for u in range(window_h):
+                    for v in range(window_w):
+                        value = x[b, c, h * stride_h + u, w * stride_w + v]
+                        if value > best or np.isnan(value):  # a NaN must not vanish in a comparison
+                            best = value
+                y[b, c, h, w] = best
+    return y
+
+
+def conv(x: ArrayLike, weight: ArrayLike, bias: ArrayLike) -> Array:
+    """Convolution with zero padding 'same', stride 1: x [B, C, H, W], weight [O, C, k, k], bias [O] -> [B, O, H, W]."""
+    weight = np.ascontiguousarray(weight, dtype=np.float64)
+    edge = weight.shape[2] // 2
+    padded = np.pad(np.asarray(x, dtype=np.float64), ((0, 0), (0, 0), (edge, edge), (edge, edge)))
+    return _conv(padded, weight, np.asarray(bias, dtype=np.float64))
+
+
+def activate(x: Array, activation: str) -> Array:
+    """relu, elu (alpha 1) or none."""
+    if activation == "relu":
+        return np.maximum(x, 0.0)
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))) if activation == "elu" else x
+
+
+def max_pool(x: Array, window: tuple[int, int], stride: tuple[int, int]) -> Array:
+    """Max-pool over (H, W), no padding, floor: [B, C, H, W] -> [B, C, (H - wh) // sh + 1, (W - ww) // sw + 1]."""
+    height, width = ((n - w) // s + 1 if n >= w else 0 for n, w, s in zip(x.shape[2:], window, stride, strict=True))
+    return _max_pool(np.ascontiguousarray(x), *window, *stride, height, width)
+
+
+def one_block(block: Block, tensors: Mapping[str, np.ndarray], i: int, x: ArrayLike) -> Array:
+    """Block ``i`` alone: its input [B, C, H, W] -> its pooled output [B, C', H', W']."""
+    y = activate(conv(x, tensors[f"blocks.{i}.weight"], tensors[f"blocks.{i}.bias"]), block.activation)
+    if block.post_affine:
+        scale, shift = (tensors[f"blocks.{i}.{n}"].astype(np.float64) for n in ("scale", "shift"))
+        y = scale[:, None, None] * y + shift[:, None, None]
+    return max_pool(y, block.pool.window, block.pool.stride)
+
+
+def blocks(model: Model, x: ArrayLike) -> list[Array]:
+    """Network input x [B, H, W] -> the pooled output [B, C, H, W] of every block."""
+    maps, y = [], np.asarray(x, dtype=np.float64)[:, None]
+    for i, block in enumerate(model.document.blocks):
+        y = one_block(block, model.tensors, i, y)
+        maps.append(y)
+    return maps
+
+
+def flatten(y: Array, order: str) -> Array:
+    """Last map [B, C, H, W] -> features [B, F]: "chw", "hwc" (channel fastest) or "max" over (H, W)."""
+    if order == "max":
+        return y.max(axis=(2, 3))
+    return (y if order == "chw" else y.transpose(0, 2, 3, 1)).reshape(y.shape[0], int(np.prod(y.shape[1:])))
+
+
+def features(model: Model, x: ArrayLike, which: Literal["head", "blocks"] = "head") -> Array:
+    """Network input x [B, H, W] -> what enters the dense layer ("head"), or every block's mean over H, W ("blocks")."""
+    maps = blocks(model, x)
+    if which == "blocks":
+        return np.concatenate([y.mean(axis=(2, 3)) for y in maps], axis=1)
+    return flatten(maps[-1], model.document.head.flatten)
+
+
+def logits(model: Model, x: ArrayLike) -> Array:
+    """Network input x [B, H, W] -> logits [B, n_tags]."""
+    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
+    return features(model, x) @ weight.T + bias
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + exp(-z)), without overflow."""
+    return np.exp(-np.logaddexp(0.0, -z))
+
+
+def run(model: Model, x: ArrayLike) -> Array:
+    """Network input x [B, H, W] -> scores [B, n_tags] in [0, 1]."""
+    return sigmoid(logits(model, x))
+
+
+def scores(model: Model, waves: ArrayLike) -> Array:
+    """Waves [B, n_samples] at the model's rate -> scores [B, n_tags] in [0, 1]."""
+    return run(model, network_input(model, waves))
+
+
+# ---- unfolded batch-norm with the statistics of the batch: what the Keras 1 releases were published with ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawBlock:
+    """conv -> batch-norm -> ELU -> max-pool (stride = window), unfolded, float64.
+
+    ``weight`` [O, C, 3, 3] is a cross-correlation: kernels of a Theano file come rotated by 180 degrees already.
+    ``mean``, ``var`` [O]: frozen or running statistics; None: those of the batch (Keras 1, mode 2).
+    """
+
+    weight: NDArray[np.floating]
+    bias: NDArray[np.floating]
+    gamma: NDArray[np.floating]
+    beta: NDArray[np.floating]
+    pool: tuple[int, int]
+    mean: NDArray[np.floating] | None = None
+    var: NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True)
+class RawResult:
+    """``scores`` [B, n_tags]; of each block, ``maps``: pooled output [B, C, H, W], ``stats``: (mean, var) [C]."""
+
+    scores: Array
+    maps: list[Array]
+    stats: list[tuple[Array, Array]]
+
+
+def denominator(spread: ArrayLike, eps: float, rule: DenominatorRule) -> Array:
+    """What a batch-norm divides by. ``spread`` is a variance, except for the rule "std".
+
+    "std": spread + eps (a stored ``running_std`` up to Keras 1.0.6 on Theano). "k105": sqrt(var + eps) + eps
+    (Keras to 1.0.5, and 1.0.6 on Theano). "k107": sqrt(var) + eps (1.0.7 on Theano). "k11": sqrt(var + eps) (later).
+    """
+    spread = np.asarray(spread, dtype=np.float64)
+    if rule == "std":
+        return spread + eps
+    if rule == "k107":
+        return np.sqrt(spread) + eps
+    return np.sqrt(spread + eps) + (eps if rule == "k105" else 0.0)
+
+
+def batch_statistics_scores(
+    raw_blocks: Sequence[RawBlock],
+    head_weight: ArrayLike,
+    head_bias: ArrayLike,
+    x: ArrayLike,
+    *,
+    eps: float,
+    rule: DenominatorRule,
+) -> RawResult:
+    """Network input x [B, H, W] through unfolded blocks; B matters: every clip's scores depend on the whole batch.
+
+    ``head_weight`` [C, n_tags] (Keras order), ``head_bias`` [n_tags]. The variance of a batch is the biased one.
+    """
+    y = np.asarray(x, dtype=np.float64)[:, None]
+    maps, stats = [], []
+    for block in raw_blocks:
+        y = conv(y, block.weight, block.bias)
+        mean = y.mean(axis=(0, 2, 3)) if block.mean is None else np.asarray(block.mean, np.float64)
+        var = y.var(axis=(0, 2, 3)) if block.var is None else np.asarray(block.var, np.float64)
+        gain = np.asarray(block.gamma, np.float64) / denominator(var, eps, rule)
+        y = (y - mean[:, None, None]) * gain[:, None, None] + np.asarray(block.beta, np.float64)[:, None, None]
+        y = max_pool(activate(y, "elu"), block.pool, block.pool)
+        maps.append(y)
+        stats.append((mean, var))
+    z = flatten(y, "chw") @ np.asarray(head_weight, np.float64) + np.asarray(head_bias, np.float64)
+    return RawResult(sigmoid(z), maps, stats)
