@@ -1,0 +1,85 @@
+"""The command ``fcntag``: data to stdout, everything else to stderr, exit codes that a script can rely on.
+
+Exit codes: 0 ok; 1 some inputs failed; 2 usage; 3 model missing or bad; 4 device not available; 130 interrupted;
+141 the reader of stdout went away (what a shell reports for a program that SIGPIPE ends).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import DeviceError, FcntagError, ModelError
+from . import bench, convert, demo, doctor, embed, models, tag, taggram
+from .options import logging_shown
+from .output import UsageError, log, prepare_streams
+
+COMMANDS = (tag, taggram, embed, models, convert, bench, doctor, demo)
+
+
+class _Version(argparse.Action):
+    """``--version``, without importing more than the version until it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        print(f"fcntag {__version__}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Imports nothing heavy: help and usage errors are instant."""
+    parser = argparse.ArgumentParser(
+        prog="fcntag",
+        description="Tag music with fully convolutional networks: sound files in, scores out.",
+        epilog="exit codes: 0 ok, 1 some inputs failed, 2 usage, 3 model missing or bad, 4 device not available, "
+        "130 interrupted",
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. ``argv`` as ``sys.argv[1:]``."""
+    prepare_streams()
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        with logging_shown(getattr(arguments, "verbose", False)):
+            code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not turn a clean end into a traceback
+        log("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit; it must find somewhere to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except UsageError as error:
+        log(f"{error}")
+        return 2
+    except ModelError as error:
+        log(f"{error}")
+        return 3
+    except DeviceError as error:
+        log(f"{error}")
+        return 4
+    except FcntagError as error:
+        log(f"{error}")
+        return 1
+    except OSError as error:  # the output: full disk, unwritable folder. Inputs never get here.
+        name = f"{error.filename}: " if error.filename else ""
+        log(f"{name}{error.strerror or error}")
+        return 1

@@ -1,0 +1,130 @@
+"""``fcntag embed``: one feature vector a track, for search, clustering and classifiers of your own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from . import options, output
+from .output import UsageError
+
+if TYPE_CHECKING:
+    from ..result import EmbedResult
+    from ..tagger import Tagger
+
+FORMATS = ("npy", "parquet")
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    """Add the command to ``fcntag``."""
+    parser = commands.add_parser(
+        "embed",
+        help="feature vectors",
+        description="Features of each track (mean over its windows). npy: float32 [n_tracks, F], and FILE.npy.json "
+        "names the rows; parquet: one row a track.",
+    )
+    options.add_input_options(parser)
+    parser.add_argument(
+        "--which",
+        choices=("auto", "head", "blocks"),
+        default="auto",
+        metavar="FEATURE",
+        help="head: what enters the dense layer; blocks: the mean of every block's output; "
+        "auto (default): blocks for choi2017 models, else head",
+    )
+    options.add_output_options(parser, FORMATS, "npy")
+    options.add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the features; 1 if an input failed."""
+    options.check_inputs(arguments)
+    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    if arguments.output is None:
+        raise UsageError(f"embed: {kind} is a binary format; name a file with -o")
+    if kind == "parquet":
+        output.import_extra("pyarrow", "parquet")
+    with options.make_tagger(arguments) as tagger:
+        inputs = options.Inputs(arguments)
+        writer: output.Writer
+        if kind == "parquet":
+            about = _about(tagger, which=tagger.feature(arguments.which))
+            writer = output.ParquetWriter(arguments.output, PARQUET_COLUMNS, _row, about)
+        else:
+            writer = NpyWriter(arguments.output, _about(tagger, which=tagger.feature(arguments.which)))
+        with output.Progress(arguments.quiet, inputs.total) as progress, writer:
+            results = tagger.embed_many(
+                inputs,
+                arguments.which,
+                hop=arguments.hop,
+                segments=arguments.segments,
+                workers=arguments.workers,
+            )
+            return options.drain(results, inputs, writer, progress, arguments.quiet)
+
+
+PARQUET_COLUMNS = {
+    "path": "string",
+    "duration_s": "double",
+    "n_segments": "int",
+    "embedding": "floats",
+    "warnings": "strings",
+    "error": "string",
+}
+
+
+def _row(result: EmbedResult) -> dict[str, Any]:
+    return {
+        "path": result.path,
+        "duration_s": result.duration_s,
+        "n_segments": len(result.start_s),
+        "embedding": None if result.mean is None else result.mean.tolist(),
+        "warnings": list(result.warnings),
+        "error": result.error,
+    }
+
+
+def _about(tagger: Tagger, which: str) -> dict[str, Any]:
+    return {"model": tagger.model_info.to_dict(), "engine": tagger.engine_info.to_dict(), "which": which}
+
+
+class NpyWriter(output.Writer):
+    """float32 [n_tracks, F] in one .npy, written row by row; names and errors in ``{path}.json``."""
+
+    def __init__(self, path: str, about: dict[str, Any]) -> None:
+        self._index_path = path + ".json"
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
+        self._about = about
+        self._paths: list[str] = []
+        self._errors: dict[str, str] = {}
+        self._features = 0
+
+    def write(self, result: EmbedResult) -> None:
+        if result.mean is None:
+            self._errors[result.path] = str(result.error)
+            return
+        if not self._paths:
+            self._features = len(result.mean)
+            self._header()
+        self._file.write(result.mean.tobytes())
+        self._paths.append(result.path)
+
+    def _header(self) -> None:
+        import numpy as np
+
+        # numpy pads the header for a first axis of any size, so the one written at the end fits over this one
+        shape = (len(self._paths), self._features)
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": np.lib.format.dtype_to_descr(np.dtype("<f4")), "fortran_order": False, "shape": shape}
+        )
+
+    def close(self) -> None:
+        self._header()
+        self._file.close()
+        index = {**self._about, "paths": self._paths, "errors": self._errors}
+        with open(self._index_path, "w", encoding="utf-8") as file:
+            json.dump(output.printable(index), file, ensure_ascii=False, indent=1)
+            file.write("\n")

@@ -1,0 +1,70 @@
+"""From the names on the command line to sources for ``Tagger``: files, folders, stdin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+# What a folder is searched for. A file that is named itself is always tried: its content decides, not its name.
+EXTENSIONS = frozenset(
+    f".{suffix}"
+    for group in (
+        "wav wave w64 rf64 aif aiff aifc au snd caf flac mp3 mp2 mpga ogg oga opus",
+        "m4a m4b mp4 aac alac wma wv ape mka",  # with the extra [av]
+    )
+    for suffix in group.split()
+)
+
+
+def collect(names: Sequence[str], recursive: bool, fail: Callable[[str], None]) -> Iterator[Any]:
+    """Yield the sources in the order of ``names``; "-" is stdin, a folder (with ``recursive``) its sound files.
+
+    Folders are walked in sorted order, links to folders are followed but no folder is entered twice. What cannot be
+    listed, and a folder without any sound file, is given to ``fail`` as one line. Files are not opened here.
+    """
+    for name in names:
+        if name == "-":
+            if sys.stdin is None:  # started with the descriptor closed ("<&-")
+                fail("<stdin>: is closed")
+            else:
+                yield sys.stdin.buffer
+        elif recursive and os.path.isdir(name):
+            found = False
+            for path in _walk(name, fail):
+                found = True
+                yield path
+            if not found:
+                fail(f"{name}: no sound files in it")
+        else:
+            yield name
+
+
+def _walk(folder: str, fail: Callable[[str], None]) -> Iterator[str]:
+    seen: set[tuple[int, int]] = set()
+    todo = [folder]
+    while todo:
+        current = todo.pop()
+        try:
+            status = os.stat(current)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                listing = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            fail(f"{current}: {error.strerror}")
+            continue
+        folders = []
+        for entry in listing:
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                yield entry.path
+        todo.extend(reversed(folders))
+
+
+def hint(path: str) -> str:
+    """What to add to an error line about ``path``."""
+    return " (-r tags the sound files in it)" if path and os.path.isdir(path) else ""

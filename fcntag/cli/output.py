@@ -1,0 +1,307 @@
+"""Streams and formats: how results become text, and how every message reaches stderr exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..result import Result
+
+
+class UsageError(Exception):
+    """The command line cannot be obeyed as it stands: exit code 2, one line."""
+
+
+def show(text: str) -> str:
+    """``text`` with the bytes of a name that is not UTF-8 written as ``\\xe9``, so that it prints anywhere."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that never came from a file name
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def show_line(text: str) -> str:
+    """``show``, and control characters escaped: a file name must not move the cursor or fake a second line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in show(text))
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr safe to write to: closed ones lead nowhere, odd encodings escape what they lack."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # started with the descriptor closed (">&-")
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (lives as long as the process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def log(message: str) -> None:
+    """One line on stderr, ``fcntag: message``, over the progress bar if there is one."""
+    if Progress.shown is not None:
+        Progress.shown.clear()
+    print(f"fcntag: {show_line(message)}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A counter on stderr, where that is a terminal and ``quiet`` is false; nothing anywhere else."""
+
+    shown: Progress | None = None  # the one on the screen
+
+    def __init__(self, quiet: bool, total: int | None = None) -> None:
+        self._total = total
+        self._done = self._failed = 0
+        self._visible = False
+        self._active = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        import time
+
+        self._clock, self._start, self._last = time.monotonic, time.monotonic(), 0.0
+        if self._active:
+            Progress.shown = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+        Progress.shown = None
+
+    def step(self, failed: bool) -> None:
+        """One track is done."""
+        self._done += 1
+        self._failed += failed
+        now = self._clock()
+        if not self._active or now - self._last < 0.1:
+            return
+        self._last = now
+        of = "" if self._total is None else f" of {self._total}"
+        bad = f", {self._failed} failed" if self._failed else ""
+        rate = self._done / max(now - self._start, 1e-9)
+        self.clear()
+        sys.stderr.write(f"{self._done}{of} tracks{bad}, {rate:.1f} per second")
+        sys.stderr.flush()
+        self._visible = True
+
+    def bytes(self, done: int, total: int | None) -> None:
+        """So much of a download is done."""
+        now = self._clock()
+        if not self._active or (now - self._last < 0.1 and done != total):
+            return
+        self._last = now
+        self.clear()
+        of = "" if not total else f" of {total / 1e6:.1f}"
+        sys.stderr.write(f"{done / 1e6:.1f}{of} MB")
+        sys.stderr.flush()
+        self._visible = True
+
+    def clear(self) -> None:
+        """Take the line off the screen, so that something else can be printed."""
+        if self._visible:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+            self._visible = False
+
+
+# ---- formats ----
+
+
+class Writer:
+    """Writes results one by one; ``close`` leaves a whole document behind, also after an interrupt."""
+
+    def write(self, result: Any) -> None:
+        """Write one result; a failed track has ``error`` set."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish the document and flush it."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, BrokenPipeError):
+            return  # nobody reads: closing the document would only fail again
+        self.close()
+
+
+class TextWriter(Writer):
+    """A text stream: stdout, or a file of its own."""
+
+    def __init__(self, path: str | None, append: bool = False) -> None:
+        self._own = path is not None
+        self._stream: IO[str] = sys.stdout if path is None else _open_text(path, append)
+        # JSON is UTF-8 by its standard; on a stdout that is not, escapes keep it both valid and readable
+        self._ascii = (getattr(self._stream, "encoding", None) or "").lower().replace("-", "") != "utf8"
+
+    def _put(self, text: str) -> None:
+        if Progress.shown is not None and not self._own:
+            Progress.shown.clear()
+        self._stream.write(text)
+
+    def _json(self, record: Mapping[str, Any]) -> str:
+        return json.dumps(printable(record), ensure_ascii=self._ascii, allow_nan=False, separators=(", ", ": "))
+
+    def close(self) -> None:
+        self._stream.flush()
+        if self._own:
+            self._stream.close()
+
+
+def _open_text(path: str, append: bool) -> IO[str]:
+    return open(path, "a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def printable(value: Any) -> Any:
+    """A record with every string printable (see ``show``)."""
+    if isinstance(value, str):
+        return show(value)
+    if isinstance(value, Mapping):
+        return {key: printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [printable(item) for item in value]
+    return value
+
+
+class JsonlWriter(TextWriter):
+    """One record a line, flushed with each track: what is there is whole even if the run is killed."""
+
+    def __init__(self, path: str | None, record: Callable[[Any], Mapping[str, Any]], append: bool = False) -> None:
+        super().__init__(path, append)
+        self._record = record
+
+    def write(self, result: Any) -> None:
+        self._put(self._json(self._record(result)) + "\n")
+        self._stream.flush()
+
+
+class JsonWriter(TextWriter):
+    """One array of records, written as they come."""
+
+    def __init__(self, path: str | None, record: Callable[[Any], Mapping[str, Any]]) -> None:
+        super().__init__(path)
+        self._record = record
+        self._separator = "[\n"
+
+    def write(self, result: Any) -> None:
+        self._put(self._separator + self._json(self._record(result)))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        self._put("[]\n" if self._separator == "[\n" else "\n]\n")
+        super().close()
+
+
+class CsvWriter(TextWriter):
+    """A header and the rows of each track. A failed track has no row: its line is on stderr."""
+
+    def __init__(self, path: str | None, header: Iterable[str], rows: Callable[[Any], Iterable[Iterable[Any]]]) -> None:
+        import csv
+
+        super().__init__(path)
+        self._rows = rows
+        self._csv = csv.writer(self._stream, lineterminator="\n")
+        self._csv.writerow(header)
+
+    def write(self, result: Any) -> None:
+        if Progress.shown is not None and not self._own:
+            Progress.shown.clear()
+        self._csv.writerows([printable(list(row)) for row in self._rows(result)])
+
+
+class TableWriter(TextWriter):
+    """For people: a heading a track, then its tags with their scores in one column."""
+
+    def __init__(self, path: str | None, n: int | None, threshold: float | None) -> None:
+        super().__init__(path)
+        self._n, self._threshold = n, threshold
+        self._first = True
+
+    def write(self, result: Result) -> None:
+        if result.error is not None:
+            return
+        count = len(result.start_s)
+        assert result.duration_s is not None
+        lines = [f"{show_line(result.path)}  ({clock(result.duration_s)}, {count} segment{'' if count == 1 else 's'})"]
+        width = max(map(len, result.tags))
+        lines += [f"  {label:<{width}}  {score:.3f}" for label, score in result.top(self._n, self._threshold)]
+        if len(lines) == 1:
+            lines.append(f"  no score reaches {self._threshold:g}" if self._threshold is not None else "  no tags")
+        self._put(("" if self._first else "\n") + "\n".join(lines) + "\n")
+        self._first = False
+        if self._stream.isatty():
+            self._stream.flush()
+
+
+class ParquetWriter(Writer):
+    """One row a track; what is the same for all rows is in the file's metadata, as JSON under ``fcntag``."""
+
+    ROW_GROUP = 1024  # tracks held in memory; a row group far below a thousand rows would make reading slow
+
+    def __init__(
+        self, path: str, columns: Mapping[str, str], row: Callable[[Any], Mapping[str, Any]], about: Mapping[str, Any]
+    ) -> None:
+        pa = import_extra("pyarrow", "parquet")
+        import pyarrow.parquet as pq
+
+        kinds = {
+            "string": pa.string(),
+            "double": pa.float64(),
+            "int": pa.int32(),
+            "floats": pa.list_(pa.float32()),
+            "strings": pa.list_(pa.string()),
+        }
+        metadata = {"fcntag": json.dumps(printable(about), ensure_ascii=False)}
+        self._schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()], metadata=metadata)
+        self._table = pa.Table
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._row = row
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, result: Any) -> None:
+        self._rows.append(printable(self._row(result)))
+        if len(self._rows) >= self.ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(self._table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import an optional package, or say which extra holds it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UsageError(f'{module} is not installed; it comes with: pip install "fcntag[{extra}]"') from None
+
+
+def format_of(wanted: str | None, output: str | None, allowed: tuple[str, ...]) -> str:
+    """The format: as asked for, else by the output's suffix, else the first allowed."""
+    if wanted is not None:
+        return wanted
+    suffix = Path(output).suffix.lower().lstrip(".") if output is not None else ""
+    return suffix if suffix in allowed else allowed[0]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people write them: 0.5 s, 0:30, 1:02:03."""
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

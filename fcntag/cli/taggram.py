@@ -1,0 +1,143 @@
+"""``fcntag taggram``: scores over time, as numbers and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import options, output
+from .output import UsageError
+
+if TYPE_CHECKING:
+    from ..result import Result
+
+FORMATS = ("json", "jsonl", "csv")
+PLOT_TOP = 15  # rows of the picture: more cannot be read at its size
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    """Add the command to ``fcntag``."""
+    parser = commands.add_parser(
+        "taggram", help="scores over time", description="Scores of every window of a track, as JSON, CSV or a picture."
+    )
+    options.add_input_options(parser, segments="all")
+    parser.add_argument(
+        "-n",
+        "--top",
+        type=options.natural_int,
+        metavar="N",
+        help=f"only the best tags of the track, 0: all (default: all; {PLOT_TOP} in the picture)",
+    )
+    options.add_output_options(parser, FORMATS, "json")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw a heat map of one track (and write no numbers, unless -f or -o)"
+    )
+    options.add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the windows' scores; 1 if an input failed."""
+    options.check_inputs(arguments)
+    plot = arguments.plot
+    if plot is not None:
+        if len(arguments.inputs) != 1 or arguments.recursive:
+            raise UsageError("--plot: draws one track; give one FILE, without -r")
+        output.import_extra("matplotlib", "plot")
+    with options.make_tagger(arguments) as tagger:
+        results = options.Inputs(arguments)
+        silent = plot is not None and arguments.format is None and arguments.output is None
+        with output.Progress(arguments.quiet, results.total) as progress, _writer(arguments, silent) as writer:
+            stream = tagger.tag_many(results, hop=arguments.hop, segments=arguments.segments, workers=arguments.workers)
+            if plot is not None:
+                stream = _draw_each(stream, plot, arguments.top)
+            return options.drain(stream, results, writer, progress, arguments.quiet)
+
+
+def _writer(arguments: argparse.Namespace, silent: bool) -> output.Writer:
+    n = arguments.top or None
+
+    def record(result: Result) -> dict[str, Any]:
+        return taggram_record(result, n)
+
+    def rows(result: Result) -> Iterator[tuple[Any, ...]]:
+        data = record(result)
+        for segment in data["segments"]:
+            for label, score in zip(data["labels"], segment["scores"], strict=True):
+                yield result.path, segment["start_s"], segment["end_s"], label, score
+
+    if silent:
+        return _Nothing()
+    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    if kind == "csv":
+        return output.CsvWriter(arguments.output, ("path", "start_s", "end_s", "label", "score"), rows)
+    if kind == "jsonl":
+        return output.JsonlWriter(arguments.output, record)
+    return output.JsonWriter(arguments.output, record)
+
+
+class _Nothing(output.Writer):
+    """Where only the picture is wanted."""
+
+    def write(self, result: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def taggram_record(result: Result, n: int | None = None) -> dict[str, Any]:
+    """A track's record with the scores of every segment, in the order of ``labels``; failed tracks have no segments.
+
+    ``labels`` are the model's tags, or the ``n`` best of the track, best first.
+    """
+    from ..result import shortest
+
+    data = result.to_dict(n)
+    best = [tag["label"] for tag in data.pop("tags")]
+    labels = list(result.tags) if n is None else best
+    columns = [result.tags.index(label) for label in labels]
+    segments: Any = [] if result.segments is None else result.segments[:, columns]
+    tail = {key: data.pop(key) for key in ("warnings", "error")}
+    spans = data.pop("segments")
+    return {
+        **data,
+        "labels": labels,
+        "segments": [
+            {**span, "scores": [shortest(score) for score in scores]}
+            for span, scores in zip(spans, segments, strict=True)
+        ],
+        **tail,
+    }
+
+
+def _draw_each(results: Iterator[Result], path: str, n: int | None) -> Iterator[Result]:
+    for result in results:
+        if result.error is None:
+            draw(result, path, PLOT_TOP if n is None else (n or None))
+        yield result
+
+
+def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
+    """Write a heat map [tags, time] of one track as PNG: best tag on top, scores 0 to 1 from dark to bright."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # and not pyplot, which looks for a display
+
+    assert result.segments is not None
+    labels = [label for label, _ in result.top(n)]
+    scores = result.segments[:, [result.tags.index(label) for label in labels]]
+    figure = Figure(figsize=(10, 1.2 + 0.25 * len(labels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    # A window's colour reaches to the start of the next one, so that overlapping windows stay apart.
+    edges = np.array([*result.start_s, result.end_s[-1]])
+    edges = np.maximum.accumulate(edges + np.arange(len(edges)) * 1e-6)  # windows clipped at the ends may coincide
+    mesh = axes.pcolormesh(edges, np.arange(len(labels) + 1), scores.T, vmin=0.0, vmax=1.0, cmap="magma")
+    axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("time (seconds)")
+    axes.set_title(output.show_line(result.path), fontsize="medium")
+    figure.colorbar(mesh, ax=axes, label="score")
+    figure.savefig(path, format="png", dpi=120)

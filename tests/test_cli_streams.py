@@ -1,0 +1,206 @@
+"""``fcntag tag``: exit codes, and how it behaves between other programs: pipes, signals, terminals, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from cli_runner import command, environment, lines
+
+from fcntag import demo
+from fcntag.cli import main
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture(scope="module")
+def piece() -> np.ndarray:
+    return demo.synthesise(0)[: 44100 * 7]
+
+
+@pytest.fixture
+def folder(tmp_path, piece) -> Path:
+    """good.wav, short.wav (0.5 s), bad.mp3 (text), and sub/deep.flac."""
+    folder = tmp_path / "music"
+    (folder / "sub").mkdir(parents=True)
+    soundfile.write(folder / "good.wav", piece, 44100)
+    soundfile.write(folder / "short.wav", piece[:22050], 44100)
+    soundfile.write(folder / "sub" / "deep.flac", piece, 44100)
+    (folder / "bad.mp3").write_text("not music")
+    (folder / "notes.txt").write_text("not even named like music")
+    return folder
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# ---- exit codes ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["-m", "no-such-model"], 3, "no-such-model: unknown model; known: mtt-vgg"),
+        (["-m", "won2020-fcn-mtat"], 3, "fcntag models pull won2020-fcn-mtat"),
+        (["-m", "./nothing.safetensors"], 3, "./nothing.safetensors: no such file"),
+        (["--device", "cuda:1"], 4, "cuda"),
+        (["--precision", "float16"], 4, "float16"),
+        (["--resume"], 2, "--resume: needs a JSONL file"),
+        (["-f", "parquet"], 2, "name a file with -o"),
+        (["--hop", "1", "--segments", "center"], 2, "no meaning with segments='center'"),
+        (["-", "-"], 2, "stdin can be read only once"),
+    ],
+)
+def test_exit_codes_are_one_line(capsys, folder, arguments, code, text):
+    assert run(capsys, "tag", folder / "good.wav", *arguments)[:2] == (code, "")
+    main(["tag", str(folder / "good.wav"), *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fcntag: ")
+    assert text in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tag"],
+        [],
+        ["play", "x"],
+        ["tag", "x", "-n", "-1"],
+        ["tag", "x", "--hop", "0"],
+        ["tag", "x", "--device", "tpu"],
+        ["tag", "x", "-b", "0"],
+        ["tag", "x", "--segments", "last"],
+        ["tag", "x", "-f", "xml"],
+    ],
+)
+def test_usage_errors(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "usage: fcntag" in captured.err
+
+
+def test_output_that_would_overwrite_an_input(capsys, folder):
+    data = (folder / "good.wav").read_bytes()
+    code, _, err = run(capsys, "tag", folder / "good.wav", "-o", folder / "good.wav")
+    assert code == 2
+    assert "would be overwritten" in err
+    assert (folder / "good.wav").read_bytes() == data
+
+
+def test_output_that_cannot_be_written(capsys, folder):
+    code, _, err = run(capsys, "tag", folder / "good.wav", "-o", folder / "no" / "out.jsonl")
+    assert code == 1
+    assert err == f"fcntag: {folder / 'no' / 'out.jsonl'}: No such file or directory\n"
+
+
+def test_full_disk(folder):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("tag", "-f", "jsonl", folder / "good.wav"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert lines(done.stderr) == ["fcntag: No space left on device"]
+
+
+# ---- streams ----
+
+
+def test_quiet_and_verbose(capsys, folder):
+    assert run(capsys, "tag", "-q", folder / "short.wav")[2] == ""
+    err = run(capsys, "tag", "-v", folder / "good.wav")[2]
+    assert err.startswith("fcntag: device auto: cpu (")
+    assert err.count("device auto") == 1
+
+
+def test_interrupt_is_clean(folder, tmp_path):
+    paths = []
+    for k in range(200):
+        paths.append(tmp_path / f"{k:03}.wav")
+        os.link(folder / "good.wav", paths[-1])
+    for options, target in ([["-f", "jsonl"], None], [["-o", tmp_path / "out.json"], tmp_path / "out.json"]):
+        process = subprocess.Popen(
+            command("tag", "-v", *options, *paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        )
+        if target is None:
+            first = process.stdout.readline()
+        else:
+            first = b""
+            deadline = time.monotonic() + 30
+            while not target.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)  # at work on the tracks
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert err.decode().splitlines()[-1] == "fcntag: interrupted"
+        assert b"Traceback" not in err
+        text = (first + out).decode() if target is None else target.read_text()
+        found = records(text) if target is None else json.loads(text)
+        assert len(found) < 200
+        assert [record["path"] for record in found] == [str(path) for path in paths[: len(found)]]
+
+
+def test_reader_that_goes_away(folder):
+    for options in (["-f", "jsonl"], ["-f", "json"], ["-f", "csv"], []):
+        process = subprocess.Popen(
+            command("tag", *options, *[folder / "good.wav"] * 30),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        process.stdout.close()
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (141, b"")
+
+
+def test_closed_stdout(folder):
+    line = " ".join([*command("tag", folder / "good.wav"), ">&-"])
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, env=environment(), timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_progress_only_on_a_terminal(folder):
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            command("tag", "-f", "jsonl", folder / "good.wav", folder / "bad.mp3"),
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            env=environment(),
+            timeout=60,
+            check=False,
+        )
+        seen = os.read(master, 65536).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.returncode == 1
+    assert len(records(done.stdout.decode())) == 2
+    assert "1 of 2 tracks" in seen
+    assert seen.count("bad.mp3: ") == 1
+    assert seen.endswith("\r\n") or seen.endswith("\x1b[K")  # the bar is gone at the end
