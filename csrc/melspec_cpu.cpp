@@ -15,9 +15,22 @@ constexpr int kHalf = kFft / 2;
 // Position of output k of the radix-4 passes: base-4 digits of k in reverse.
 FCNTAG_INLINE int reversed(int k) { return (k & 3) << 6 | (k >> 2 & 3) << 4 | (k >> 4 & 3) << 2 | k >> 6; }
 
+// Four points q of a radix-4 butterfly: sums of x[q] times powers of -i.
+struct Radix4 {
+  Vec64 r0, i0, r1, i1, r2, i2, r3, i3;
+};
+
+FCNTAG_INLINE Radix4 butterfly(const Vec64* re, const Vec64* im, int quarter) {
+  const Vec64 ar = re[0] + re[2 * quarter], ai = im[0] + im[2 * quarter];
+  const Vec64 br = re[0] - re[2 * quarter], bi = im[0] - im[2 * quarter];
+  const Vec64 cr = re[quarter] + re[3 * quarter], ci = im[quarter] + im[3 * quarter];
+  const Vec64 dr = re[quarter] - re[3 * quarter], di = im[quarter] - im[3 * quarter];
+  return {ar + cr, ai + ci, br + di, bi - dr, ar - cr, ai - ci, br - di, bi + dr};
+}
+
 // In place: re, im [256] -> the DFT, output k at reversed(k).
 void fft256(Vec64* re, Vec64* im, const double* twiddles) {
-  for (int size = kHalf; size >= 4; size /= 4) {
+  for (int size = kHalf; size > 4; size /= 4) {
     const int quarter = size / 4;
     const int step = kFft / size;  // twiddle e^(-2 pi i j / size) is entry j * step
     for (int j = 0; j < quarter; ++j) {
@@ -26,22 +39,23 @@ void fft256(Vec64* re, Vec64* im, const double* twiddles) {
       const Vec64 c1 = splat64(t1[0]), s1 = splat64(t1[1]), c2 = splat64(t2[0]), s2 = splat64(t2[1]),
                   c3 = splat64(t3[0]), s3 = splat64(t3[1]);
       for (int base = j; base < kHalf; base += size) {
-        Vec64 *r0 = re + base, *r1 = r0 + quarter, *r2 = r1 + quarter, *r3 = r2 + quarter;
-        Vec64 *i0 = im + base, *i1 = i0 + quarter, *i2 = i1 + quarter, *i3 = i2 + quarter;
-        const Vec64 ar = *r0 + *r2, ai = *i0 + *i2, br = *r0 - *r2, bi = *i0 - *i2;
-        const Vec64 cr = *r1 + *r3, ci = *i1 + *i3, dr = *r1 - *r3, di = *i1 - *i3;
-        *r0 = ar + cr;
-        *i0 = ai + ci;
-        // times e^(-2 pi i j q / size) for outputs q = 1 (b - i d), 2 (a - c), 3 (b + i d)
-        const Vec64 ur = br + di, ui = bi - dr, vr = ar - cr, vi = ai - ci, wr = br - di, wi = bi + dr;
-        *r1 = ur * c1 + ui * s1;
-        *i1 = ui * c1 - ur * s1;
-        *r2 = vr * c2 + vi * s2;
-        *i2 = vi * c2 - vr * s2;
-        *r3 = wr * c3 + wi * s3;
-        *i3 = wi * c3 - wr * s3;
+        Vec64 *r = re + base, *i = im + base;
+        const Radix4 p = butterfly(r, i, quarter);
+        r[0] = p.r0;
+        i[0] = p.i0;
+        r[quarter] = p.r1 * c1 + p.i1 * s1;
+        i[quarter] = p.i1 * c1 - p.r1 * s1;
+        r[2 * quarter] = p.r2 * c2 + p.i2 * s2;
+        i[2 * quarter] = p.i2 * c2 - p.r2 * s2;
+        r[3 * quarter] = p.r3 * c3 + p.i3 * s3;
+        i[3 * quarter] = p.i3 * c3 - p.r3 * s3;
       }
     }
+  }
+  for (int base = 0; base < kHalf; base += 4) {  // the last pass has no twiddles
+    Vec64 *r = re + base, *i = im + base;
+    const Radix4 p = butterfly(r, i, 1);
+    r[0] = p.r0, i[0] = p.i0, r[1] = p.r1, i[1] = p.i1, r[2] = p.r2, i[2] = p.i2, r[3] = p.r3, i[3] = p.i3;
   }
 }
 

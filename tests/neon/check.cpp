@@ -1,0 +1,131 @@
+// Runs the core of the ARM build (under qemu-user, or on ARM) and compares NEON with the plain code: blocks direct and
+// by Winograd, every activation, odd sizes, and the front end. Prints one line a case; exit code 1 if any is off.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cpu_isa.h"
+#include "melspec.h"
+#include "network.h"
+#include "thread_pool.h"
+
+namespace {
+
+using namespace fcntag;
+
+std::mt19937 generator(1);
+
+std::vector<float> random_vector(std::size_t size, double scale) {
+  std::normal_distribution<float> normal(0, static_cast<float>(scale));
+  std::vector<float> values(size);
+  for (float& v : values) v = normal(generator);
+  return values;
+}
+
+struct Block {
+  int channels, kernel;
+  Activation activation;
+  bool affine;
+  int ph, pw, sh, sw;
+};
+
+double relative_l2(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+// Features of the same network and input under each instruction set.
+bool check_network(const char* name, const std::vector<Block>& blocks, int height, int width) {
+  std::vector<std::vector<float>> tensors;
+  std::vector<ConvBlockSpec> specs;
+  int channels = 1, h = height, w = width;
+  for (const Block& b : blocks) {
+    const double fan_in = channels * b.kernel * b.kernel;
+    tensors.push_back(random_vector(static_cast<std::size_t>(b.channels * fan_in), std::sqrt(2 / fan_in)));
+    for (int i = 0; i < 3; ++i) tensors.push_back(random_vector(b.channels, 0.5));
+    channels = b.channels;
+    h = (h - b.ph) / b.sh + 1;
+    w = (w - b.pw) / b.sw + 1;
+  }
+  for (std::size_t i = 0, c = 1; i < blocks.size(); c = blocks[i++].channels) {
+    const Block& b = blocks[i];
+    const float* affine = b.affine ? tensors[4 * i + 2].data() : nullptr;
+    specs.push_back({static_cast<int>(c), b.channels, b.kernel, b.activation, b.ph, b.pw, b.sh, b.sw,
+                     tensors[4 * i].data(), tensors[4 * i + 1].data(), affine, tensors[4 * i + 3].data()});
+  }
+  const int features = channels * h * w;
+  const std::vector<float> head = random_vector(static_cast<std::size_t>(features) * 3, 1 / std::sqrt(features)),
+                           bias(3), x = random_vector(static_cast<std::size_t>(2) * height * width, 1);
+  std::vector<std::vector<float>> results;
+  for (const char* isa : {"generic", "neon"}) {
+    setenv("FCNTAG_FORCE_ISA", isa, 1);
+    Network network(specs, {Flatten::kChw, features, 3, head.data(), bias.data()}, height, width, false,
+                    std::make_shared<ThreadPool>(2));
+    std::vector<float> scores(6), values(static_cast<std::size_t>(2) * features);
+    NetworkOutputs out;
+    out.scores = scores.data();
+    out.features = values.data();
+    network.run(x.data(), 2, height, width, out);
+    results.push_back(values);
+  }
+  const double error = relative_l2(results[1], results[0]);
+  std::printf("%-10s relative L2 %.1e\n", name, error);
+  return error < 2e-6;  // two float32 computations, each within 1e-6 per block of the exact one
+}
+
+bool check_melspec() {
+  constexpr int kMels = 40, kFrames = 31, kSamples = 8000;
+  std::vector<std::vector<float>> results;
+  std::vector<float> wave = random_vector(kSamples, 0.1), out(kMels * kFrames);
+  for (const char* isa : {"generic", "neon"}) {
+    setenv("FCNTAG_FORCE_ISA", isa, 1);
+    MelSpecConfig c{};
+    c.hop_length = 256;
+    c.pad_mode = PadMode::kReflect;
+    c.n_mels = kMels;
+    c.power_exponent = 1;
+    c.float16 = true;
+    c.log = LogKind::kLog10p1;
+    c.gain = 1e4;
+    c.normalization = Normalization::kNone;
+    for (int i = 0; i < kFft; ++i) c.window.push_back(0.5 - 0.5 * std::cos(2 * 3.14159265358979 * i / kFft));
+    c.filters.assign(static_cast<std::size_t>(kMels) * kBins, 0);
+    for (int m = 0; m < kMels; ++m) {
+      for (int k = 0; k < 9; ++k) c.filters[static_cast<std::size_t>(m) * kBins + m * 6 + k] = 0.01 * (k + 1);
+    }
+    MelSpec melspec(c, std::make_shared<ThreadPool>(2));
+    melspec.run(wave.data(), 1, kSamples, 256, kFrames, out.data());
+    results.push_back(out);
+  }
+  const double error = relative_l2(results[1], results[0]);
+  std::printf("%-10s relative L2 %.1e\n", "melspec", error);
+  return error < 1e-6;  // double throughout; a float16 step of one value would show as 1e-5
+}
+
+}  // namespace
+
+int main() {
+  using A = fcntag::Activation;
+  bool ok = true;
+  ok &= check_network(
+      "odd",
+      {{5, 3, A::kRelu, false, 2, 2, 2, 2}, {7, 3, A::kElu, true, 2, 3, 1, 2}, {33, 1, A::kNone, false, 1, 1, 1, 1}},
+      21, 29);
+  ok &= check_network("overlap", {{40, 3, A::kRelu, true, 4, 1, 2, 2}, {17, 3, A::kRelu, true, 2, 1, 3, 2}}, 31, 20);
+  ok &= check_network("winograd",
+                      {{20, 3, A::kRelu, false, 1, 1, 1, 1},
+                       {36, 3, A::kElu, true, 2, 3, 2, 3},
+                       {300, 3, A::kRelu, false, 1, 1, 1, 1},
+                       {24, 3, A::kNone, true, 3, 5, 3, 5}},
+                      30, 41);
+  ok &= check_melspec();
+  std::printf("%s\n", ok ? "NEON agrees with the plain code" : "NEON DIFFERS");
+  return ok ? 0 : 1;
+}
