@@ -1,0 +1,141 @@
+"""Ogg pages: FLAC taken out of its Ogg wrapping, and whether a stream is regular enough that seeks in it are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .source import Source
+
+READ_BYTES = 1 << 20
+_CONTINUED, _FIRST, _LAST = 1, 2, 4  # header flags
+
+
+@dataclass(frozen=True)
+class Page:
+    """One Ogg page: where its body is, and what its header says (RFC 3533)."""
+
+    offset: int
+    body: int  # offset of the body
+    size: int  # bytes of body
+    flags: int
+    granule: int
+    serial: int
+    sequence: int
+    lacing: bytes
+
+
+def pages(source: Source, at: int = 0) -> Iterator[Page]:
+    """Every whole page from ``at`` on; what lies between pages is skipped."""
+    block, base = b"", at
+    while True:
+        i = at - base
+        if i + 282 > len(block):  # the longest page header
+            block, base, i = source.read_at(at, READ_BYTES), at, 0
+        if block[i : i + 4] != b"OggS":
+            following = block.find(b"OggS", i + 1)
+            if following >= 0:
+                at = base + following
+            elif len(block) < READ_BYTES:
+                return
+            else:
+                at = base + len(block) - 3
+            continue
+        if i + 27 > len(block) or i + 27 + block[i + 26] > len(block):
+            return
+        lacing = block[i + 27 : i + 27 + block[i + 26]]
+        size = sum(lacing)
+        body = at + 27 + len(lacing)
+        if body + size > source.size:
+            return
+        yield Page(
+            at,
+            body,
+            size,
+            block[i + 5],
+            int.from_bytes(block[i + 6 : i + 14], "little", signed=True),
+            int.from_bytes(block[i + 14 : i + 18], "little"),
+            int.from_bytes(block[i + 18 : i + 22], "little"),
+            lacing,
+        )
+        at = body + size
+
+
+def last_page_warnings(source: Source, offset: int) -> list[str]:
+    """What the end of an Ogg file tells: cut off, or a further stream behind the first (chained)."""
+    starting = set()
+    for page in pages(source, offset):
+        if not page.flags & _FIRST:
+            break
+        starting.add(page.serial)
+    tail = source.read_at(max(offset, source.size - (1 << 17)), 1 << 17)
+    at = tail.rfind(b"OggS")
+    if at < 0 or at + 27 > len(tail):
+        return ["the Ogg stream ends in bytes that are not Ogg pages"]
+    if int.from_bytes(tail[at + 14 : at + 18], "little") not in starting:
+        return ["another Ogg stream follows the first; only the first is used"]
+    size = 27 + tail[at + 26] + sum(tail[at + 27 : at + 27 + tail[at + 26]])
+    if at + size > len(tail):
+        return ["the Ogg stream is cut off in the middle of a page"]
+    return []
+
+
+def is_regular(source: Source, offset: int, *, opus: bool) -> bool:
+    """Whether positions in the stream can be trusted: one stream, no page missing, granule positions never falling.
+
+    With ``opus`` also that every packet is CELT: SILK's state reaches back without limit, so that a decoder that
+    starts in the middle does not return to the same samples; CELT's decays within a few frames.
+    """
+    serial = granule = -1
+    sequence = 0
+    for page in pages(source, offset):
+        if serial < 0:
+            serial = page.serial
+        if page.serial != serial or page.sequence != sequence:
+            return False
+        if page.granule != -1:
+            if page.granule < granule:
+                return False
+            granule = page.granule
+        if opus and sequence > 1 and not _all_celt(source, page):
+            return False
+        sequence += 1
+    return sequence > 2 and granule > 0
+
+
+def _all_celt(source: Source, page: Page) -> bool:
+    body = source.read_at(page.body, page.size)
+    at = 0
+    starts_packet = not page.flags & _CONTINUED
+    for value in page.lacing:
+        # The table-of-contents byte: configurations 16 to 31 are CELT (RFC 6716, table 2).
+        if starts_packet and value > 0 and body[at] < 0x80:
+            return False
+        starts_packet = value < 255
+        at += value
+    return True
+
+
+def flac_pieces(source: Source, offset: int) -> tuple[list[bytes | tuple[int, int]], list[str]]:
+    """The native FLAC stream inside the first Ogg stream, as pieces (none: damaged start), and warnings."""
+    pieces: list[bytes | tuple[int, int]] = []
+    warnings: list[str] = []
+    serial, sequence, ended = -1, 0, False
+    for page in pages(source, offset):
+        if serial < 0:
+            # 0x7F "FLAC", version, number of header packets: 9 bytes, then the native stream (RFC 9639, 10.1).
+            if source.read_at(page.body + 9, 4) != b"fLaC":
+                return [], []
+            serial, sequence = page.serial, page.sequence
+            pieces.append((page.body + 9, page.size - 9))
+        elif page.serial == serial:
+            if page.sequence != sequence and not warnings:
+                warnings.append("pages of the Ogg stream are missing")
+            sequence = page.sequence
+            pieces.append((page.body, page.size))
+        elif ended:
+            warnings.append("another Ogg stream follows the first; only the first is used")
+            break
+        sequence += 1
+        ended = ended or bool(page.flags & _LAST)
+    return pieces, warnings

@@ -1,0 +1,337 @@
+"""Readers: blocks of float32 samples [n, channels] at the file's own rate, from the start or from a seek target.
+
+All readers share one shape (:class:`Reader`). ``seek`` returns the position from which the following reads deliver
+exactly the samples of an uninterrupted decode, which may lie before the target; the caller drops the difference.
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import AudioError
+from . import flac, mp3, mp3_stream
+from .source import Source, Stream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MIN_RATE, MAX_RATE = 1000, 768_000
+MAX_CHANNELS = 1024  # libsndfile's own limit
+MARK_EVERY = 64  # rows; so much of what was decoded right before a failure is left out
+# Sample formats whose samples do not depend on where decoding started (given the preroll); GSM and G.72x do.
+_EXACT_SUBTYPES = frozenset(
+    ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "VORBIS", "OPUS")
+)
+
+
+class Reader(Protocol):
+    """One decoder for one source; used by one thread at a time."""
+
+    sample_rate: int
+    n_channels: int
+    n_frames: int | None  # per channel; None: only decoding can tell
+
+    def can_seek(self) -> bool:
+        """Whether ``seek`` gets near its target; where it cannot it returns 0."""
+
+    def seek(self, frame: int) -> int:
+        """Start again at ``frame`` or earlier; returns where."""
+
+    def read_into(self, buffer: np.ndarray) -> int:
+        """Fill ``buffer`` [n, channels] from the front; returns how many rows, 0 at the end."""
+
+    def close(self) -> None: ...
+
+
+def check_format(name: str, sample_rate: int, n_channels: int) -> None:
+    """Raise :class:`AudioError` for rates and channel counts that no recording has."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioError(f"{name}: sample rate {sample_rate} Hz is not supported; allowed: {MIN_RATE} to {MAX_RATE} Hz")
+    if not 1 <= n_channels <= MAX_CHANNELS:
+        raise AudioError(f"{name}: {n_channels} channels are not supported; allowed: 1 to {MAX_CHANNELS}")
+
+
+class ArrayReader:
+    """Samples that are already in memory: ``[n]`` or ``[n, channels]``, float or PCM integers."""
+
+    def __init__(self, array: np.ndarray, sample_rate: int, name: str) -> None:
+        import numpy as np
+
+        if array.ndim not in (1, 2):
+            raise AudioError(f"{name}: array of shape {array.shape}; allowed: [n_samples] or [n_samples, n_channels]")
+        kind = array.dtype.kind
+        if not (kind == "f" or (kind == "i" and array.dtype.itemsize <= 4) or array.dtype == np.uint8):
+            raise AudioError(f"{name}: array of dtype {array.dtype}; allowed: float, int8, int16, int32, uint8")
+        self._array = array if array.ndim == 2 else array[:, None]
+        self.n_frames: int | None = self._array.shape[0]
+        self.n_channels = self._array.shape[1]
+        if self.n_channels > MAX_CHANNELS >= self._array.shape[0]:
+            raise AudioError(f"{name}: array of shape {array.shape} looks transposed; allowed: [n_samples, n_channels]")
+        if isinstance(sample_rate, bool) or not isinstance(sample_rate, numbers.Real) or sample_rate % 1 != 0:
+            raise AudioError(f"{name}: sample_rate={sample_rate!r}; allowed: a whole number of Hz")
+        self.sample_rate = int(sample_rate)
+        check_format(name, self.sample_rate, self.n_channels)
+        # As libsndfile scales: the most negative value becomes -1; 8-bit unsigned is centred at 128.
+        self._offset: int = 128 if array.dtype == np.uint8 else 0
+        self._scale: Any = None if kind == "f" else np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
+        self._at: int = 0
+
+    def can_seek(self) -> bool:
+        return True
+
+    def seek(self, frame: int) -> int:
+        self._at = min(frame, self._array.shape[0])
+        return self._at
+
+    def read_into(self, buffer: np.ndarray) -> int:
+        import numpy as np
+
+        part = self._array[self._at : self._at + len(buffer)]
+        out = buffer[: len(part)]
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which is reported as such
+            out[...] = part
+        if self._offset:
+            out -= np.float32(self._offset)
+        if self._scale is not None:
+            out *= self._scale
+        self._at += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._array = self._array[:0]
+
+
+@lru_cache(maxsize=1)
+def _sequential_file() -> Any:
+    """soundfile's class without the seek to the present position that it makes after each read.
+
+    Such a seek costs MP3 and Vorbis a partial decode, and fails where a stream cannot seek at all.
+    """
+    import soundfile
+
+    class Sequential(soundfile.SoundFile):
+        def seekable(self) -> bool:
+            return False
+
+    return Sequential
+
+
+class SndReader:
+    """libsndfile behind :class:`Reader`.
+
+    ``make_stream`` makes the virtual file to decode (None: the source itself). ``preroll``: frames to decode ahead of a
+    seek target; None: never seek. ``seek_is_exact`` is asked once, before the first seek.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        warn: Callable[[str], None],
+        make_stream: Callable[[], Stream] | None = None,
+        preroll: int | None = 0,
+        seek_is_exact: Callable[[], bool] | None = None,
+    ) -> None:
+        self.source = source
+        self.warn = warn
+        self.make_stream = make_stream
+        self.preroll = preroll
+        self.position = 0
+        self._seek_is_exact = seek_is_exact
+        self._stream: Stream | None = None
+        self._file: Any = None
+        self._open()
+        assert self._file is not None
+        self.sample_rate: int = self._file.samplerate
+        self.n_channels: int = self._file.channels
+        # 2**63 - 1 is libsndfile's way of not knowing.
+        self.n_frames: int | None = self._file.frames if 0 <= self._file.frames < 1 << 62 else None
+        if self._file.subtype not in _EXACT_SUBTYPES:
+            self.preroll = None
+
+    def can_seek(self) -> bool:
+        if self.preroll is not None and self._seek_is_exact is not None:
+            if not self._seek_is_exact():
+                self.preroll = None
+            self._seek_is_exact = None
+        return self.preroll is not None
+
+    def _open(self, stream: Stream | None = None) -> None:
+        self.close()
+        if stream is None and self.make_stream is not None:
+            stream = self.make_stream()
+        if stream is None and self.source.descriptor is None:
+            stream = Stream(self.source, [(0, self.source.size)])
+        self._stream = stream
+        if stream is not None:
+            try:
+                self._file = _sequential_file()(stream)
+            finally:
+                stream.check()
+        else:
+            assert self.source.descriptor is not None
+            os.lseek(self.source.descriptor, 0, os.SEEK_SET)
+            self._file = _sequential_file()(self.source.descriptor, closefd=False)
+        self.position = 0
+        self._fresh = True
+        self._failure: str | None = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def seek(self, frame: int) -> int:
+        import soundfile
+
+        target = max(0, frame - (self.preroll or 0)) if self.can_seek() else 0
+        if not (self._fresh and self.position == 0):
+            self._open()
+        if target > 0:
+            try:
+                self.position = self._file.seek(target)
+                self._fresh = False
+            except soundfile.LibsndfileError:
+                self.preroll = None  # a stream that cannot seek is read from its start
+                self._open()
+        return self.position
+
+    def read_into(self, buffer: np.ndarray) -> int:
+        import numpy as np
+        import soundfile
+
+        self._fresh = False
+        if self._failure is not None:
+            reason, self._failure = self._failure, None
+            return self._after_error(buffer, reason)
+        # soundfile raises without saying how much it had read: rows marked NaN were not filled.
+        marks = buffer[::MARK_EVERY, 0]
+        marks[:] = np.nan
+        try:
+            n = self._file.buffer_read_into(buffer, "float32")
+        except soundfile.LibsndfileError as error:
+            unfilled = np.flatnonzero(np.isnan(marks))
+            n = max(0, int(unfilled[0] if len(unfilled) else len(marks)) - 1) * MARK_EVERY
+            self.position += n
+            self._check_stream()
+            if n == 0:
+                return self._after_error(buffer, error.error_string)
+            self._failure = error.error_string  # libsndfile reports it once; afterwards it pretends to be at the end
+            return n
+        self._check_stream()
+        self.position += n
+        return n
+
+    def _check_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.check()
+
+    def _after_error(self, buffer: np.ndarray, reason: str) -> int:
+        """What to do where the decoder gave up before it delivered anything; returns like ``read_into``."""
+        self.warn(f"decoding stopped at {self.position / self.sample_rate:.2f} s ({reason.strip().rstrip('.')})")
+        return 0
+
+
+class FlacReader(SndReader):
+    """FLAC whose header is made true before opening, and whose bad frames are taken out when one is met."""
+
+    def __init__(self, source: Source, offset: int, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self.source = source
+        self._info = flac.read_info(source, offset)
+        self._repaired = False
+        make: Callable[[], Stream] | None = None
+        if offset > 0:
+            make = lambda: Stream(source, [(offset, source.size - offset)])  # noqa: E731
+        total = flac.true_total(source, self._info)
+        if total is None:
+            make = self._repair(source)
+        elif total != self._info.total:
+            if self._info.total:
+                warn(f"the FLAC header promises {self._info.total} samples, the file has {total}")
+            make = lambda: flac.stream_with_total(source, self._info, total)  # noqa: E731
+        super().__init__(source, warn, make, preroll=None if self._repaired else 0)
+
+    def _repair(self, source: Source) -> Callable[[], Stream]:
+        frames = flac.good_frames(source, self._info)
+        if not frames:
+            raise ValueError("no audio samples (no whole FLAC frame)")
+        self._repaired = True
+        n_samples = sum(frame.n_samples for frame, _ in frames)
+        n_bytes = sum(size for _, size in frames)
+        lost = self._info.audio_end - self._info.audio_start - n_bytes
+        if self._info.total > n_samples:
+            self.warn(
+                f"the FLAC stream is damaged or cut off: {n_samples / self._rate:.2f} of "
+                f"{self._info.total / self._rate:.2f} s can be decoded"
+            )
+        elif lost:
+            self.warn(f"{lost} bytes of the FLAC stream are damaged and were left out")
+        return lambda: flac.stream_of_frames(source, self._info, frames)
+
+    @property
+    def _rate(self) -> int:
+        return max(1, int.from_bytes(self._info.block[10:13], "big") >> 4)
+
+    def _after_error(self, buffer: np.ndarray, reason: str) -> int:
+        if self._repaired:
+            return super()._after_error(buffer, reason)
+        target = self.position
+        try:
+            self.make_stream = self._repair(self.source)
+        except ValueError:
+            return super()._after_error(buffer, reason)
+        self.preroll = None
+        self._open()
+        while self.position < target:
+            if super().read_into(buffer[: target - self.position]) == 0:
+                return 0
+        return super().read_into(buffer)
+
+
+class Mp3Reader(SndReader):
+    """MPEG audio as a clean stream of its frames; a seek makes one that starts some frames ahead of the target."""
+
+    def __init__(self, source: Source, scan: mp3.Scan, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self._scan = scan
+        for text in scan.warnings:
+            warn(text)
+        super().__init__(source, warn, None if scan.plain else lambda: mp3_stream.clean_stream(source, scan))
+        if scan.tag is None or not scan.tag.frames_at:
+            if scan.plain and (self.n_frames or 0) < scan.n_samples:
+                self.make_stream = lambda: mp3_stream.clean_stream(source, scan)
+                self._open()
+            self.n_frames = scan.n_samples
+        self._skipped = mp3_stream.skipped_at_start(scan)
+        at_end = max(0, mp3_stream.end_padding(scan) - mp3_stream.DECODER_DELAY) if self._skipped else 0
+        # Where the decoder's own trimming is not what the header says, positions cannot be computed.
+        self._can_seek = scan.n_samples - (self.n_frames or 0) == self._skipped + at_end
+
+    def can_seek(self) -> bool:
+        return self._can_seek
+
+    def seek(self, frame: int) -> int:
+        per_frame = self._scan.format.frame_samples
+        first = (frame + self._skipped) // per_frame - mp3_stream.preroll_frames(self._scan.format)
+        first -= first % mp3_stream.ALIGN_FRAMES
+        if first <= 0 or not self._can_seek or first >= self._scan.n_frames:
+            if not (self._fresh and self.position == 0):
+                self._open()
+            return 0
+        self._open(mp3_stream.clean_stream(self.source, self._scan, first))
+        self._fresh = False
+        self.position = first * per_frame - self._skipped
+        # Until the reservoir is filled the samples differ; the caller drops everything before ``frame``.
+        return self.position
+
+    def read_into(self, buffer: np.ndarray) -> int:
+        # The end padding is cut by the decoder only in a stream that starts with the header.
+        if self.n_frames is not None and self.position + len(buffer) > self.n_frames:
+            buffer = buffer[: max(0, self.n_frames - self.position)]
+            if len(buffer) == 0:
+                return 0
+        return super().read_into(buffer)
