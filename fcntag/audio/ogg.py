@@ -80,12 +80,8 @@ def last_page_warnings(source: Source, offset: int) -> list[str]:
     return []
 
 
-def is_regular(source: Source, offset: int, *, opus: bool) -> bool:
-    """Whether positions in the stream can be trusted: one stream, no page missing, granule positions never falling.
-
-    With ``opus`` also that every packet is CELT: SILK's state reaches back without limit, so that a decoder that
-    starts in the middle does not return to the same samples; CELT's decays within a few frames.
-    """
+def is_regular(source: Source, offset: int) -> bool:
+    """Whether positions in the stream can be trusted: one stream, no page missing, granule positions never falling."""
     serial = granule = -1
     sequence = 0
     for page in pages(source, offset):
@@ -97,10 +93,17 @@ def is_regular(source: Source, offset: int, *, opus: bool) -> bool:
             if page.granule < granule:
                 return False
             granule = page.granule
-        if opus and sequence > 1 and not _all_celt(source, page):
-            return False
         sequence += 1
     return sequence > 2 and granule > 0
+
+
+def is_celt(source: Source, offset: int) -> bool:
+    """Whether every packet of an Opus stream is CELT.
+
+    SILK's state reaches back without limit, so that a decoder that starts in the middle does not return to the same
+    samples; CELT's decays within a few frames.
+    """
+    return all(page.sequence <= 1 or _all_celt(source, page) for page in pages(source, offset))
 
 
 def _all_celt(source: Source, page: Page) -> bool:

@@ -371,13 +371,17 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
         is_opus = kind.key == "opus"
         for text in ogg.last_page_warnings(source, offset):
             warn(text)
-        return SndReader(
+        regular = ogg.is_regular(source, offset)
+        reader = SndReader(
             source,
             warn,
             make_stream,
-            preroll=OPUS_PREROLL if is_opus else VORBIS_PREROLL,
-            seek_is_exact=lambda: ogg.is_regular(source, offset, opus=is_opus),
+            preroll=(OPUS_PREROLL if is_opus else VORBIS_PREROLL) if regular else None,
+            seek_is_exact=(lambda: ogg.is_celt(source, offset)) if is_opus else None,
         )
+        if not regular:  # libsndfile takes the length from the last position; here only decoding tells
+            reader.n_frames = None
+        return reader
     if kind.key == "wav":
         for text in wav.check_header(source, offset):
             warn(text)
