@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -204,3 +205,16 @@ def test_progress_only_on_a_terminal(folder):
     assert "1 of 2 tracks" in seen
     assert seen.count("bad.mp3: ") == 1
     assert seen.endswith("\r\n") or seen.endswith("\x1b[K")  # the bar is gone at the end
+
+
+def test_what_c_libraries_print_stays_off_the_terminal(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from fcntag.cli.output import libraries_hushed\n"
+        "with libraries_hushed(True):\n"
+        "    os.write(2, b'noise of a decoder\\n')\n"
+        "    print('a message', file=sys.stderr)\n"
+        "os.write(2, b'afterwards\\n')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "a message\nafterwards\n")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -39,6 +40,35 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (lives as long as the process)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def libraries_hushed(hush: bool) -> Iterator[None]:
+    """Keep what C libraries print to descriptor 2 off the terminal; ``sys.stderr`` goes on through a copy of it.
+
+    libmpg123 reports damage inside a valid MP3 frame there, in its own words and without the file's name; what
+    matters of it stands in the record's warnings.
+    """
+    try:
+        hush = hush and sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):  # a stream of the caller's own
+        hush = False
+    if not hush:
+        yield
+        return
+    own, original = os.dup(2), sys.stderr
+    original.flush()
+    sys.stderr = open(own, "w", encoding=original.encoding, errors=original.errors, buffering=1)  # noqa: SIM115
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(own, 2)
+        sys.stderr.close()
+        sys.stderr = original
 
 
 def log(message: str) -> None:
