@@ -11,8 +11,10 @@ import numpy as np
 
 from . import mel
 from .errors import DeviceError, ModelError
+from .reduce import Reduction, needed_input, reduce_model
 
 if TYPE_CHECKING:
+    from .document import ModelDocument
     from .modelfile import Model
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
@@ -25,65 +27,70 @@ class Engine:
     machine. Methods may be called from several threads: one call runs at a time. Use as a context manager, or call
     :meth:`close`, to give threads and memory back.
 
+    With ``reduce`` the core runs the model without the work that cannot change a score (``fcntag.reduce``); what goes in
+    and comes out is the same. :meth:`blocks` and block features need every channel and pixel: the first call plans the
+    whole network beside the reduced one.
+
     Attributes:
         device: "cpu".
         precision: "float32" or "bfloat16".
         threads: threads used, the caller's included.
         isa: instruction set in use: "avx512", "avx2", "neon" or "generic".
         max_batch: segments that one call to the core takes.
+        reduction: what was left out, or None.
     """
 
     device = "cpu"
 
-    def __init__(self, model: Model, *, precision: str = "float32", max_batch: int = 64, threads: int = 0) -> None:
+    def __init__(
+        self, model: Model, *, precision: str = "float32", max_batch: int = 64, threads: int = 0, reduce: bool = True
+    ) -> None:
         from . import _C
 
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}; must be at least 1")
-        self.document = document = model.document
+        self._model = self._running = model
+        self.document = model.document
         self.precision = precision
         self.max_batch = max_batch
-        try:
-            self.threads = _thread_count(threads, _C.available_threads())
-            self._pool = _C.ThreadPool(self.threads)
-            self._melspec: Any = _make_melspec(_C, model, self._pool)
-            height, width = document.input_size()
-            self._network: Any = _C.Network(
-                _block_dicts(model),
-                _head_dict(model),
-                height=height,
-                width=width,
-                bfloat16=precision == "bfloat16",
-                pool=self._pool,
-            )
-        except MemoryError:
-            raise ModelError(f"{document.name}: not enough memory for its weights and buffers") from None
-        self.isa: str = self._network.isa
+        self.reduction: Reduction | None = None
+        if reduce:
+            self._running, self.reduction = reduce_model(model)
+        self.threads = _thread_count(threads, _C.available_threads())
+        self.isa: str = _C.build_info()["isa"]
         self._lock = threading.Lock()
+        self._closed = False
+        self._pool: Any = _C.ThreadPool(self.threads)
+        try:
+            self._melspec: Any = _make_melspec(_C, model, self._pool, *self._seen(*self.document.input_size()))
+            self._network: Any = self._make_network(self._running, *self._seen(*self.document.input_size()))
+        except MemoryError:
+            raise ModelError(f"{self.document.name}: not enough memory for its weights and buffers") from None
+        self._whole_melspec: Any = None
+        self._whole_network: Any = None
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights and buffers held by the core."""
         self._check_open()
-        return int(self._network.memory_bytes + self._melspec.memory_bytes)
+        parts = (self._melspec, self._network, self._whole_melspec, self._whole_network)
+        return sum(int(part.memory_bytes) for part in parts if part is not None)
 
     def log_mel(self, waves: np.ndarray) -> np.ndarray:
         """The network's input [B, H, W] (normalised) of segments [B, n_samples] at the model's rate."""
-        waves = _array(waves, 2, "waves", "[B, n_samples]")
-        frontend = self.document.frontend
-        n_samples = waves.shape[1]
-        n_frames = frontend.n_frames(n_samples) if n_samples else 0
-        if self.document.features(n_samples) != self.document.head.in_features:
-            raise ValueError(
-                f"{self.document.name}: segments of {n_samples} samples; it takes {self.document.segments.n_samples}"
-            )
+        waves = self._waves(waves)
         with self._lock:
             self._check_open()
-            return self._melspec.run(waves, pad_left=frontend.pad_left(n_samples), n_frames=n_frames)
+            if self._whole_melspec is None:
+                from . import _C
+
+                self._whole_melspec = _make_melspec(_C, self._model, self._pool, *self.document.input_size())
+            return self._run_melspec(self._whole_melspec, waves, self.document.frontend.n_frames(waves.shape[1]))
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
         """Sigmoid scores [B, n_tags] of segments [B, n_samples] at the model's rate."""
-        return self._run_waves(waves, "scores")
+        waves = self._waves(waves)
+        return np.concatenate([self._call(self._input(part))["scores"] for part in self._batches(waves)])
 
     def features(self, waves: np.ndarray, which: Literal["head", "blocks"] = "head") -> np.ndarray:
         """Features [B, F] of segments [B, n_samples].
@@ -93,7 +100,13 @@ class Engine:
         """
         if which not in ("head", "blocks"):
             raise ValueError(f"which={which!r}; allowed: 'head', 'blocks'")
-        return self._run_waves(waves, "features" if which == "head" else "block_means")
+        waves = self._waves(waves)
+        if which == "blocks":
+            parts = [self._call_whole(self.log_mel(part), block_means=True) for part in self._batches(waves)]
+            return np.concatenate([part["block_means"] for part in parts])
+        found = [self._call(self._input(part), features=True)["features"] for part in self._batches(waves)]
+        features = np.concatenate(found)
+        return features if self.reduction is None else self.reduction.restore_features(features)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Sigmoid scores [B, n_tags] of network inputs [B, H, W]."""
@@ -106,19 +119,20 @@ class Engine:
     def blocks(self, x: np.ndarray) -> list[np.ndarray]:
         """Pooled output [B, C, H, W] of every block, for network inputs [B, H, W]."""
         x = _array(x, 3, "x", "[B, H, W]")
-        parts = [self._call(part, blocks=True)["blocks"] for part in self._batches(x)]
+        parts = [self._call_whole(part, blocks=True)["blocks"] for part in self._batches(x)]
         return [np.concatenate(maps) for maps in zip(*parts, strict=True)]
 
     def block_times(self, x: np.ndarray) -> list[float]:
         """Seconds of every block, then of input copies and head, for one run of network inputs [B, H, W]."""
         x = _array(x, 3, "x", "[B, H, W]")
-        parts = [self._call(part, times=True)["seconds"] for part in self._batches(x)]
+        parts = [self._call(self._crop(part), times=True)["seconds"] for part in self._batches(x)]
         return [float(s) for s in np.sum(parts, axis=0)]
 
     def close(self) -> None:
         """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""
         with self._lock:
-            self._network = self._melspec = self._pool = None
+            self._closed = True
+            self._network = self._melspec = self._whole_network = self._whole_melspec = self._pool = None
 
     def __enter__(self) -> Engine:
         return self
@@ -130,30 +144,80 @@ class Engine:
 
     # ---- internal ----
 
+    def _seen(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the part of an input of that size that the running network reads."""
+        return needed_input(self.document, height, width) if self.reduction is not None else (height, width)
+
+    def _make_network(self, model: Model, height: int, width: int) -> Any:
+        from . import _C
+
+        return _C.Network(
+            _block_dicts(model),
+            _head_dict(model),
+            height=height,
+            width=width,
+            bfloat16=self.precision == "bfloat16",
+            pool=self._pool,
+        )
+
+    def _waves(self, waves: np.ndarray) -> np.ndarray:
+        waves = _array(waves, 2, "waves", "[B, n_samples]")
+        if self.document.features(waves.shape[1]) != self.document.head.in_features:
+            raise ValueError(
+                f"{self.document.name}: segments of {waves.shape[1]} samples; it takes"
+                f" {self.document.segments.n_samples}"
+            )
+        return waves
+
+    def _input(self, waves: np.ndarray) -> np.ndarray:
+        """What the running network reads of the log-mel: computed alone, unless the rest decides its values."""
+        if not _frames_stand_alone(self.document):
+            return self._crop(self.log_mel(waves))
+        time_axis = 1 if self.document.frontend.layout == "mel_time" else 0
+        seen = self._seen(*self.document.input_size(waves.shape[1]))
+        with self._lock:
+            self._check_open()
+            return self._run_melspec(self._melspec, waves, seen[time_axis])
+
+    def _run_melspec(self, melspec: Any, waves: np.ndarray, n_frames: int) -> np.ndarray:
+        return melspec.run(waves, pad_left=self.document.frontend.pad_left(waves.shape[1]), n_frames=n_frames)
+
+    def _crop(self, x: np.ndarray) -> np.ndarray:
+        height, width = self._seen(*x.shape[1:])
+        return np.ascontiguousarray(x[:, :height, :width])
+
     def _batches(self, array: np.ndarray) -> list[np.ndarray]:
         return [array[i : i + self.max_batch] for i in range(0, max(len(array), 1), self.max_batch)]
 
-    def _run_waves(self, waves: np.ndarray, output: str) -> np.ndarray:
-        waves = _array(waves, 2, "waves", "[B, n_samples]")
-        return np.concatenate([self._run(self.log_mel(part), output) for part in self._batches(waves)])
-
     def _run(self, x: np.ndarray, output: str) -> np.ndarray:
         x = _array(x, 3, "x", "[B, H, W]")
-        wanted = {output: True} if output in ("features", "block_means") else {}
-        return np.concatenate([self._call(part, **wanted)[output] for part in self._batches(x)])
+        return np.concatenate([self._call(self._crop(part))[output] for part in self._batches(x)])
 
     def _call(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
         with self._lock:
             self._check_open()
             return self._network.run(x, **wanted)
 
+    def _call_whole(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
+        with self._lock:
+            self._check_open()
+            if self._whole_network is None:
+                self._whole_network = self._make_network(self._model, *self.document.input_size())
+            return self._whole_network.run(x, **wanted)
+
     def _check_open(self) -> None:
-        if self._network is None:
+        if self._closed:
             raise ValueError("this engine is closed")
 
 
 def create_engine(
-    model: Model, *, device: str = "auto", precision: str = "float32", max_batch: int = 64, threads: int = 0
+    model: Model,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    max_batch: int = 64,
+    threads: int = 0,
+    reduce: bool = True,
 ) -> Engine:
     """An engine for ``model``.
 
@@ -163,6 +227,7 @@ def create_engine(
             last maps and the head stay float32). "tf32" and "float16" are not built for the CPU.
         max_batch: most segments computed in one call of the core, at least 1.
         threads: CPU threads; 0 means FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota.
+        reduce: leave out the work that cannot change a score; see ``fcntag.reduce``.
 
     Raises:
         DeviceError: the device or precision is not available; ValueError: an argument is out of range.
@@ -182,7 +247,7 @@ def create_engine(
         info = _C.build_info()
         if not info["bfloat16"]:
             raise DeviceError(f"precision='bfloat16' needs a CPU with AVX512_BF16; instruction set here: {info['isa']}")
-    return Engine(model, precision=precision, max_batch=max_batch, threads=threads)
+    return Engine(model, precision=precision, max_batch=max_batch, threads=threads, reduce=reduce)
 
 
 def _thread_count(threads: int, available: int) -> int:
@@ -205,8 +270,20 @@ def _array(array: np.ndarray, ndim: int, name: str, shape: str) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _make_melspec(_C: Any, model: Model, pool: Any) -> Any:
+def _frames_stand_alone(document: ModelDocument) -> bool:
+    """Whether a frame's values do not depend on the other frames: no maximum, mean or deviation over the segment."""
+    log = document.frontend.log
+    return document.frontend.normalization != "standardize" and not (
+        log.kind == "db" and (log.ref == "max" or log.top_db is not None)
+    )
+
+
+def _make_melspec(_C: Any, model: Model, pool: Any, height: int, width: int) -> Any:
+    """The front end, for the lowest mel bands and first frames of an input [height, width]."""
     frontend, log = model.document.frontend, model.document.frontend.log
+    if not _frames_stand_alone(model.document):  # then all of it is computed, and cropped afterwards
+        height, width = model.document.input_size()
+    n_mels, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
     filters = mel.mel_filters(
         sample_rate=frontend.sample_rate,
         n_fft=frontend.n_fft,
@@ -215,12 +292,13 @@ def _make_melspec(_C: Any, model: Model, pool: Any) -> Any:
         fmax=frontend.fmax,
         scale=frontend.mel_scale,
         norm=frontend.mel_norm,
-    )
+    )[:n_mels]
+    used = {"per_mel": n_mels, "per_frame": n_frames}.get(frontend.normalization)
     empty = np.zeros(0, np.float32)
     return _C.MelSpec(
         window=mel.window(frontend.window, frontend.n_fft),
         filters=filters.ravel(),
-        n_mels=frontend.n_mels,
+        n_mels=n_mels,
         hop_length=frontend.hop_length,
         pad_mode=frontend.pad_mode if frontend.framing == "center" else "constant",
         power_exponent=frontend.power_exponent,
@@ -231,8 +309,8 @@ def _make_melspec(_C: Any, model: Model, pool: Any) -> Any:
         ref_max=log.ref == "max",
         top_db=0.0 if log.top_db is None else log.top_db,
         normalization=frontend.normalization,
-        scale=model.tensors.get("input.scale", empty),
-        shift=model.tensors.get("input.shift", empty),
+        scale=model.tensors.get("input.scale", empty)[:used],
+        shift=model.tensors.get("input.shift", empty)[:used],
         time_mel=frontend.layout == "time_mel",
         pool=pool,
     )

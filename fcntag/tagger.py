@@ -44,6 +44,7 @@ class Tagger:
     precision : "float32", or "bfloat16" where the CPU has it (AVX512_BF16)
     max_batch : int >= 1, windows in one run of the network
     threads : int >= 0, CPU threads of the network; 0: as many as the process may use
+    reduce : leave out channels, rows and frames that cannot change a score (``fcntag models info`` lists them)
 
     Raises
     ------
@@ -60,6 +61,7 @@ class Tagger:
         precision: str = "float32",
         max_batch: int = 64,
         threads: int = 0,
+        reduce: bool = True,
     ) -> None:
         _at_least("max_batch", max_batch, 1)
         _at_least("threads", threads, 0)
@@ -70,7 +72,7 @@ class Tagger:
         from . import __version__, engine
 
         self._engine = engine.create_engine(
-            model, device=device, precision=precision, max_batch=max_batch, threads=threads
+            model, device=device, precision=precision, max_batch=max_batch, threads=threads, reduce=reduce
         )
         if device == "auto":
             logger.info(

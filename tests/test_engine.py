@@ -329,6 +329,22 @@ def test_ceilings_are_measured():
     assert _C.copy_bandwidth(1) > 0.01
 
 
+@pytest.mark.parametrize("name", ["mtt-vgg", "msd-vgg"])
+def test_reduced_and_whole_networks_agree(models, name, rng):
+    """Two float32 computations of the same scores; what goes in and comes out has the same shapes."""
+    whole, reduced = (create_engine(models(name), reduce=reduce, threads=2) for reduce in (False, True))
+    assert whole.reduction is None
+    assert reduced.reduction.macs_after < 0.5 * reduced.reduction.macs_before
+    waves = (0.1 * rng.standard_normal((3, models(name).document.segments.n_samples))).astype(np.float32)
+    x = whole.log_mel(waves)
+    assert np.array_equal(x, reduced.log_mel(waves))
+    np.testing.assert_allclose(reduced.scores(waves), whole.scores(waves), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(reduced.run(x), whole.run(x), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(reduced.features(waves), whole.features(waves), atol=1e-4, rtol=1e-4)
+    assert np.array_equal(reduced.features(waves, "blocks"), whole.features(waves, "blocks"))
+    assert all(np.array_equal(a, b) for a, b in zip(reduced.blocks(x), whole.blocks(x), strict=True))
+
+
 def test_memory_is_flat(model, rng):
     waves = rng.standard_normal((4, model.document.segments.n_samples)).astype(np.float32)
     with create_engine(model) as engine:

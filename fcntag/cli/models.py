@@ -126,7 +126,10 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
         "training_data": facts.training_data,
     }
     if model is not None:
+        from ..reduce import reduce_model
+
         document = model.document
+        reduction = reduce_model(model)[1]
         frontend, segments = document.frontend, document.segments
         info |= {
             "file": model.path,
@@ -143,6 +146,7 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
     info |= {
         "metrics": [dataclasses.asdict(metric) for metric in facts.metrics],
         "notes": list(facts.notes),
+        "reductions": [] if model is None else reduction.lines(),
         "tags": list(facts.tags),
         "licence_notice": facts.licence_notice,
     }

@@ -85,6 +85,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "-t", "--threads", type=natural_int, default=0, metavar="N", help="threads of the network (default: all CPUs)"
     )
     group.add_argument(
+        "--no-reduce", action="store_true", help="compute channels and rows too that cannot change a score"
+    )
+    group.add_argument(
         "-j", "--workers", type=positive_int, metavar="N", help="decoding threads (default: CPUs, at most 4)"
     )
 
@@ -146,6 +149,7 @@ def make_tagger(arguments: argparse.Namespace) -> Tagger:
         precision=arguments.precision,
         max_batch=arguments.batch_size,
         threads=arguments.threads,
+        reduce=not arguments.no_reduce,
     )
 
 
