@@ -38,7 +38,7 @@ class Stopwatch {
 }  // namespace
 
 Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
-                 std::shared_ptr<ThreadPool> pool)
+                 Algorithm algorithm, std::shared_ptr<ThreadPool> pool)
     : isa_(choose_isa()),
       kernels_(&conv_block_kernels(isa_)),
       winograd_kernels_(bfloat16 ? winograd_kernels_bfloat16(isa_) : &winograd_kernels(isa_)),
@@ -60,7 +60,9 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
                  " channels, but ", channels, " arrive");
     channels = spec.out_channels;
     blocks_.push_back(pack_conv_block(spec, *kernels_));
-    if (winograd_pays(spec, h, w)) pack_winograd(spec, bfloat16, blocks_.back());
+    const bool wanted =
+        algorithm == Algorithm::kWinograd || (algorithm == Algorithm::kAuto && winograd_pays(spec, h, w));
+    if (wanted && winograd_fits(spec, h, w)) pack_winograd(spec, bfloat16, blocks_.back());
     const MapLayout out = plan_conv_block(blocks_.back(), h, w, 0).out;
     h = out.height;
     w = out.width;
@@ -134,6 +136,13 @@ std::vector<MapLayout> Network::map_sizes(int height, int width) const {
     width = sizes.back().width;
   }
   return sizes;
+}
+
+std::vector<Algorithm> Network::algorithms() const {
+  std::vector<Algorithm> used;
+  for (const PackedConvBlock& block : blocks_)
+    used.push_back(block.winograd ? Algorithm::kWinograd : Algorithm::kDirect);
+  return used;
 }
 
 int Network::block_channels() const {

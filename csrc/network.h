@@ -17,6 +17,9 @@ namespace fcntag {
 
 enum class Flatten { kChw, kHwc, kMax };
 
+// How the blocks are computed: by the cost model's choice, or one way wherever it can be (for tests and measurements).
+enum class Algorithm { kAuto, kDirect, kWinograd };
+
 struct HeadSpec {
   Flatten flatten;
   int in_features, n_tags;
@@ -39,7 +42,7 @@ class Network {
   // height, width: the largest input. bfloat16: Winograd blocks multiply bfloat16, with float sums; the others stay
   // float. Throws std::invalid_argument where the parts do not fit one another, or the CPU has no bfloat16.
   Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
-          std::shared_ptr<ThreadPool> pool);
+          Algorithm algorithm, std::shared_ptr<ThreadPool> pool);
 
   // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
   // many features as it takes. Results do not depend on batch, position in it, or thread count.
@@ -51,6 +54,7 @@ class Network {
   int in_features() const { return in_features_; }
   int block_channels() const;                                     // sum of out_channels
   std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
+  std::vector<Algorithm> algorithms() const;                      // of every block
   const char* isa() const { return isa_name(isa_); }
 
  private:

@@ -53,7 +53,8 @@ uint16_t to_bfloat16(float x) {
 // server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
 constexpr double kMultiplyAdds = 100;
 constexpr double kBytes = 40;
-constexpr double kCache = 16e6;      // weights below this stay in a last-level cache
+constexpr double kCache = 16e6;  // weights below this stay in a last-level cache
+constexpr int kMaxUnitTiles = 64;
 constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -70,12 +71,16 @@ double milliseconds(double multiply_adds, double weight_bytes) {
 
 }  // namespace
 
+bool winograd_fits(const ConvBlockSpec& s, int height, int width) {
+  return s.kernel == 3 && s.in_channels > 1 && s.pool_h == s.stride_h && s.pool_w == s.stride_w &&
+         // or a unit's outputs would leave the cache
+         unit_side(s.pool_h, height / s.pool_h) * unit_side(s.pool_w, width / s.pool_w) <= kMaxUnitTiles;
+}
+
 bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
-  if (s.kernel != 3 || s.in_channels < kChannelBlock) return false;
-  if (s.pool_h != s.stride_h || s.pool_w != s.stride_w) return false;
+  if (s.in_channels < kChannelBlock) return false;  // most of a block of channels would be padding
   const int rows = height / s.pool_h * s.pool_h, cols = width / s.pool_w * s.pool_w;  // that pooling keeps
   const int ur = unit_side(s.pool_h, height / s.pool_h), uc = unit_side(s.pool_w, width / s.pool_w);
-  if (ur * uc > 64) return false;  // a unit's outputs would leave the cache
   const double tiles = 1.0 * ceil_div(rows, 4 * ur) * ur * ceil_div(cols, 4 * uc) * uc;
   const double pairs = static_cast<double>(s.in_channels) * s.out_channels;
   const double direct = milliseconds(9 * pairs * rows * cols, 36 * pairs);

@@ -53,8 +53,11 @@ const WinogradKernels& winograd_kernels(Isa isa);
 // Transformed tiles and weights in bfloat16, sums and transforms in float; null where the CPU has no such instruction.
 const WinogradKernels* winograd_kernels_bfloat16(Isa isa);
 
-// Whether the block is faster this way on a map of height x width, by a cost model of multiply-adds and bytes that
-// knows nothing of threads and batches: the choice, and with it the rounding, is the model's.
+// Whether the block can be computed this way on a map of height x width.
+bool winograd_fits(const ConvBlockSpec& spec, int height, int width);
+
+// Whether a block that fits is faster this way on a map of height x width, by a cost model of multiply-adds and bytes
+// that knows nothing of threads and batches: the choice, and with it the rounding, is the model's.
 bool winograd_pays(const ConvBlockSpec& spec, int height, int width);
 
 // Transformed weights [k_blocks][36][C / 16][16][k_block] in float, or [k_blocks][36][C / 16][8][k_block][2] in

@@ -25,6 +25,7 @@ class Network:
         height: int,
         width: int,
         bfloat16: bool,
+        algorithm: str,
         pool: ThreadPool,
     ) -> None: ...
     def run(
@@ -38,6 +39,8 @@ class Network:
     ) -> dict[str, Any]: ...
     @property
     def memory_bytes(self) -> int: ...
+    @property
+    def algorithms(self) -> list[str]: ...
     @property
     def isa(self) -> str: ...
 

@@ -43,7 +43,14 @@ class Engine:
     device = "cpu"
 
     def __init__(
-        self, model: Model, *, precision: str = "float32", max_batch: int = 64, threads: int = 0, reduce: bool = True
+        self,
+        model: Model,
+        *,
+        precision: str = "float32",
+        max_batch: int = 64,
+        threads: int = 0,
+        reduce: bool = True,
+        algorithm: Literal["auto", "direct", "winograd"] = "auto",
     ) -> None:
         from . import _C
 
@@ -53,6 +60,7 @@ class Engine:
         self.document = model.document
         self.precision = precision
         self.max_batch = max_batch
+        self._algorithm = algorithm
         self.reduction: Reduction | None = None
         if reduce:
             self._running, self.reduction = reduce_model(model)
@@ -75,6 +83,13 @@ class Engine:
         self._check_open()
         parts = (self._melspec, self._network, self._whole_melspec, self._whole_network)
         return sum(int(part.memory_bytes) for part in parts if part is not None)
+
+    @property
+    def algorithms(self) -> list[str]:
+        """How each block is computed, "direct" or "winograd". The cost model decides, from the model's shapes alone;
+        ``Engine(algorithm=...)`` forces one wherever it can be, for tests and measurements."""
+        self._check_open()
+        return list(self._network.algorithms)
 
     def log_mel(self, waves: np.ndarray) -> np.ndarray:
         """The network's input [B, H, W] (normalised) of segments [B, n_samples] at the model's rate."""
@@ -157,6 +172,7 @@ class Engine:
             height=height,
             width=width,
             bfloat16=self.precision == "bfloat16",
+            algorithm=self._algorithm,
             pool=self._pool,
         )
 

@@ -14,7 +14,7 @@ import pytest
 from make_models import block, make_model
 
 from fcntag import _C, oracle
-from fcntag.engine import create_engine
+from fcntag.engine import Engine, create_engine
 from fcntag.errors import DeviceError
 
 # Relative L2 of a block's output in float32: the sum of at most 9 * 2048 products in chunks of 64 channels.
@@ -85,6 +85,17 @@ def test_blocks_match_the_oracle(model, rng, batch):
         errors = [relative_l2(a, b) for a, b in zip(ours, theirs, strict=True)]
         assert max(errors) <= BLOCK_TOLERANCE, errors
         np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=SCORE_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_either_algorithm_matches_the_oracle(model, rng, algorithm):
+    """Whatever the cost model would choose: both ways hold the tolerance, wherever they can run."""
+    x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
+    with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+        errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
+        used = set(engine.algorithms)
+    assert max(errors) <= BLOCK_TOLERANCE, errors
+    assert used == {"direct"} if algorithm == "direct" else used <= {"direct", "winograd"}
 
 
 @pytest.mark.parametrize("which", ["head", "blocks"])

@@ -35,6 +35,19 @@ Flatten parse_flatten(const std::string& name) {
   return Flatten::kMax;
 }
 
+Algorithm parse_algorithm(const std::string& name) {
+  if (name == "auto") return Algorithm::kAuto;
+  if (name == "direct") return Algorithm::kDirect;
+  FCNTAG_CHECK(name == "winograd", "network: algorithm='", name, "'; built: auto, direct, winograd");
+  return Algorithm::kWinograd;
+}
+
+std::vector<std::string> algorithm_names(const Network& network) {
+  std::vector<std::string> names;
+  for (Algorithm a : network.algorithms()) names.push_back(a == Algorithm::kWinograd ? "winograd" : "direct");
+  return names;
+}
+
 // `d` keeps the arrays alive: the spec borrows their memory.
 ConvBlockSpec parse_block(const py::dict& d) {
   ConvBlockSpec spec{};
@@ -59,7 +72,7 @@ ConvBlockSpec parse_block(const py::dict& d) {
 }
 
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                                      bool bfloat16, std::shared_ptr<ThreadPool> pool) {
+                                      bool bfloat16, const std::string& algorithm, std::shared_ptr<ThreadPool> pool) {
   std::vector<ConvBlockSpec> specs;
   for (const py::dict& block : blocks) specs.push_back(parse_block(block));
   HeadSpec spec{};
@@ -68,7 +81,7 @@ std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const
   spec.n_tags = head["n_tags"].cast<int>();
   spec.weight = vector_data(head, "weight", static_cast<py::ssize_t>(spec.in_features) * spec.n_tags);
   spec.bias = vector_data(head, "bias", spec.n_tags);
-  return std::make_unique<Network>(specs, spec, height, width, bfloat16, std::move(pool));
+  return std::make_unique<Network>(specs, spec, height, width, bfloat16, parse_algorithm(algorithm), std::move(pool));
 }
 
 py::dict run(Network& network, const Array& x, bool features, bool block_means, bool blocks, bool times) {
@@ -117,7 +130,8 @@ void register_network(py::module_& m) {
       .def_property_readonly("threads", &ThreadPool::threads);
   py::class_<Network>(m, "Network", "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
-           py::arg("width"), py::arg("bfloat16"), py::arg("pool"))
+           py::arg("width"), py::arg("bfloat16"), py::arg("algorithm"), py::arg("pool"))
+      .def_property_readonly("algorithms", &algorithm_names)
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "

@@ -67,7 +67,7 @@ bool check_network(const char* name, const std::vector<Block>& blocks, int heigh
   for (const char* isa : {"generic", "neon"}) {
     setenv("FCNTAG_FORCE_ISA", isa, 1);
     Network network(specs, {Flatten::kChw, features, 3, head.data(), bias.data()}, height, width, false,
-                    std::make_shared<ThreadPool>(2));
+                    Algorithm::kAuto, std::make_shared<ThreadPool>(2));
     std::vector<float> scores(6), values(static_cast<std::size_t>(2) * features);
     NetworkOutputs out;
     out.scores = scores.data();
