@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ..errors import DeviceError, FcntagError, ModelError
 from . import bench, convert, demo, doctor, embed, models, tag, taggram
 from .options import logging_shown
-from .output import UsageError, log, prepare_streams
+from .output import UsageError, libraries_hushed, log, prepare_streams
 
 COMMANDS = (tag, taggram, embed, models, convert, bench, doctor, demo)
 
@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
-        with logging_shown(getattr(arguments, "verbose", False)):
+        verbose = getattr(arguments, "verbose", False)
+        decodes = arguments.command in ("tag", "taggram", "embed")
+        with logging_shown(verbose), libraries_hushed(decodes and not verbose):
             code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code

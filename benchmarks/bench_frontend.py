@@ -1,0 +1,133 @@
+"""Log-mel of 30 s: fcntag against NumPy, SciPy and PyTorch, one thread each, the same mel, outputs checked first.
+
+    python benchmarks/bench_frontend.py --json benchmarks/results/frontend-<cpu>-<date>.json
+    pytest benchmarks/bench_frontend.py --benchmark-only
+
+Timed: waveform in memory to log-mel in memory. Not timed: decoding, resampling, building windows and filters.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported: one thread for everybody
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from mel_peers import NumpyMel, TorchMel
+from script import figures, parser, write_json
+
+from fcntag import demo
+from fcntag.bench.networks import paper_model
+from fcntag.bench.timing import alternate
+from fcntag.document import Block, Head, Log
+from fcntag.engine import create_engine
+from fcntag.modelfile import Model
+
+SECONDS = 30
+RATES = (12000, 16000)
+FRONTENDS = ("fcntag", "numpy", "scipy", "torch")
+# Of the mel power, where it is not far below the loudest: float32 FFTs differ in their last bits.
+MAX_RELATIVE = 1e-3
+FLOOR = 1e-7
+
+
+def mel_model(rate: int) -> Model:
+    """A model whose front end is the paper's at ``rate`` Hz for 30 s, in plain dB; its network is of no account."""
+    document = paper_model("fcn5-narrow").document
+    frontend = dataclasses.replace(
+        document.frontend,
+        sample_rate=rate,
+        fmax=rate / 2,
+        log=Log(kind="db", amin=1e-10),
+        normalization="none",
+    )
+    block = Block(kernel=1, in_channels=1, out_channels=1, activation="none")
+    document = dataclasses.replace(
+        document,
+        frontend=frontend,
+        segments=dataclasses.replace(document.segments, n_samples=SECONDS * rate),
+        blocks=(block,),
+        head=Head(flatten="max", in_features=1),
+    ).validate()
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in document.tensor_shapes().items()}
+    return Model(document=document, tensors=tensors, sha256="", path="mel")
+
+
+def wave_of(model: Model) -> np.ndarray:
+    """Music, not noise: quiet bands and loud ones. [n_samples]"""
+    piece = demo.synthesise(0).mean(axis=1)
+    return np.resize(piece, model.document.segments.n_samples).astype(np.float32)
+
+
+def make(name: str, model: Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Front end ``name`` as a function [n_samples] -> [n_frames, n_mels]; raises ImportError if it is not here."""
+    if name == "fcntag":
+        engine = create_engine(model, threads=1, max_batch=1)
+        return lambda wave: engine.log_mel(wave[None])[0].T
+    if name == "torch":
+        return TorchMel(model)
+    return NumpyMel(model, fft=name)
+
+
+def check(name: str, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest relative difference of the mel power above the floor; raises SystemExit if it is too large."""
+    ours, theirs = (10.0 ** (x.astype(np.float64) / 10) for x in (ours, theirs))
+    if ours.shape != theirs.shape:
+        raise SystemExit(f"{name}: {theirs.shape} frames and bands, not {ours.shape}; nothing was timed")
+    loud = ours > FLOOR * ours.max()
+    difference = float((np.abs(theirs - ours) / ours)[loud].max())
+    if not difference <= MAX_RELATIVE:
+        raise SystemExit(f"{name}: mel power differs by {difference:.1e} of its value; nothing was timed")
+    return difference
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+@pytest.mark.parametrize("rate", RATES)
+def test_log_mel(benchmark: Any, rate: int, name: str) -> None:
+    """30 s to log-mel on one thread."""
+    model = mel_model(rate)
+    wave = wave_of(model)
+    try:
+        function = make(name, model)
+    except ImportError as error:
+        pytest.skip(f"{name}: {error}")
+    check(name, make("fcntag", model)(wave), function(wave))
+    benchmark.group = f"log-mel of {SECONDS} s at {rate} Hz, one thread"
+    benchmark(function, wave)
+
+
+def main() -> None:
+    """Alternating runs, a table, and JSON."""
+    arguments = parser(__doc__, repeats=31).parse_args()
+    results: list[dict[str, Any]] = []
+    for rate in RATES:
+        model = mel_model(rate)
+        wave = wave_of(model)
+        functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        missing = {}
+        for name in FRONTENDS:
+            try:
+                functions[name] = make(name, model)
+            except ImportError as error:
+                missing[name] = str(error)
+        ours = functions["fcntag"](wave)
+        differences = {name: check(name, ours, function(wave)) for name, function in functions.items()}
+        calls = {name: functools.partial(function, wave) for name, function in functions.items()}
+        samples = alternate(calls, arguments.repeats, arguments.seconds)
+        row = {"rate": rate, "times": figures(samples, "fcntag"), "differences": differences, "missing": missing}
+        results.append(row)
+        for name, times in row["times"].items():
+            print(f"{rate} Hz  {name:8} {1e3 * times['p50_s']:7.2f} ms  {times['ratio']:5.2f} x fcntag's time")
+        for name, reason in missing.items():
+            print(f"{rate} Hz  {name}: not installed ({reason})")
+    write_json(arguments, 1, {"seconds": SECONDS, "results": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""``fcntag bench``: how fast, against what, and what holds it back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import options
+from .output import UsageError, import_extra, log, show_line
+
+if TYPE_CHECKING:
+    from ..bench.report import Report
+
+# Their names without importing what knows them: help and usage errors are instant.
+PEERS = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    """Add the command to ``fcntag``."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed, alone and against other runtimes",
+        description="Time cold start, every stage of a clip, and the network by batch size, alternating with other "
+        "runtimes on the same weights in this process. Names the bottleneck.",
+        epilog="exit codes: 1 a peer computed something else and was not timed, or --compare found a regression; else "
+        "as everywhere",
+    )
+    parser.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        type=_names,
+        metavar="NAME",
+        help="comma list or repeated: catalogue name, path, or fcn3, fcn4, fcn5, fcn5-narrow with random weights "
+        "(default: mtt-vgg)",
+    )
+    parser.add_argument("-b", "--batch", type=_batches, default=(1, 8, 64), metavar="N,...", help="default: 1,8,64")
+    parser.add_argument("-t", "--threads", type=options.natural_int, default=0, metavar="N", help="default: all CPUs")
+    parser.add_argument("--device", type=options.device, default="cpu", metavar="DEVICE", help="default: cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "float16", "bfloat16"),
+        default="float32",
+        metavar="TYPE",
+        help="of fcntag: float32 (default), tf32, float16, bfloat16",
+    )
+    parser.add_argument(
+        "--peers",
+        type=_peers,
+        default=PEERS,
+        metavar="LIST",
+        help=f"all (default), none, or some of {','.join(PEERS)}",
+    )
+    parser.add_argument(
+        "--peers-reduced", action="store_true", help="time peers on the losslessly reduced network as well"
+    )
+    parser.add_argument("--no-reduce", action="store_true", help="run fcntag, too, on the original network")
+    parser.add_argument(
+        "--contend", type=options.natural_int, default=0, metavar="N", help="also with N busy processes beside"
+    )
+    parser.add_argument("--repeats", type=options.positive_int, default=15, metavar="N", help="samples (default: 15)")
+    parser.add_argument(
+        "--seconds",
+        type=options.positive_seconds,
+        default=20.0,
+        metavar="S",
+        help="stop repeating a group of rows after so long (default: 20)",
+    )
+    parser.add_argument("--audio", metavar="FILE", help="the clip (default: the demo piece, 30 s)")
+    parser.add_argument("--json", metavar="FILE", help="everything, with raw samples")
+    parser.add_argument("--plot", metavar="FILE.png", help="roofline and latencies (needs fcntag[plot])")
+    parser.add_argument("--compare", metavar="OLD.json", help="exit code 1 if anything is slower beyond noise")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, save, compare."""
+    old = _read(arguments.compare) if arguments.compare is not None else None
+    _check_outputs(arguments)
+    from ..bench import text
+    from ..bench.measure import Settings, measure
+
+    settings = Settings(
+        models=tuple(name for names in arguments.model or [("mtt-vgg",)] for name in names),
+        batches=arguments.batch,
+        threads=arguments.threads,
+        device=arguments.device,
+        precision=arguments.precision,
+        peers=arguments.peers,
+        peers_reduced=arguments.peers_reduced,
+        reduce=not arguments.no_reduce,
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        contend=arguments.contend,
+        audio=arguments.audio or "",
+    )
+    report = measure(settings, _silent if arguments.quiet else log)
+    for line in text.lines(report):
+        print(show_line(line))
+    if arguments.json is not None:
+        Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
+    if arguments.plot is not None:
+        from ..bench import plot
+
+        plot.save(report, arguments.plot)
+    worse = _compare(old, report) if old is not None else False
+    return 1 if worse or report.refused else 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A comma list of names."""
+    names = tuple(filter(None, (part.strip() for part in text.split(","))))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    """A comma list of integers of 1 or more."""
+    return tuple(options.positive_int(part) for part in text.split(","))
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    """all, none, or a comma list of PEERS."""
+    if text in ("all", "none"):
+        return PEERS if text == "all" else ()
+    names = _names(text)
+    for name in names:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of all, none, {', '.join(PEERS)}")
+    return names
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what would fail only after minutes of measuring."""
+    for option in ("json", "plot"):
+        name = getattr(arguments, option)
+        folder = os.path.dirname(name or "") or "."
+        if name is not None and not os.path.isdir(folder):
+            raise UsageError(f"--{option} {name}: no such folder: {folder}")
+    if arguments.plot is not None:
+        if not arguments.plot.lower().endswith((".png", ".svg", ".pdf")):
+            raise UsageError(f"--plot {arguments.plot}: end the name in .png, .svg or .pdf")
+        import_extra("matplotlib", "plot")
+
+
+def _read(name: str) -> Report:
+    from ..bench.report import Report
+
+    try:
+        return Report.from_json(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--compare {name}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"--compare {name}: {error}") from None
+
+
+def _compare(old: Report, new: Report) -> bool:
+    """Print what changed; True if anything of fcntag's became slower beyond noise."""
+    from ..bench.compare import compare
+
+    try:
+        comparison = compare(old, new)
+    except ValueError as error:
+        raise UsageError(f"--compare: {error}") from None
+    print()
+    for change in comparison.changes:
+        print(show_line(str(change)))
+    for text in comparison.skipped:
+        print(show_line(f"not judged: {text}"))
+    for text in comparison.warnings:
+        print(show_line(f"warning: {text}"))
+    sys.stdout.flush()
+    for change in comparison.regressions:
+        log(f"slower: {change.row.label}: {change.ratio:.2f} x, noise up to {change.limit:.2f} x")
+    return bool(comparison.regressions)
+
+
+def _silent(_: str) -> None:
+    """Progress for nobody."""
