@@ -83,7 +83,8 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
   const std::size_t image = static_cast<std::size_t>(n_frames) * c.n_mels;
   const int group = static_cast<int>(std::clamp<std::size_t>(kGroupDoubles / image, 1, std::max(batch, 1)));
-  log_mel_.resize(std::max(log_mel_.size(), image * group));
+  const bool alone = frames_stand_alone();
+  if (!alone) log_mel_.resize(std::max(log_mel_.size(), image * group));
   const int tasks = (n_frames + kTaskFrames - 1) / kTaskFrames;
   for (int begin = 0; begin < batch; begin += group) {
     const int segments = std::min(group, batch - begin);
@@ -98,13 +99,23 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
       task.pad_left = pad_left;
       task.frame_begin = static_cast<int>(i % tasks) * kTaskFrames;
       task.frame_end = std::min(task.frame_begin + kTaskFrames, n_frames);
-      task.log_mel = log_mel_.data() + segment * image + static_cast<std::size_t>(task.frame_begin) * c.n_mels;
+      task.log_mel = nullptr;
+      if (!alone)
+        task.log_mel = log_mel_.data() + segment * image + static_cast<std::size_t>(task.frame_begin) * c.n_mels;
+      task.out = out + (begin + segment) * image;
+      task.n_frames = n_frames;
       task.scratch = scratch_[worker].data();
       kernels_->log_mel(task);
     });
+    if (alone) continue;
     pool_->run(segments,
                [&](int64_t i, int) { normalize(log_mel_.data() + i * image, n_frames, out + (begin + i) * image); });
   }
+}
+
+bool MelSpec::frames_stand_alone() const {
+  return config_.normalization != Normalization::kStandardize &&
+         !(config_.log == LogKind::kDb && (config_.ref_max || config_.top_db > 0));
 }
 
 // Reference and floor of the dB scale need the whole segment, so they come here, with the normalisation.

@@ -45,7 +45,8 @@ struct MelFilters {
   std::vector<double> weights;
 };
 
-// One task: frames [frame_begin, frame_end) of one segment -> log values [frame][n_mels] in double.
+// One task: frames [frame_begin, frame_end) of one segment -> log values [frame][n_mels] in double, where the segment's
+// maximum, mean or deviation decides what becomes of them; else the output itself.
 struct MelSpecTask {
   const MelSpecConfig* config;
   const MelFilters* filters;
@@ -54,7 +55,9 @@ struct MelSpecTask {
   int64_t n_samples;
   int64_t pad_left;
   int frame_begin, frame_end;
-  double* log_mel;  // [frame_end - frame_begin][n_mels]
+  double* log_mel;  // [frame_end - frame_begin][n_mels], or null: then `out` is written, normalised
+  float* out;       // the segment's [n_mels, n_frames] or [n_frames, n_mels]
+  int n_frames;
   double* scratch;  // melspec_scratch() doubles
 };
 
@@ -79,6 +82,7 @@ class MelSpec {
   std::size_t memory_bytes() const;
 
  private:
+  bool frames_stand_alone() const;
   void normalize(const double* log_mel, int n_frames, float* out) const;
 
   MelSpecConfig config_;

@@ -105,6 +105,66 @@ FCNTAG_INLINE double sample(const MelSpecTask& t, int64_t i) {
   return i >= 0 && i < n ? t.wave[i] : 0;
 }
 
+// Windowed samples of kLanes64 frames from sample `start[lane]` on: re [256] even samples, im [256] odd ones.
+void load_frames(const MelSpecTask& t, const int64_t* start, bool inside, Vec64* re, Vec64* im) {
+  const double* window = t.config->window.data();
+#if defined(__AVX2__)
+  if (inside) {
+    // Four samples of four frames at a time, transposed in registers.
+    for (int k = 0; k < kFft; k += 4) {
+      Vec64 w;
+      std::memcpy(&w, window + k, sizeof w);
+      Vec64 f[4];
+#pragma GCC unroll 4
+      for (int lane = 0; lane < 4; ++lane) f[lane] = (Vec64)_mm256_cvtps_pd(_mm_loadu_ps(t.wave + start[lane] + k)) * w;
+      const __m256d a = _mm256_unpacklo_pd((__m256d)f[0], (__m256d)f[1]);
+      const __m256d b = _mm256_unpackhi_pd((__m256d)f[0], (__m256d)f[1]);
+      const __m256d c = _mm256_unpacklo_pd((__m256d)f[2], (__m256d)f[3]);
+      const __m256d d = _mm256_unpackhi_pd((__m256d)f[2], (__m256d)f[3]);
+      re[k / 2] = (Vec64)_mm256_permute2f128_pd(a, c, 0x20);
+      im[k / 2] = (Vec64)_mm256_permute2f128_pd(b, d, 0x20);
+      re[k / 2 + 1] = (Vec64)_mm256_permute2f128_pd(a, c, 0x31);
+      im[k / 2 + 1] = (Vec64)_mm256_permute2f128_pd(b, d, 0x31);
+    }
+    return;
+  }
+#endif
+  for (int lane = 0; lane < kLanes64; ++lane) {
+    double* r = reinterpret_cast<double*>(re) + lane;
+    double* i = reinterpret_cast<double*>(im) + lane;
+    if (inside) {
+      const float* x = t.wave + start[lane];
+      for (int k = 0; k < kHalf; ++k) {
+        r[k * kLanes64] = x[2 * k] * window[2 * k];
+        i[k * kLanes64] = x[2 * k + 1] * window[2 * k + 1];
+      }
+    } else {
+      for (int k = 0; k < kHalf; ++k) {
+        r[k * kLanes64] = sample(t, start[lane] + 2 * k) * window[2 * k];
+        i[k * kLanes64] = sample(t, start[lane] + 2 * k + 1) * window[2 * k + 1];
+      }
+    }
+  }
+}
+
+// Log-mel values of band m, frames [frame, frame + lanes), normalised, to the output.
+FCNTAG_INLINE void store_normalized(const MelSpecTask& t, int m, int frame, int lanes, Vec64 value) {
+  const MelSpecConfig& c = *t.config;
+  for (int lane = 0; lane < lanes; ++lane) {
+    const int64_t f = frame + lane;
+    double scale = 1, shift = 0;
+    if (c.normalization != Normalization::kNone) {
+      const int64_t at = c.normalization == Normalization::kPerMel     ? m
+                         : c.normalization == Normalization::kPerFrame ? f
+                                                                       : 0;
+      scale = c.scale.data()[at];
+      shift = c.shift.data()[at];
+    }
+    const int64_t to = c.time_mel ? f * c.n_mels + m : static_cast<int64_t>(m) * t.n_frames + f;
+    t.out[to] = static_cast<float>(scale * value[lane] + shift);
+  }
+}
+
 void log_mel(const MelSpecTask& t) {
   const MelSpecConfig& c = *t.config;
   const uintptr_t aligned = (reinterpret_cast<uintptr_t>(t.scratch) + 63) / 64 * 64;
@@ -113,32 +173,22 @@ void log_mel(const MelSpecTask& t) {
   Vec64* power = im + kHalf;
   for (int frame = t.frame_begin; frame < t.frame_end; frame += kLanes64) {
     const int lanes = t.frame_end - frame < kLanes64 ? t.frame_end - frame : kLanes64;
+    int64_t start[kLanes64];
+    bool inside = true;
     for (int lane = 0; lane < kLanes64; ++lane) {
       // A lane without a frame repeats the last one; its result is dropped.
-      const int64_t start = static_cast<int64_t>(frame + (lane < lanes ? lane : lanes - 1)) * c.hop_length - t.pad_left;
-      double* r = reinterpret_cast<double*>(re) + lane;
-      double* i = reinterpret_cast<double*>(im) + lane;
-      if (start >= 0 && start + kFft <= t.n_samples) {
-        const float* x = t.wave + start;
-        for (int k = 0; k < kHalf; ++k) {
-          r[k * kLanes64] = x[2 * k] * c.window[2 * k];
-          i[k * kLanes64] = x[2 * k + 1] * c.window[2 * k + 1];
-        }
-      } else {
-        for (int k = 0; k < kHalf; ++k) {
-          r[k * kLanes64] = sample(t, start + 2 * k) * c.window[2 * k];
-          i[k * kLanes64] = sample(t, start + 2 * k + 1) * c.window[2 * k + 1];
-        }
-      }
+      start[lane] = static_cast<int64_t>(frame + (lane < lanes ? lane : lanes - 1)) * c.hop_length - t.pad_left;
+      inside = inside && start[lane] >= 0 && start[lane] + kFft <= t.n_samples;
     }
+    load_frames(t, start, inside, re, im);
     fft256(re, im, t.twiddles);
     split_power(re, im, t.twiddles, power);
-    double* out = t.log_mel + static_cast<int64_t>(frame - t.frame_begin) * c.n_mels;
     for (int m = 0; m < c.n_mels; ++m) {
-      const double* weights = t.filters->weights.data() + t.filters->offset[m];
-      const Vec64* bins = power + t.filters->begin[m];
+      const double* weights = t.filters->weights.data() + t.filters->offset.data()[m];
+      const Vec64* bins = power + t.filters->begin.data()[m];
+      const int count = t.filters->count.data()[m];
       Vec64 sum = {};
-      for (int k = 0; k < t.filters->count[m]; ++k) sum += bins[k] * splat64(weights[k]);
+      for (int k = 0; k < count; ++k) sum += bins[k] * splat64(weights[k]);
       if (c.power_exponent == 2) sum *= sum;
       if (c.float16) sum = round_float16(sum);
       Vec64 value;
@@ -148,7 +198,12 @@ void log_mel(const MelSpecTask& t) {
       } else {
         value = log64(sum * splat64(c.gain) + 1.0) * 0.434294481903251827651;
       }
-      for (int lane = 0; lane < lanes; ++lane) out[static_cast<int64_t>(lane) * c.n_mels + m] = value[lane];
+      if (t.log_mel == nullptr) {
+        store_normalized(t, m, frame, lanes, value);
+        continue;
+      }
+      double* out = t.log_mel + static_cast<int64_t>(frame - t.frame_begin) * c.n_mels + m;
+      for (int lane = 0; lane < lanes; ++lane) out[static_cast<int64_t>(lane) * c.n_mels] = value[lane];
     }
   }
 }

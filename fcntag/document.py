@@ -47,7 +47,7 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontend:
-    """Waveform ``[n_samples]`` at ``sample_rate`` to the network's input ``[H, W]``; librosa's words, in Hz and samples."""
+    """Waveform ``[n_samples]`` to the network's input ``[H, W]``; librosa's words, in Hz and samples."""
 
     kind: Literal["mel"]
     sample_rate: int
@@ -56,7 +56,7 @@ class Frontend:
     # center: n_fft/2 padded on both sides by pad_mode, 1 + n // hop frames (librosa).
     # valid: no padding, 1 + (n - n_fft) // hop frames.
     # same_theano: n_fft/2 zeros on the left, ceil(n / hop) frames (kapre on Theano).
-    # same_tensorflow: ceil(n / hop) frames, total padding split with the smaller half on the left (kapre on TensorFlow).
+    # same_tensorflow: ceil(n / hop) frames, padding split with the smaller half on the left (kapre on TensorFlow).
     framing: Literal["center", "valid", "same_theano", "same_tensorflow"]
     pad_mode: Literal["constant", "reflect"]
     # hann: periodic, 0.5 - 0.5 cos(2 pi k / n_fft). hann_reversed: the same read backwards (Theano flips kernels).
@@ -94,7 +94,7 @@ class Frontend:
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """Which windows of a track go through the network, and how their scores become the track's. Samples at ``sample_rate``.
+    """Which windows of a track go through the network, and how their scores become the track's. In samples.
 
     center: one window in the middle, [(n - n_samples) // 2, (n + n_samples) // 2). first: one window at the start.
     hop: windows at -lead + k * hop_samples as long as they end at most ``trail`` samples after the track.
@@ -117,7 +117,7 @@ class Segments:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Max-pool over (H, W), no padding, floor: size (n - window) // stride + 1. ``stride`` may differ from ``window``."""
+    """Max-pool over (H, W), no padding, floor: size (n - window) // stride + 1; stride and window may differ."""
 
     window: tuple[int, int]
     stride: tuple[int, int]
@@ -264,9 +264,7 @@ class ModelDocument:
         """The document with the pools of variant ``name``; raises ModelError if there is none."""
         for variant in self.variants:
             if variant.name == name:
-                blocks = tuple(
-                    dataclasses.replace(b, pool=p) for b, p in zip(self.blocks, variant.pools, strict=True)
-                )
+                blocks = tuple(dataclasses.replace(b, pool=p) for b, p in zip(self.blocks, variant.pools, strict=True))
                 return dataclasses.replace(
                     self, name=f"{self.name}-{name}", blocks=blocks, notes=(variant.note, *self.notes), variants=()
                 )
@@ -355,7 +353,8 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     hints, fields = _fields(kind)
     for name in value:
         if name not in fields:
-            raise ModelError(f"{path}.{name[:80]}: unknown field; known: {', '.join(fields)}")
+            shown = name[:80] if name.isprintable() else _show(name)  # one line, whatever the name holds
+            raise ModelError(f"{path}.{shown}: unknown field; known: {', '.join(fields)}")
     arguments = {}
     for name, spec in fields.items():
         if name in value:

@@ -27,9 +27,9 @@ class Engine:
     machine. Methods may be called from several threads: one call runs at a time. Use as a context manager, or call
     :meth:`close`, to give threads and memory back.
 
-    With ``reduce`` the core runs the model without the work that cannot change a score (``fcntag.reduce``); what goes in
-    and comes out is the same. :meth:`blocks` and block features need every channel and pixel: the first call plans the
-    whole network beside the reduced one.
+    With ``reduce`` the core runs the model without the work that cannot change a score (``fcntag.reduce``); what goes
+    in and comes out is the same. :meth:`blocks` and block features need every channel and pixel: the first call plans
+    the whole network beside the reduced one.
 
     Attributes:
         device: "cpu".

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The reference material (original checkpoints, goldens, music, bad inputs), which is not part of this repository."""
+    """The reference material (original checkpoints, goldens, music, bad inputs), not part of this repository."""
     folder = Path(os.environ.get("FCNTAG_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "golden").is_dir():
         reason = f"reference material not found at {folder} (set FCNTAG_SHARED)"

@@ -1,4 +1,4 @@
-"""The CPU engine against the float64 oracle, on shapes of its own: odd sizes, every pool rule, every instruction set."""
+"""The CPU engine against the float64 oracle, on shapes of its own: odd sizes, every pool and instruction set."""
 
 from __future__ import annotations
 
