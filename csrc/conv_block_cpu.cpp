@@ -191,8 +191,9 @@ void conv_impl(const ConvBlockTask& t) {
 
 void conv(const ConvBlockTask& t) { t.weights->kernel == 3 ? conv_impl<3>(t) : conv_impl<1>(t); }
 
-// The first block: one input channel, 9 multiply-adds an output. The weights stay in registers; a tile is kFirstPixels
-// pixels of a row for one vector of channels, and every input value is broadcast once for the three taps it meets.
+// The first block, any pool: one input channel, 9 multiply-adds an output. The weights stay in registers; a tile is
+// kFirstPixels pixels of a row for one vector of channels, and every input value is broadcast once for the three taps
+// it meets.
 #if defined(__AVX512F__) || defined(__ARM_NEON)
 constexpr int kFirstPixels = 8;
 #else
@@ -242,7 +243,84 @@ void conv_first_impl(const ConvBlockTask& t) {
   }
 }
 
-void conv_first(const ConvBlockTask& t) { t.weights->kernel == 3 ? conv_first_impl<3>(t) : conv_first_impl<1>(t); }
+// The same for the pools that models have: the window's maximum is taken in registers as its pixels are done, and
+// nothing waits in scratch. Pixels between windows (stride > window) are not computed.
+template <int kPoolW, int kStrideW, Activation kActivation>
+void conv_first_windows(const ConvBlockTask& t) {
+  constexpr int kWindows = kFirstPixels / kPoolW > 0 ? kFirstPixels / kPoolW : 1;
+  constexpr int kSpan = (kWindows - 1) * kStrideW + kPoolW + 2;  // inputs of a row that the tile meets
+  const PackedConvBlock& w = *t.weights;
+  Vec taps[9];
+#pragma GCC unroll 9
+  for (int i = 0; i < 9; ++i) taps[i] = load(w.weight.data() + (t.k_block * 9 + i) * kLanes);
+  const int k = t.k_block * kLanes;
+  const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
+  const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+  float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+  for (int oy = t.row_begin; oy < t.row_end; ++oy) {
+    for (int ox = 0; ox < t.out.width; ox += kWindows) {
+      Vec best[kWindows];
+      for (int r = 0; r < w.pool_h; ++r) {
+        const float* row = t.x + (oy * w.stride_h + r - 1) * t.in.row() + ox * kStrideW - 1;
+        Vec acc[kWindows * kPoolW];
+#pragma GCC unroll 8
+        for (int p = 0; p < kWindows * kPoolW; ++p) acc[p] = Vec{};
+#pragma GCC unroll 3
+        for (int ky = 0; ky < 3; ++ky) {
+#pragma GCC unroll 20
+          for (int i = 0; i < kSpan; ++i) {
+            const Vec a = splat(row[ky * t.in.row() + i]);
+#pragma GCC unroll 3
+            for (int kx = 0; kx < 3; ++kx) {
+              const int at = i - kx, window = at / kStrideW, pixel = at % kStrideW;
+              if (at >= 0 && window < kWindows && pixel < kPoolW) {
+                acc[window * kPoolW + pixel] = fma(a, taps[ky * 3 + kx], acc[window * kPoolW + pixel]);
+              }
+            }
+          }
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < kWindows; ++v) {
+          Vec m = acc[v * kPoolW];
+#pragma GCC unroll 8
+          for (int p = 1; p < kPoolW; ++p) m = max(m, acc[v * kPoolW + p]);
+          best[v] = r == 0 ? m : max(best[v], m);
+        }
+      }
+      float* to = y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock;
+#pragma GCC unroll 8
+      for (int v = 0; v < kWindows; ++v) {
+        if (ox + v >= t.out.width) break;
+        Vec out = activate<kActivation>(fma(sign, best[v], bias));
+        if (w.affine) out = fma(scale, out, shift);
+        store(to + v * kChannelBlock, out);
+      }
+    }
+  }
+}
+
+template <Activation kActivation>
+bool conv_first_by_window(const ConvBlockTask& t) {
+  const PackedConvBlock& w = *t.weights;
+  const int pool = w.pool_w, stride = w.stride_w;
+  if (w.kernel != 3) return false;
+  if (pool == 1 && stride == 1) return conv_first_windows<1, 1, kActivation>(t), true;
+  if (pool == 1 && stride == 2) return conv_first_windows<1, 2, kActivation>(t), true;
+  if (pool == 2 && stride == 2) return conv_first_windows<2, 2, kActivation>(t), true;
+  if (pool == 4 && stride == 4) return conv_first_windows<4, 4, kActivation>(t), true;
+  if (pool == 5 && stride == 5) return conv_first_windows<5, 5, kActivation>(t), true;
+  return false;
+}
+
+void conv_first(const ConvBlockTask& t) {
+  const Activation activation = t.weights->activation;
+  if (activation == Activation::kRelu  ? conv_first_by_window<Activation::kRelu>(t)
+      : activation == Activation::kElu ? conv_first_by_window<Activation::kElu>(t)
+                                       : conv_first_by_window<Activation::kNone>(t)) {
+    return;
+  }
+  t.weights->kernel == 3 ? conv_first_impl<3>(t) : conv_first_impl<1>(t);
+}
 
 }  // namespace
 

@@ -16,6 +16,12 @@ constexpr int kMaxGroup = 16;
 // A tile of the first block's kernel may read past the end of the last row.
 constexpr std::size_t kSlack = 64;
 
+// Multiply-adds below which a loop is left to the caller: about 20 microseconds of one core, what it costs to call the
+// others and wait for the last of them.
+constexpr double kSerial = 1.5e6;
+// Multiply-adds that take as long as the input transform of 16 channels of a tile.
+constexpr double kTransform = 4000;
+
 // Adds the time since the last stamp to an entry; free where nobody asks.
 class Stopwatch {
  public:
@@ -160,6 +166,14 @@ std::size_t Network::memory_bytes() const {
   return bytes;
 }
 
+void Network::loop(int64_t count, double multiply_adds, const std::function<void(int64_t, int)>& task) {
+  if (multiply_adds < kSerial) {
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
+  } else {
+    pool_->run(count, task);
+  }
+}
+
 void Network::run_winograd(std::size_t index, int images) {
   const PackedConvBlock& block = blocks_[index];
   const WinogradPlan& plan = winograd_[index];
@@ -181,8 +195,10 @@ void Network::run_winograd(std::size_t index, int images) {
     task.item_end = (task.unit_end - task.unit_begin) * plan.unit_tiles() * c_blocks;
     return task;
   };
+  const double multiply_adds =
+      1.0 * units * plan.unit_tiles() * kWinogradPoints * block.in_channels * block.out_channels;
   if (!plan.share_tiles) {
-    pool_->run(unit_blocks, [&](int64_t i, int worker) {
+    loop(unit_blocks, multiply_adds, [&](int64_t i, int worker) {
       WinogradTask task = with_units(base, i);
       task.v = scratch_[worker].data();
       task.m = task.v + plan.v_floats;
@@ -195,13 +211,13 @@ void Network::run_winograd(std::size_t index, int images) {
     WinogradTask all = with_units(base, i);
     all.v = shared_.data();
     constexpr int kItems = 16;
-    pool_->run((all.item_end + kItems - 1) / kItems, [&](int64_t j, int) {
+    loop((all.item_end + kItems - 1) / kItems, kTransform * all.item_end, [&](int64_t j, int) {
       WinogradTask task = all;
       task.item_begin = static_cast<int>(j) * kItems;
       task.item_end = std::min(task.item_begin + kItems, all.item_end);
       winograd_kernels_->transform(task);
     });
-    pool_->run(block.k_blocks, [&](int64_t k, int worker) {
+    loop(block.k_blocks, multiply_adds / unit_blocks, [&](int64_t k, int worker) {
       WinogradTask task = all;
       task.k_block = static_cast<int>(k);
       task.m = scratch_[worker].data();
@@ -217,8 +233,10 @@ void Network::run_block(std::size_t index, int images) {
   const float* x = maps_[index].data();
   float* y = maps_[index + 1].data();
   const int64_t strips = static_cast<int64_t>(images) * plan.strips;
+  const double multiply_adds = 1.0 * images * plan.out.height * block.pool_h * plan.out.width * block.pool_w *
+                               block.in_channels * block.out_channels * block.kernel * block.kernel;
   // Output channels are the outer loop: the weights of a task are still in a cache when the next strip takes them.
-  pool_->run(strips * block.k_blocks, [&](int64_t i, int worker) {
+  loop(strips * block.k_blocks, multiply_adds, [&](int64_t i, int worker) {
     const int64_t strip = i % strips;
     const int64_t image = strip / plan.strips;
     ConvBlockTask task;
@@ -243,6 +261,7 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   if (height != height_ || width != width_) plan(height, width);
   const MapLayout& in = plans_[0].in;
   Stopwatch clock(outputs.seconds);
+  FlushDenormals flush;
   for (int begin = 0; begin < batch; begin += group_) {
     const int images = std::min(group_, batch - begin);
     for (int i = 0; i < images; ++i) {

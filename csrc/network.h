@@ -5,6 +5,7 @@
 // call run() at a time.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,6 +61,7 @@ class Network {
  private:
   void plan(int height, int width);
   void grow_scratch();
+  void loop(int64_t count, double multiply_adds, const std::function<void(int64_t, int)>& task);
   void run_block(std::size_t index, int images);
   void run_winograd(std::size_t index, int images);
   void read_outputs(int image, int64_t row, const NetworkOutputs& outputs);

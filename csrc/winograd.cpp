@@ -55,6 +55,7 @@ constexpr double kMultiplyAdds = 100;
 constexpr double kBytes = 40;
 constexpr double kCache = 16e6;  // weights below this stay in a last-level cache
 constexpr int kMaxUnitTiles = 64;
+constexpr int kFewUnits = 24;
 constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -147,7 +148,8 @@ WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const Ma
   const int tiles = std::clamp(4096 / channels, 12, 36);
   plan.block_units = std::max(1, tiles / plan.unit_tiles());
   const double weights = 4.0 * kWinogradPoints * channels * block.out_channels;
-  plan.share_tiles = weights > 1.5 * kCache || channels > 256;
+  // Few units would make one task, or none for the other threads.
+  plan.share_tiles = weights > 1.5 * kCache || channels > 256 || plan.units() < kFewUnits;
   if (plan.share_tiles) plan.block_units = std::max(1, std::min(96, 65536 / channels) / plan.unit_tiles());
   const std::size_t block_tiles = static_cast<std::size_t>(plan.block_units) * plan.unit_tiles();
   plan.v_floats = kWinogradPoints * block_tiles * channels + 1024;

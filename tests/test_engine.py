@@ -63,6 +63,12 @@ NETWORKS = {
         n_samples=256 * 40,
         n_mels=30,
     ),
+    # Every pool that the first block takes in registers, with outputs that fill no tile; the last by the general way.
+    "first block": dict(blocks=[block(20, window=(3, 5), affine=True)]),
+    "first block, quarters": dict(blocks=[block(17, activation="elu", window=(2, 4))]),
+    "first block, halves": dict(blocks=[block(19, activation="none", window=(1, 2))]),
+    "first block, columns": dict(blocks=[block(33, window=(4, 1))]),
+    "first block, any": dict(blocks=[block(18, affine=True, window=(2, 3), stride=(3, 4))]),
     "single pixel": dict(blocks=[block(1, window=(20, 16))]),
 }
 
