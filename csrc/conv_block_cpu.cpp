@@ -260,6 +260,8 @@ void conv_first_windows(const ConvBlockTask& t) {
   for (int oy = t.row_begin; oy < t.row_end; ++oy) {
     for (int ox = 0; ox < t.out.width; ox += kWindows) {
       Vec best[kWindows];
+#pragma GCC unroll 8
+      for (int v = 0; v < kWindows; ++v) best[v] = splat(-__builtin_inff());
       for (int r = 0; r < w.pool_h; ++r) {
         const float* row = t.x + (oy * w.stride_h + r - 1) * t.in.row() + ox * kStrideW - 1;
         Vec acc[kWindows * kPoolW];
@@ -284,7 +286,7 @@ void conv_first_windows(const ConvBlockTask& t) {
           Vec m = acc[v * kPoolW];
 #pragma GCC unroll 8
           for (int p = 1; p < kPoolW; ++p) m = max(m, acc[v * kPoolW + p]);
-          best[v] = r == 0 ? m : max(best[v], m);
+          best[v] = max(best[v], m);
         }
       }
       float* to = y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock;

@@ -8,7 +8,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 core=$(ls csrc/*.cpp | grep -v '_cpu\.cpp$')
 kernels=$(ls csrc/*_cpu.cpp)
-flags="-std=c++17 -O2 -ffp-contract=off -Wall -Wextra -Wno-psabi -Icsrc"
+flags="-std=c++17 -O2 -ffp-contract=off -Wall -Wextra -Wno-psabi -Werror -Icsrc"
 for source in $core tests/neon/check.cpp; do
   "$compiler" $flags -c "$source" -o "$build/$(basename "$source" .cpp).o"
 done
