@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .catalogue import load_model
     from .document import ModelDocument
-    from .errors import AudioError, AudioWarning, DeviceError, FcntagError, ModelError
+    from .errors import AudioError, DeviceError, FcntagError, ModelError
     from .modelfile import Model, read_model, write_model
     from .result import Result
     from .tagger import Tagger
@@ -25,7 +25,6 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AudioError": "errors",
-    "AudioWarning": "errors",
     "DeviceError": "errors",
     "FcntagError": "errors",
     "Model": "modelfile",
@@ -40,7 +39,6 @@ _HOMES = {
 
 __all__ = [
     "AudioError",
-    "AudioWarning",
     "DeviceError",
     "FcntagError",
     "Model",

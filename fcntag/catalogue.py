@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,16 +112,16 @@ def home() -> Path:
 
 
 def model_path(name: str) -> Path:
-    """The model file of catalogue model ``name``; raises ModelError if the name is unknown or not pulled yet."""
+    """The model file of catalogue model ``name``; raises ModelError if it is unknown, not pulled, or out of reach."""
     item = entry(name)
     stem = item.base or item.name
     if item.embedded:
         path = _embedded_path(stem)
-        if not path.is_file():
+        if not _is_file(path):
             raise ModelError(f"{path}: missing: the installation of fcntag is incomplete")
         return path
     path = _stored_path(stem)
-    if not path.is_file():
+    if not _is_file(path):
         raise ModelError(
             f"{name}: not pulled yet (no {path}); run: fcntag models pull {stem}, "
             f"or without network: fcntag models pull {stem} --from FILE"
@@ -128,18 +129,26 @@ def model_path(name: str) -> Path:
     return path
 
 
+def is_here(name: str) -> bool:
+    """Whether the file of catalogue model ``name`` exists; raises ModelError if its folder cannot be read."""
+    item = entry(name)
+    stem = item.base or item.name
+    return _is_file(_embedded_path(stem) if item.embedded else _stored_path(stem))
+
+
 def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     """Load a model by catalogue name, or from a path (anything with a path separator or ending in ``.safetensors``).
 
-    Raises ModelError if the name is unknown (it lists the known ones), known but not pulled (it says how), or if the
-    file does not pass ``read_model``. Never touches the network.
+    Raises ModelError if the name is unknown (it lists the known ones), known but not pulled (it says how), if the
+    file does not pass ``read_model``, or if a named model's file is not the one that was made for it (its sha256 is on
+    record). Never touches the network.
     """
     from .modelfile import read_model
 
     if not isinstance(name_or_path, str) or _is_path(name_or_path):
         return read_model(name_or_path)
-    item = entry(name_or_path)
-    model = read_model(model_path(item.name))
+    item = _entry_not_file(name_or_path)
+    model = _read_checked(item)
     if item.base is None:
         return model
     document = model.document.with_variant(item.name.removeprefix(f"{item.base}-"))
@@ -166,7 +175,7 @@ def pull(
     path = _stored_path(item.name)
     if source is not None:
         return _convert_into_store(item, Path(source), path, shown=os.fspath(source))
-    if path.is_file():
+    if _is_file(path):
         try:
             verify(item.name)
             return path
@@ -181,41 +190,84 @@ def pull(
         return _convert_into_store(item, _download(item, Path(folder), progress), path, shown=item.url)
 
 
-def verify(name: str) -> dict[str, Any]:
-    """Check the stored or embedded file of ``name`` from end to end; what was found, as a dict of plain values.
+def verify(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check a model's file from end to end; what was found, as a dict of plain values.
 
-    Every check of ``read_model``; the file's sha256 against the one recorded when it was converted; the sha256 of the
-    original in its document against the catalogue's. Raises ModelError at the first that fails.
+    Every check of ``read_model``. Of a catalogue name also the file's sha256 against the one recorded when it was
+    converted, and the sha256 of the original in its document against the catalogue's; of a path (told from a name as by
+    ``load_model``) nothing is on record. Raises ModelError at the first that fails.
     """
     from .modelfile import read_model
 
-    item = entry(name)
-    path = model_path(name)
-    model = read_model(path)
-    document = model.document
-    if document.name != (item.base or item.name):
-        raise ModelError(f"{path}: document.name: {document.name!r}; the catalogue says {item.base or item.name!r}")
-    if not any(document.source.sha256.startswith(origin.sha256) for origin in item.origins):
-        raise ModelError(f"{path}: document.source.sha256: {document.source.sha256}; the catalogue says {item.sha256}")
-    recorded = item.model_sha256 if item.embedded else _recorded_sha256(path)
-    if recorded != model.sha256:
-        raise ModelError(f"{path}: sha256: {model.sha256}; it was {recorded} when the file was made")
-    if item.base is not None:
-        document.with_variant(item.name.removeprefix(f"{item.base}-")).validate()
+    if not isinstance(name_or_path, str) or _is_path(name_or_path):
+        model = read_model(name_or_path)
+        name, embedded = model.document.name, False
+    else:
+        item = _entry_not_file(name_or_path)
+        model = _read_checked(item)
+        name, embedded = item.name, item.embedded
+        if item.base is not None:
+            model.document.with_variant(item.name.removeprefix(f"{item.base}-")).validate()
     return {
         "name": name,
-        "path": str(path),
+        "path": str(model.path),
         "sha256": model.sha256,
-        "source_sha256": document.source.sha256,
+        "source_sha256": model.document.source.sha256,
         "tensors": len(model.tensors),
         "parameters": sum(int(array.size) for array in model.tensors.values()),
-        "embedded": item.embedded,
+        "embedded": embedded,
     }
+
+
+def _read_checked(item: Entry) -> Model:
+    """The file of ``item`` (of a variant: of its base), if it is the one that was made for it; else ModelError."""
+    from .modelfile import read_model
+
+    path, stem = model_path(item.name), item.base or item.name
+    try:
+        model = read_model(path)
+    except ModelError as error:
+        raise ModelError(f"{error}; {_remedy(item.embedded, stem)}") from None
+    document = model.document
+    recorded = item.model_sha256 if item.embedded else _recorded_sha256(path, stem)
+    if document.name != stem:
+        problem = f"document.name: {document.name!r}; the catalogue says {stem!r}"
+    elif not any(document.source.sha256.startswith(origin.sha256) for origin in item.origins):
+        problem = f"document.source.sha256: {document.source.sha256}; the catalogue says {item.sha256}"
+    elif recorded != model.sha256:
+        problem = f"sha256: {model.sha256}; it was {recorded} when the file was made"
+    else:
+        return model
+    raise ModelError(f"{path}: {problem}; {_remedy(item.embedded, stem)}")
+
+
+def _remedy(embedded: bool, stem: str) -> str:
+    return "install fcntag again" if embedded else f"run again: fcntag models pull {stem}"
 
 
 def git_blob_id(data: bytes) -> str:
     """The id that git gives a file with these bytes: repositories list it where no sha256 was ever published."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _entry_not_file(name: str) -> Entry:
+    """``entry``; where a file has the unknown name, the message says how to name it."""
+    try:
+        return entry(name)
+    except ModelError as error:
+        if os.path.isfile(name):
+            raise ModelError(f"{error}; there is a file {name}: put ./ in front to name a file") from None
+        raise
+
+
+def _is_file(path: Path) -> bool:
+    """Whether ``path`` is a file; raises ModelError where that cannot be told, e.g. in a folder without permission."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ModelError(f"{path.parent}: cannot be read: {error.strerror or error}") from None
 
 
 def _is_path(text: str) -> bool:
@@ -225,7 +277,7 @@ def _is_path(text: str) -> bool:
 def _embedded_path(name: str) -> Path:
     installed = _PACKAGE / "weights" / f"{name}.safetensors"
     # A source checkout keeps the weights beside the package; setup.py puts them inside.
-    return installed if installed.is_file() else _PACKAGE.parent / "weights" / f"{name}.safetensors"
+    return installed if _is_file(installed) else _PACKAGE.parent / "weights" / f"{name}.safetensors"
 
 
 def _stored_path(name: str) -> Path:
@@ -236,12 +288,12 @@ def _record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _recorded_sha256(path: Path) -> str:
+def _recorded_sha256(path: Path, stem: str) -> str:
     record = _record_path(path)
     try:
         value = json.loads(record.read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{record}: no sha256 of the conversion ({error}); pull the model again") from None
+        raise ModelError(f"{record}: no sha256 of the conversion ({error}); {_remedy(False, stem)}") from None
     return str(value)
 
 

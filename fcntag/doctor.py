@@ -148,19 +148,14 @@ def _models(problems: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"cache": str(catalogue.home())}
     for entry in catalogue.entries():
         try:
-            catalogue.model_path(entry.name)
-        except ModelError as error:
-            if entry.embedded:
-                problems.append(str(error))
-                found[entry.name] = "missing"
-            else:
+            if not entry.embedded and not catalogue.is_here(entry.name):
                 found[entry.name] = "not pulled"
-            continue
-        try:
+                continue
             facts = catalogue.verify(entry.name)
             found[entry.name] = f"{'embedded' if entry.embedded else 'pulled'}, ok, sha256 {facts['sha256'][:16]}"
         except ModelError as error:
-            problems.append(str(error))
+            if str(error) not in problems:  # a folder that cannot be read is one problem, not one for each model
+                problems.append(str(error))
             found[entry.name] = "broken"
     return found
 

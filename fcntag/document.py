@@ -283,7 +283,7 @@ class ModelDocument:
         if len(text) > MAX_JSON_BYTES:
             raise ModelError(f"document: {len(text)} characters of JSON; at most {MAX_JSON_BYTES}")
         try:
-            data = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
+            data = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"document: not valid JSON: {error}") from None
         document = _build(cls, data, "document")
@@ -299,11 +299,12 @@ def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads``: an object's pairs as a dict; raises ValueError where a name appears twice."""
     out: dict[str, Any] = {}
     for key, value in pairs:
         if key in out:
-            raise ValueError(f"field {key!r} appears twice")
+            raise ValueError(f"field {_show(key)} appears twice")
         out[key] = value
     return out
 
@@ -406,6 +407,9 @@ def _check(doc: ModelDocument) -> None:
         _range("frontend.log.gain", fe.log.gain, 1e-6, 1e9)
     _range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
     _range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
+    if seg.min_samples and fe.framing == "center" and fe.pad_mode == "reflect":
+        # the reflection reads n_fft/2 samples behind the edge one, which a shorter segment does not have
+        _range("segments.min_samples", seg.min_samples, fe.n_fft // 2 + 1, seg.n_samples)
     _range("segments.count", seg.count, 1, 1024)
     if seg.rule == "hop":
         _range("segments.hop_samples", seg.hop_samples, fe.hop_length, MAX_SAMPLES)

@@ -17,7 +17,3 @@ class ModelError(FcntagError, ValueError):
 
 class DeviceError(FcntagError, RuntimeError):
     """The device or precision asked for is not available on this machine."""
-
-
-class AudioWarning(UserWarning):
-    """Part of a file could not be read or had to be padded; the result covers the rest."""

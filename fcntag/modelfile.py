@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .document import MAX_JSON_BYTES, ModelDocument
+from .document import MAX_JSON_BYTES, ModelDocument, unique_keys
 from .errors import ModelError
 
 METADATA_KEY = "fcntag"
@@ -184,18 +184,11 @@ def _read_header(file: BinaryIO, size: int) -> tuple[ModelDocument, bytes]:
 
 def _parse_header(header: bytes) -> dict[str, Any]:
     try:
-        entries = json.loads(header, object_pairs_hook=_unique_keys)
+        entries = json.loads(header, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"header: not valid JSON: {error}; not a safetensors file, or damaged") from None
     if not isinstance(entries, dict):
         raise ModelError("header: not a JSON object; not a safetensors file, or damaged")
-    return entries
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name appears twice")
     return entries
 
 

@@ -257,6 +257,7 @@ def run_pipeline(
 ) -> Iterator[Outcome]:
     """Yield one Outcome a source, in order; a source that fails gives one with ``error``. Errors of ``function`` rise.
 
+    An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before.
     ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Reads at most
     ``workers + max_batch`` sources ahead, and ``2 * workers`` of those that are held in memory.
     """
@@ -264,6 +265,7 @@ def run_pipeline(
     batch = Batch(function, max_batch)
     iterator = iter(sources)
     exhausted = False
+    failure: Exception | None = None  # of the iterator
     flying: deque[_Job] = deque()  # submitted and not yet yielded, in order
     unread: deque[_Job] = deque()  # those of them that have more to take
     try:
@@ -276,6 +278,9 @@ def run_pipeline(
                 except StopIteration:
                     exhausted = True
                     break
+                except Exception as error:
+                    exhausted, failure = True, error
+                    break
                 job = _Job(source, sample_rate(source), Outcome(name_of(source)))
                 flying.append(job)
                 unread.append(job)
@@ -284,6 +289,8 @@ def run_pipeline(
                 yield _finish(flying.popleft())
             if not unread:
                 if not len(batch) and exhausted:
+                    if failure is not None:
+                        raise failure
                     return
                 batch.run()
                 continue
@@ -352,10 +359,13 @@ def name_of(source: Any) -> str:
     if is_array(source):
         return "<array>"
     name = getattr(source, "name", None)
+    if not callable(getattr(source, "read", None)):
+        return f"<{type(source).__name__}>"
     return os.fsdecode(name) if isinstance(name, (str, bytes)) and name else "<stream>"
 
 
 def default_workers() -> int:
-    """Decode threads: the CPUs that this process may use, at most 4 (the engine needs them too)."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, count)
+    """Decode threads: the CPUs of the affinity mask and cgroup quota, at most 4 (the engine needs them too)."""
+    from . import _C
+
+    return min(4, _C.available_threads())

@@ -6,7 +6,7 @@ lies outside is zeros (or, for ``short == "repeat"``, the track again).
 
 from __future__ import annotations
 
-import math
+import numbers
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ Rule = Literal["default", "center", "first", "all"]
 RULES: tuple[Rule, ...] = ("default", "center", "first", "all")
 # 1e6 windows of 50 scores are 200 MB of results: above it the hop is a mistake (seconds taken for samples), not a wish.
 MAX_WINDOWS = 1_000_000
+MAX_HOP_S = 1e9  # 30 years; its product with any rate is a number
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def plan_segments(
     Raises
     ------
     AudioError : no samples, or more than MAX_WINDOWS windows
-    ValueError : unknown rule, hop not a positive finite number, or hop with "center" or "first"
+    ValueError : unknown rule, hop not a number above 0, or hop with "center" or "first"
     """
     check_options(rule, hop_s)
     if n_total <= 0:
@@ -96,8 +97,8 @@ def check_options(rule: str | None, hop_s: float | None) -> None:
     if rule is not None and rule not in RULES:
         raise ValueError(f"segments: {rule!r} is not a rule; allowed: {', '.join(RULES)}")
     if hop_s is not None:
-        if not (isinstance(hop_s, (int, float)) and math.isfinite(hop_s) and hop_s > 0):
-            raise ValueError(f"hop: {hop_s!r} must be a number of seconds above 0")
+        if isinstance(hop_s, bool) or not isinstance(hop_s, numbers.Real) or not 0 < hop_s <= MAX_HOP_S:
+            raise ValueError(f"hop: {hop_s!r} must be a number of seconds above 0, at most {MAX_HOP_S:g}")
         if rule in ("center", "first"):
             raise ValueError(f"hop: {hop_s!r} has no meaning with segments={rule!r}, which is one window")
 
@@ -129,7 +130,7 @@ def _starts(
     if hop_s is not None:
         hop_length = frontend.hop_length
         # a fraction of a frame would change every frame of the window, and so make no two windows comparable
-        hop = max(1, round(hop_s * frontend.sample_rate / hop_length)) * hop_length
+        hop = max(1, round(float(hop_s) * frontend.sample_rate / hop_length)) * hop_length
     if room < 0:
         return [], False
     count = 1 + room // hop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import numbers
+import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import pipeline
@@ -51,11 +52,12 @@ class Tagger:
     ModelError : unknown, missing or damaged model
     DeviceError : the device or precision is not available
     ValueError : max_batch or threads out of range
+    TypeError : model, device or precision is of another type
     """
 
     def __init__(
         self,
-        model: str | Path | Model = "mtt-vgg",
+        model: str | os.PathLike[str] | Model = "mtt-vgg",
         *,
         device: str = "auto",
         precision: str = "float32",
@@ -63,12 +65,21 @@ class Tagger:
         threads: int = 0,
         reduce: bool = True,
     ) -> None:
-        _at_least("max_batch", max_batch, 1)
-        _at_least("threads", threads, 0)
-        if isinstance(model, (str, Path)):
+        max_batch = _at_least("max_batch", max_batch, 1)
+        threads = _at_least("threads", threads, 0)
+        for name, value in (("device", device), ("precision", precision)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name}: {value!r} is of type {type(value).__name__}; it must be a str")
+        from .modelfile import Model
+
+        if isinstance(model, (str, os.PathLike)):
             from .catalogue import load_model
 
             model = load_model(model)
+        elif not isinstance(model, Model):
+            raise TypeError(
+                f"model: got an object of type {type(model).__name__}; it must be a name, a path or a loaded Model"
+            )
         from . import __version__, engine
 
         self._engine = engine.create_engine(
@@ -133,6 +144,7 @@ class Tagger:
     @property
     def memory_bytes(self) -> int:
         """Bytes that the engine holds: packed weights and planned buffers."""
+        self._check_open()
         return self._engine.memory_bytes
 
     # ---- tagging ----
@@ -158,7 +170,7 @@ class Tagger:
         AudioError : unreadable or empty; the message starts with the track's name
         ValueError : hop or segments out of range
         """
-        outcome = self._one(source, sample_rate, hop, segments, self._engine.scores)
+        outcome = self._one(source, sample_rate, hop, segments, self._scores)
         return self._result(outcome)
 
     def tag_many(
@@ -188,9 +200,10 @@ class Tagger:
         Raises
         ------
         ValueError : an option is out of range (at once, before the first result)
+        TypeError : ``sources`` is itself one source (at once)
         AudioError : with ``on_error="raise"``, in the place of the failed track's result
         """
-        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._engine.scores)
+        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._scores)
         return (self._result(outcome) for outcome in outcomes)
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
@@ -211,6 +224,7 @@ class Tagger:
         """
         import numpy as np
 
+        self._check_open()
         waves = np.asarray(waves)
         segments = self._model.document.segments
         if waves.ndim != 2 or waves.dtype != np.float32:
@@ -221,8 +235,7 @@ class Tagger:
             raise ValueError(f"waves: n_samples={waves.shape[1]}; {self._model_info.name} takes {allowed}")
         if not np.isfinite(waves).all():
             raise ValueError("waves: contains values that are not finite")
-        self._check_open()
-        return self._engine.scores(np.ascontiguousarray(waves))
+        return self._scores(np.ascontiguousarray(waves))
 
     # ---- features ----
 
@@ -281,12 +294,14 @@ class Tagger:
         self.scores(np.zeros((1, self._model.document.segments.n_samples), np.float32))
 
     def close(self) -> None:
-        """Free the engine. A closed Tagger cannot be used again; closing twice is harmless."""
+        """Free the engine. A closed Tagger cannot be used again: methods, and iterators in progress when they need the
+        engine, raise FcntagError. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
             self._engine.close()
 
     def __enter__(self) -> Tagger:
+        self._check_open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -309,8 +324,19 @@ class Tagger:
             raise ValueError(f"which: {which!r} is not one of head, blocks, auto")
         return which  # type: ignore[return-value]
 
+    def _scores(self, waves: np.ndarray) -> np.ndarray:
+        return self._while_open(lambda: self._engine.scores(waves))
+
     def _features(self, which: Literal["head", "blocks"]) -> pipeline.Function:
-        return lambda waves: self._engine.features(waves, which)
+        return lambda waves: self._while_open(lambda: self._engine.features(waves, which))
+
+    def _while_open(self, call: Callable[[], np.ndarray]) -> np.ndarray:
+        self._check_open()
+        try:
+            return call()
+        except ValueError:
+            self._check_open()  # closed by another thread meanwhile: the engine's own error would name the engine
+            raise
 
     def _planner(self, hop: float | None, segments: str | None) -> Callable[[int], SegmentPlan]:
         check_options(segments, hop)
@@ -346,12 +372,11 @@ class Tagger:
         function: pipeline.Function,
     ) -> Iterator[pipeline.Outcome]:
         self._check_open()
-        if isinstance(sources, (str, bytes, Path)):
+        if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read"):
             raise TypeError(f"sources: {type(sources).__name__} is one source; pass a list, or use tag()")
         if on_error not in ("record", "raise"):
             raise ValueError(f"on_error: {on_error!r} is not one of record, raise")
-        workers = pipeline.default_workers() if workers is None else workers
-        _at_least("workers", workers, 1)
+        workers = pipeline.default_workers() if workers is None else _at_least("workers", workers, 1)
         run = pipeline.run_pipeline(
             sources,
             function,
@@ -425,6 +450,7 @@ def _raise_error(outcome: pipeline.Outcome) -> pipeline.Outcome:
     return outcome
 
 
-def _at_least(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def _at_least(name: str, value: int, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
         raise ValueError(f"{name}: {value!r} must be an integer, {low} or more")
+    return int(value)

@@ -269,6 +269,11 @@ def test_options() -> None:
         (["--precision", "float16"], 4, "float16"),
         (["--compare", "{tmp}/none.json"], 2, "none.json: No such file"),
         (["--compare", "{tmp}/text.json"], 2, "text.json"),
+        (["--compare", "{tmp}/song.mp3"], 2, "song.mp3: not a bench report"),
+        (["--compare", "{tmp}/song.txt"], 2, "song.txt: not a bench report"),
+        (["--audio", "{tmp}/song.mp3", "--json", "{tmp}/song.mp3"], 2, "is an input"),
+        (["--plot", "{tmp}/a.png", "--json", "{tmp}/a.png"], 2, "is what --json writes, too"),
+        (["--threads", "5000"], 2, "threads=5000"),
         (["--json", "{tmp}/no/out.json"], 2, "no such folder"),
         (["--plot", "{tmp}/out.txt"], 2, "end the name in .png"),
         (["--audio", "{tmp}/none.mp3"], 1, "none.mp3"),
@@ -279,12 +284,33 @@ def test_exit_codes(
 ) -> None:
     """All of these before anything is timed."""
     (tmp_path / "text.json").write_text("{}")
+    (tmp_path / "song.mp3").write_bytes(b"\xff\xfb\x90\x00")
+    (tmp_path / "song.txt").write_text("la la")
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     assert cli.main(["bench", "--peers", "none", *filled]) == code
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(("gflop", "told"), [(50.0, False), (143.0, True)])
+def test_more_than_the_peak_is_explained(gflop: float, told: bool) -> None:
+    environment = {
+        "fcntag": "1",
+        "commit": "",
+        "cpu": "X",
+        "isa": "a",
+        "threads": 1,
+        "cpus": 1,
+        "python": "3",
+        "numpy": "2",
+    }
+    settings = {"device": "cpu", "precision": "float32", "audio": "demo", "audio_s": 30.0}
+    ceilings = {"fma_gflops": 100.0, "copy_gbytes": 10.0}
+    rows = [row([1.0], flop=gflop * 1e9), row([1.0])]
+    found = [line for line in text.lines(Report(environment, settings, ceilings, rows=rows)) if "Winograd" in line]
+    assert len(found) == told
 
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from model_fixtures import ORIGINAL_FILES
 from fcntag import catalogue
 from fcntag.catalogue import Entry, Origin
 from fcntag.errors import ModelError
-from fcntag.modelfile import read_model, write_model
 
 EMBEDDED = ("mtt-vgg", "msd-vgg")
 R1 = "choi2016-fcn5-narrow"
@@ -324,60 +322,3 @@ def test_download_converts_and_stores(served: Path, shared: Path, home: Path) ->
     path.write_bytes(data)
     with pytest.raises(ModelError, match="download failed"):  # damaged: it is
         catalogue.pull(R1)
-
-
-# ---- verifying ----
-
-
-@pytest.mark.parametrize("name", [*EMBEDDED, "msd-vgg-as-shipped"])
-def test_embedded_models_verify(name: str) -> None:
-    found = catalogue.verify(name)
-    assert found["sha256"] == catalogue.entry(name).model_sha256
-    assert found["source_sha256"] == "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
-    assert found["embedded"] is True
-    assert json.loads(json.dumps(found)) == found
-
-
-@pytest.fixture
-def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The embedded default in the store as if it had been pulled, so that no reference material is needed."""
-    model = catalogue.load_model("mtt-vgg")
-    entries = tuple(dataclasses.replace(e, embedded=False) if e.name == "mtt-vgg" else e for e in catalogue.entries())
-    monkeypatch.setattr(catalogue, "entries", lambda: entries)
-    path = home / "models" / "mtt-vgg.safetensors"
-    write_model(path, model.document, model.tensors)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": read_model(path).sha256}))
-    catalogue.verify("mtt-vgg")
-    return path
-
-
-def test_verify_finds_a_changed_weight(stored: Path) -> None:
-    model = read_model(stored)
-    bias = model.tensors["head.bias"] + np.float32(1e-3)
-    write_model(stored, model.document, {**model.tensors, "head.bias": bias})
-    with pytest.raises(
-        ModelError, match=r"mtt-vgg\.safetensors: sha256: [0-9a-f]+; it was [0-9a-f]+ when the file was"
-    ):
-        catalogue.verify("mtt-vgg")
-
-
-def test_verify_finds_truncation_and_a_lost_record(stored: Path) -> None:
-    record = stored.with_suffix(".json")
-    record.write_text("{}")
-    with pytest.raises(ModelError, match=r"mtt-vgg\.json: no sha256 of the conversion .*pull the model again"):
-        catalogue.verify("mtt-vgg")
-    stored.write_bytes(stored.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"mtt-vgg\.safetensors: data: .*: truncated"):
-        catalogue.verify("mtt-vgg")
-
-
-def test_verify_finds_another_model_under_the_name(stored: Path) -> None:
-    model = read_model(stored)
-    other = dataclasses.replace(model.document, name="mtt-vgg-unverified")
-    write_model(stored, other, model.tensors)
-    with pytest.raises(ModelError, match=r"document\.name: 'mtt-vgg-unverified'; the catalogue says 'mtt-vgg'"):
-        catalogue.verify("mtt-vgg")
-    source = dataclasses.replace(model.document.source, sha256="0" * 64)
-    write_model(stored, dataclasses.replace(model.document, source=source), model.tensors)
-    with pytest.raises(ModelError, match=r"document\.source\.sha256: 0{64}; the catalogue says f38a4890"):
-        catalogue.verify("mtt-vgg")

@@ -133,4 +133,4 @@ def test_command_line(folder, names):
         expected += [f"fcntag: {shown}: {warning}" for warning in record["warnings"]]
         if record["error"] is not None:
             expected.append(f"fcntag: {record['error']}")
-    assert [message.removesuffix(" (-r tags the sound files in it)") for message in messages] == expected
+    assert [message.removesuffix(" (-r takes the sound files in it)") for message in messages] == expected

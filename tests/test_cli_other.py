@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,57 @@ def test_plot_colours_follow_the_scores(song, tmp_path):
         means.append(image.imread(tmp_path / f"{k}.png")[300, 400, :3].mean())
     assert means[0] < 0.1
     assert means[1] > 0.7
+
+
+def test_plot_is_scaled_to_the_best_score(song, tmp_path):
+    from matplotlib import image
+
+    from fcntag.cli.taggram import draw
+
+    with Tagger() as tagger:
+        result = tagger.tag(song)
+    low = result.segments * 0 + 0.2
+    draw(type(result)(**{**vars(result), "segments": low}), str(tmp_path / "low.png"))
+    assert image.imread(tmp_path / "low.png")[300, 400, :3].mean() > 0.7
+    nothing = result.segments * 0 + 0.001
+    draw(type(result)(**{**vars(result), "segments": nothing}), str(tmp_path / "nothing.png"))
+    assert image.imread(tmp_path / "nothing.png")[300, 400, :3].mean() < 0.1
+
+
+@pytest.mark.parametrize("name", ["a$b_{$.wav", "$x^$ \u97f3\u697d \u0627.wav"])
+def test_plot_of_a_name_that_is_no_formula(song, tmp_path, name):
+    (tmp_path / name).write_bytes(song.read_bytes())
+    done = fcntag("taggram", "--plot", tmp_path / "map.png", tmp_path / name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_outputs_that_would_overwrite(capsys, song, tmp_path):
+    track = tmp_path / "track.png"  # a sound file, whatever its name
+    track.write_bytes(song.read_bytes())
+    code, _, err = run(capsys, "taggram", track, "--plot", track)
+    assert (code, err) == (2, f"fcntag: {track}: is an input, and would be overwritten\n")
+    index = tmp_path / "w.npy.json"
+    index.write_bytes(song.read_bytes())
+    code, _, err = run(capsys, "embed", index, "-o", tmp_path / "w.npy")
+    assert (code, err) == (2, f"fcntag: {index}: is an input, and would be overwritten\n")
+    assert track.read_bytes() == index.read_bytes() == song.read_bytes()
+    both = tmp_path / "p.txt.png"
+    (tmp_path / "q.jsonl").symlink_to(both)
+    code, _, err = run(capsys, "taggram", song, "--plot", both, "-o", tmp_path / "q.jsonl")
+    assert (code, err) == (2, f"fcntag: --plot {both}: is what -o writes, too; name another file\n")
+    assert not both.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("pic.jpg", "end the name in .png"), ("no/pic.png", "no such folder"), ("p", "end the name")]
+)
+def test_plot_that_cannot_be_written(capsys, song, tmp_path, name, text):
+    code, _, err = run(capsys, "taggram", "--plot", tmp_path / name, song)
+    assert code == 2
+    assert text in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.glob("p*")) == []
 
 
 # ---- embed ----
@@ -224,6 +276,40 @@ def test_convert(capsys, shared, song, tmp_path):
     assert not (tmp_path / "no.safetensors").exists()
 
 
+def test_pull_of_an_embedded_model_from_a_file(capsys, song):
+    code, out, err = run(capsys, "models", "pull", "mtt-vgg", "--from", song)
+    assert (code, out, err) == (2, "", f"fcntag: --from {song}: mtt-vgg is embedded: nothing to pull\n")
+
+
+def test_convert_refuses_targets(capsys, tmp_path):
+    source = tmp_path / "source.safetensors"
+    source.write_bytes(b"a checkpoint")
+    (tmp_path / "link.safetensors").symlink_to(source)
+    os.mkfifo(tmp_path / "fifo.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, text in (
+        ("source.safetensors", "is an input, and would be overwritten"),
+        ("link.safetensors", "is an input, and would be overwritten"),
+        ("out.h5", "end the name in .safetensors"),
+        ("no/out.safetensors", "no such folder"),
+        ("fifo.safetensors", "is not a regular file"),
+        ("folder.safetensors", "is a folder"),
+    ):
+        code, out, err = run(capsys, "convert", source, "--to", tmp_path / name)
+        assert (code, out) == (2, ""), name
+        assert text in err
+        assert len(err.splitlines()) == 1
+    assert source.read_bytes() == b"a checkpoint"
+    assert not (tmp_path / "no").exists()
+
+
+def test_torchs_own_words_do_not_leak(capsys, tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 and no more")
+    arguments = ("convert", tmp_path / "x.pth", "--to", tmp_path / "o.safetensors", "--as", "won2020-fcn-mtat")
+    code, _, err = run(capsys, *arguments)
+    assert (code, err) == (3, f"fcntag: {tmp_path / 'x.pth'}: not a PyTorch state dict, or damaged\n")
+
+
 def test_damaged_model_file(capsys, song, tmp_path):
     data = catalogue.model_path("mtt-vgg").read_bytes()
     damaged = tmp_path / "damaged.safetensors"
@@ -278,6 +364,16 @@ def test_demo_command(capsys, tmp_path):
     assert again.splitlines()[1:] == out.splitlines()[1:]
     assert soundfile.info(kept).samplerate == 44100
     assert run(capsys, "demo", "-o", tmp_path / "kept.mp3")[0] == 2
+    (tmp_path / "folder.wav").mkdir()
+    for name in ("no/x.wav", "folder.wav"):
+        code, out, err = run(capsys, "demo", "-o", tmp_path / name)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"fcntag: -o {tmp_path / name}: ")
+        assert len(err.splitlines()) == 1
+    (tmp_path / "loop.wav").symlink_to("loop.wav")  # what no check foresees is named by the system's error
+    code, out, err = run(capsys, "demo", "-o", tmp_path / "loop.wav")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"fcntag: {tmp_path / 'loop.wav'}: ")
 
 
 def test_help_version_and_errors_load_no_numpy(song):
@@ -299,3 +395,14 @@ def test_version_and_help():
     shown = fcntag("--help").stdout.decode()
     for command in ("tag", "taggram", "embed", "models", "convert", "doctor", "demo"):
         assert f"\n    {command} " in shown
+
+
+def test_help_tells_defaults_and_exit_codes():
+    def shown(*arguments):
+        return " ".join(fcntag(*arguments, "--help", COLUMNS="100").stdout.decode().split())
+
+    assert "141 the reader of stdout went away" in shown()
+    text = shown("tag")
+    for part in ("windows in one run (default: 64)", "(default: the model's)", "at most 1024", "csv has no row for"):
+        assert part in text, part
+    assert "tag the sound files" not in shown("embed")

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from cli_runner import command, environment, lines
+from cli_runner import command, environment, fcntag, lines
 
-from fcntag import demo
+from fcntag import catalogue, demo
 from fcntag.cli import main
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -108,8 +108,58 @@ def test_output_that_would_overwrite_an_input(capsys, folder):
 
 def test_output_that_cannot_be_written(capsys, folder):
     code, _, err = run(capsys, "tag", folder / "good.wav", "-o", folder / "no" / "out.jsonl")
-    assert code == 1
-    assert err == f"fcntag: {folder / 'no' / 'out.jsonl'}: No such file or directory\n"
+    assert code == 2
+    assert err == f"fcntag: -o {folder / 'no' / 'out.jsonl'}: no such folder: {folder / 'no'}\n"
+    code, _, err = run(capsys, "tag", folder / "good.wav", "-o", folder)
+    assert (code, err) == (2, f"fcntag: -o {folder}: is a folder; name a file\n")
+
+
+@pytest.mark.parametrize("name", ["good.wav", "sub/deep.flac"])
+def test_output_that_a_folders_search_would_find(capsys, folder, name):
+    data = (folder / name).read_bytes()
+    (folder / "sub" / "link").symlink_to(folder)
+    code, _, err = run(capsys, "tag", "-r", folder / "sub", "-f", "json", "-o", folder / name)
+    assert (code, err) == (2, f"fcntag: {folder / name}: is an input, and would be overwritten\n")
+    assert (folder / name).read_bytes() == data
+    assert run(capsys, "tag", "-q", "-r", folder / "sub", "-o", folder / "sub" / "out.json")[0] == 1  # bad.mp3
+
+
+def test_output_that_is_what_stdin_reads(folder):
+    data = (folder / "good.wav").read_bytes()
+    with open(folder / "good.wav", "rb") as stdin:
+        arguments = command("tag", "-", "-o", folder / "good.wav")
+        done = subprocess.run(arguments, stdin=stdin, capture_output=True, env=environment(), timeout=60, check=False)
+    assert done.returncode == 2
+    assert (folder / "good.wav").read_bytes() == data
+
+
+def test_output_that_is_the_model(capsys, folder, tmp_path):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(catalogue.model_path("mtt-vgg").read_bytes())
+    before = model.read_bytes()
+    for arguments in (["tag", folder / "good.wav"], ["bench", "-q"]):
+        option = "-o" if arguments[0] == "tag" else "--json"
+        code, _, err = run(capsys, *arguments, "-m", model, option, model)
+        assert (code, err) == (2, f"fcntag: {model}: is an input, and would be overwritten\n")
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "text"),
+    [
+        ({}, ["-t", "5000"], "threads=5000"),
+        ({"FCNTAG_NUM_THREADS": "abc"}, [], "FCNTAG_NUM_THREADS='abc'"),
+        ({"FCNTAG_FORCE_ISA": "foo"}, [], "FCNTAG_FORCE_ISA='foo'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tag", "demo", "bench"])
+def test_values_that_the_engine_refuses(folder, name, changes, options, text):
+    inputs = [folder / "good.wav"] if name == "tag" else ["-q", "--peers", "none"] if name == "bench" else []
+    done = fcntag(name, *inputs, *options, **changes)
+    (line,) = lines(done.stderr)
+    assert done.returncode == 2
+    assert line.startswith("fcntag: ")
+    assert text in line
 
 
 def test_full_disk(folder):
@@ -125,7 +175,16 @@ def test_full_disk(folder):
             check=False,
         )
     assert done.returncode == 1
-    assert lines(done.stderr) == ["fcntag: No space left on device"]
+    assert lines(done.stderr) == ["fcntag: stdout: No space left on device"]
+    for name, options in (
+        ("tag", []),
+        ("tag", ["-f", "csv"]),
+        ("tag", ["-f", "parquet"]),
+        ("embed", ["-f", "parquet"]),
+    ):
+        done = fcntag(name, folder / "good.wav", "-o", "/dev/full", *options)
+        assert done.returncode == 1
+        assert lines(done.stderr) == ["fcntag: /dev/full: No space left on device"]
 
 
 # ---- streams ----
@@ -164,6 +223,25 @@ def test_interrupt_is_clean(folder, tmp_path):
         found = records(text) if target is None else json.loads(text)
         assert len(found) < 200
         assert [record["path"] for record in found] == [str(path) for path in paths[: len(found)]]
+
+
+def test_interrupt_while_stdin_is_silent():
+    process = subprocess.Popen(
+        command("tag", "-v", "-"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stderr.readline()  # the model is loaded ...
+    time.sleep(1)  # ... and a thread waits for stdin
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    err = process.stderr.read().decode()
+    assert process.wait(timeout=30) == 130
+    assert err.splitlines()[-1] == "fcntag: interrupted"
+    assert "Fatal" not in err
+    process.stdin.close()
 
 
 def test_reader_that_goes_away(folder):

@@ -263,3 +263,38 @@ def test_resume_refuses_another_models_file(capsys, folder, tmp_path):
     assert code == 2
     assert "line 1 is not a record" in err
     assert target.read_text() == "some notes of mine\n"
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"some text", b"\x00\x01\xff", b'{"path', b'{"pathology": 1}'])
+def test_resume_cuts_off_records_only(capsys, folder, tmp_path, content):
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(content)
+    code, _, err = run(capsys, "tag", "--resume", "-o", target, folder / "good.wav")
+    if b'{"path": '.startswith(content):
+        assert code == 0
+        assert len(records(target.read_text())) == 1
+    else:
+        assert code == 2
+        assert err == f"fcntag: {target}: line 1 is not a record of fcntag; use another file\n"
+        assert target.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("tag", "o.npy"), ("tag", "o.PNG"), ("taggram", "g.parquet"), ("embed", "e.csv"), ("embed", "e.json")],
+)
+@pytest.mark.parametrize("explicit", [False, True])
+def test_suffix_of_a_format_that_is_not_written(capsys, folder, tmp_path, command, name, explicit):
+    options = ["-f", "npy" if command == "embed" else "jsonl"] if explicit else []
+    code, _, err = run(capsys, command, "-o", tmp_path / name, *options, folder / "good.wav")
+    assert code == 2
+    assert "is not written by this command; it writes " in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / name).exists()
+
+
+def test_unknown_suffix_is_the_default_format(capsys, folder, tmp_path):
+    assert run(capsys, "embed", "-o", tmp_path / "e.xyz", folder / "good.wav")[0] == 0
+    assert np.load(tmp_path / "e.xyz").shape[0] == 1
+    assert run(capsys, "tag", "-f", "jsonl", "-o", tmp_path / "t.log", folder / "good.wav")[0] == 0
+    assert len(records((tmp_path / "t.log").read_text())) == 1

@@ -184,6 +184,27 @@ def test_per_frame_normalization_fixes_the_length(document: ModelDocument) -> No
         bad.validate()
 
 
+@pytest.mark.parametrize(
+    ("framing", "pad_mode", "lowest"),
+    [("center", "reflect", 257), ("center", "constant", 1), ("same_theano", "reflect", 1)],
+)
+def test_a_segment_holds_what_reflection_reads(
+    rng: np.random.Generator, framing: str, pad_mode: str, lowest: int
+) -> None:
+    # pools of 1 and a global maximum: a single frame gives every feature, so only the padding sets the lowest length
+    model = make_model(rng, [block(3, window=(1, 1))], flatten="max")
+    tree = json.loads(model.document.to_json())
+    tree["frontend"].update(framing=framing, pad_mode=pad_mode)
+    tree["segments"]["min_samples"] = lowest
+    assert ModelDocument.from_json(json.dumps(tree)).segments.min_samples == lowest
+    if lowest > 1:
+        tree["segments"]["min_samples"] = lowest - 1
+        with pytest.raises(ModelError, match=r"^document\.segments\.min_samples: 256 is out of range; allowed: 257 to"):
+            ModelDocument.from_json(json.dumps(tree))
+    tree["segments"]["min_samples"] = 0  # never shorter than n_samples, which is at least n_fft
+    assert ModelDocument.from_json(json.dumps(tree)).segments.n_samples >= 512
+
+
 def test_frames_and_padding_of_every_framing(document: ModelDocument) -> None:
     def frontend(framing: Any) -> Any:
         return dataclasses.replace(document.frontend, framing=framing)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +172,12 @@ def test_every_plan_is_sound(n_total, segments, rule):
         assert len(plan.starts) == len(plan.warnings) == 1
     for start, end in zip(plan.start_s, plan.end_s, strict=True):
         assert 0 <= start < end <= n_total / frontend.sample_rate
+
+
+def test_hop_of_any_number_type_but_bool(frontend):
+    expected = plan_segments(FIRST, frontend, 100_000, hop_s=1.0).starts
+    for hop_s in (1, np.float32(1), np.float64(1), np.int64(1), Fraction(1)):
+        assert plan_segments(FIRST, frontend, 100_000, hop_s=hop_s).starts == expected
+    for hop_s in (True, np.bool_(True), 1e308, 10**400, np.float32("nan"), 1j):
+        with pytest.raises(ValueError, match=r"^hop: .* must be a number of seconds above 0, at most 1e\+09$"):
+            plan_segments(FIRST, frontend, 100_000, hop_s=hop_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -91,8 +92,11 @@ def test_options_are_checked_at_once(tagger, folder):
     ]:
         with pytest.raises(ValueError, match=word):
             tagger.tag_many([folder / "d-short.wav"], **options)
-    with pytest.raises(TypeError, match="one source"):
-        tagger.tag_many(str(folder / "d-short.wav"))
+    path = folder / "d-short.wav"
+    with open(path, "rb") as file:
+        for source in (str(path), path, b"x", bytearray(b"x"), memoryview(b"x"), file, io.BytesIO(b"x")):
+            with pytest.raises(TypeError, match="one source"):
+                tagger.tag_many(source)
 
 
 def test_nothing_in_nothing_out(tagger):
@@ -149,8 +153,29 @@ def test_error_of_the_source_iterator_rises(tagger, folder):
         yield folder / "d-short.wav"
         raise RuntimeError("the list ended badly")
 
+    results = tagger.tag_many(sources())
+    assert next(results).error is None  # what was given before is delivered first
     with pytest.raises(RuntimeError, match="the list ended badly"):
-        list(tagger.tag_many(sources()))
+        next(results)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 64])
+def test_no_result_is_lost_when_the_source_iterator_fails(folder, max_batch):
+    def sources():
+        yield from [folder / "a-piece.flac", folder / "c-text.mp3", folder / "d-short.wav"] * 5
+        raise OSError("the disk has gone")
+
+    with Tagger(max_batch=max_batch) as tagger:
+        results = tagger.tag_many(sources(), workers=2)
+        assert [next(results).error is None for _ in range(15)] == [True, False, True] * 5
+        with pytest.raises(OSError, match="the disk has gone"):
+            next(results)
+
+
+def test_decode_threads_keep_to_the_quota(monkeypatch):
+    for available, expected in [(1, 1), (3, 3), (64, 4)]:
+        monkeypatch.setattr("fcntag._C.available_threads", lambda available=available: available)
+        assert pipeline.default_workers() == expected
 
 
 def test_unusable_sources_are_records(tagger, folder):

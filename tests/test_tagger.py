@@ -13,6 +13,8 @@ from tracks import GOOD, RATE, write_tracks
 
 from fcntag import AudioError, FcntagError, ModelError, Tagger
 
+CLOSED = r"^Tagger\('mtt-vgg', device='cpu', precision='float32'\) is closed$"
+
 
 @pytest.fixture(scope="module")
 def tagger():
@@ -124,6 +126,27 @@ def test_array_needs_a_rate_and_a_file_must_not_have_one(tagger, folder):
         tagger.tag(np.zeros(RATE, np.float32))
     with pytest.raises(AudioError, match="sample_rate"):
         tagger.tag(folder / "h-48k.wav", sample_rate=48000)
+    path = str(folder / "h-48k.wav")
+    for source, name in [(path, path), (folder / "h-48k.wav", path), (b"x", "<bytes>"), (io.BytesIO(b"x"), "<stream>")]:
+        with pytest.raises(AudioError) as caught:
+            tagger.tag(source, sample_rate=44100)
+        assert str(caught.value) == f"{name}: sample_rate= is only for arrays; a file brings its own"
+
+
+@pytest.mark.parametrize("sample_rate", [None, 44100])
+@pytest.mark.parametrize(
+    ("source", "start"),
+    [
+        ([0.1, 0.2], "<list>: got a list; "),
+        (None, "<NoneType>: got None; "),
+        (3, "<int>: got an int; "),
+        ((1, 2), "<tuple>: got a tuple; "),
+    ],
+)
+def test_source_of_a_wrong_type_is_called_by_it(tagger, source, start, sample_rate):
+    with pytest.raises(AudioError) as caught:
+        tagger.tag(source, sample_rate=sample_rate)
+    assert str(caught.value) == start + "a source is a path, bytes, a binary file object or a NumPy array"
 
 
 # ---- scores, features, life ----
@@ -176,17 +199,62 @@ def test_life(folder):
         lambda: tagger.tag(folder / "d-short.wav"),
         lambda: tagger.tag_many([]),
         lambda: tagger.warmup(),
+        lambda: tagger.scores(None),
+        lambda: tagger.embed(folder / "d-short.wav"),
+        lambda: tagger.embed_many([]),
+        lambda: tagger.memory_bytes,
+        lambda: tagger.__enter__(),
     ):
-        with pytest.raises(FcntagError, match="is closed"):
+        with pytest.raises(FcntagError, match=CLOSED):
             call()
+
+
+def test_closing_under_a_run_is_the_same_error(folder, monkeypatch):
+    for start in (
+        lambda tagger: tagger.tag_many([folder / "a-piece.flac"] * 3),
+        lambda tagger: tagger.embed_many([folder / "a-piece.flac"] * 3, "blocks"),
+    ):
+        tagger = Tagger("mtt-vgg", device="cpu", max_batch=1, threads=1)
+        results = start(tagger)
+        next(results)
+        tagger.close()
+        with pytest.raises(FcntagError, match=CLOSED):
+            list(results)
+    # closed by another thread between the check and the engine's own
+    tagger = Tagger("mtt-vgg", device="cpu", threads=1)
+    scores = tagger._engine.scores
+    monkeypatch.setattr(tagger._engine, "scores", lambda waves: (tagger.close(), scores(waves))[1])
+    with pytest.raises(FcntagError, match=CLOSED):
+        tagger.tag(folder / "d-short.wav")
 
 
 def test_construction_errors():
     with pytest.raises(ModelError, match="no-such-model"):
         Tagger("no-such-model")
-    for arguments in ({"max_batch": 0}, {"threads": -1}, {"max_batch": 1.5}):
+    for arguments in ({"max_batch": 0}, {"threads": -1}, {"max_batch": 1.5}, {"max_batch": True}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             Tagger("mtt-vgg", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": None}, "^model: got an object of type NoneType; it must be a name, a path or a loaded Model$"),
+        ({"model": 3}, "^model: got an object of type int; it must be"),
+        ({"model": b"x"}, "^model: got an object of type bytes; it must be"),
+        ({"device": None}, "^device: None is of type NoneType; it must be a str$"),
+        ({"precision": 32}, "^precision: 32 is of type int; it must be a str$"),
+    ],
+)
+def test_arguments_of_a_wrong_type(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        Tagger(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers(folder):
+    with Tagger("mtt-vgg", device="cpu", max_batch=np.int64(4), threads=np.int32(1)) as tagger:
+        (result,) = tagger.tag_many([folder / "a-piece.flac"], workers=np.int64(1), hop=np.float32(1))
+        assert len(result.start_s) == len(tagger.tag(folder / "a-piece.flac", hop=1.0).start_s)
 
 
 def test_auto_device_is_logged_once_with_its_reason(caplog):

@@ -151,27 +151,45 @@ class Stream(io.RawIOBase):
             raise DecoderIOError(f"reading failed: {error}") from error
 
 
+def source_name(source: Any) -> str:
+    """What messages call a source that is no array: its path or file name, or its kind in angle brackets."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "<bytes>"
+    if isinstance(source, (str, os.PathLike)):
+        return display_name(source)
+    if not callable(getattr(source, "read", None)):
+        return f"<{type(source).__name__}>"
+    given = getattr(source, "name", None)
+    return display_name(given) if isinstance(given, (str, bytes)) and given else "<stream>"
+
+
+def check_kind(source: Any, name: str) -> None:
+    """Raise :class:`AudioError` unless ``source`` is of a type that :func:`open_source` takes."""
+    if isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike)) or callable(getattr(source, "read", None)):
+        return
+    kind = type(source).__name__
+    given = "None" if source is None else f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+    raise AudioError(f"{name}: got {given}; a source is a path, bytes, a binary file object or a NumPy array")
+
+
 def open_source(source: Any, name: str | None = None) -> Source:
     """Open a path (``str`` or ``os.PathLike``), ``bytes`` with a file's content, or a binary file object.
 
     File objects are read from their current position and never closed; one that cannot seek (a pipe, a socket's file)
     is copied to memory or, above 16 MiB, to a temporary file. Raises :class:`AudioError` that starts with the name.
     """
+    name = name or source_name(source)
+    check_kind(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name = name or "<bytes>"
         if len(source) == 0:
             raise AudioError(f"{name}: empty (0 bytes)")
         return Source(name, io.BytesIO(source), owned=True)
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source), name)
-    if callable(getattr(source, "read", None)):
-        return _open_file_object(source, name)
-    given = type(source).__name__
-    raise AudioError(f"{name or '<input>'}: expected a path, bytes, a binary file object or a NumPy array, got {given}")
+    return _open_file_object(source, name)
 
 
-def _open_path(path: str | bytes, name: str | None) -> Source:
-    name = name or display_name(path)
+def _open_path(path: str | bytes, name: str) -> Source:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -202,10 +220,7 @@ def _open_path(path: str | bytes, name: str | None) -> Source:
     return opened
 
 
-def _open_file_object(file: Any, name: str | None) -> Source:
-    if name is None:
-        given = getattr(file, "name", None)
-        name = display_name(given) if isinstance(given, (str, bytes)) and given else "<stream>"
+def _open_file_object(file: Any, name: str) -> Source:
     try:
         if isinstance(file.read(0), str):
             raise AudioError(f"{name}: the file object is in text mode; open it with mode 'rb'")

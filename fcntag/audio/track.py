@@ -11,7 +11,7 @@ from . import mp3, ogg, resample, wav
 from .av import AvReader
 from .readers import ArrayReader, FlacReader, Mp3Reader, Reader, SndReader, check_format
 from .sniff import Kind, sniff
-from .source import DecoderIOError, Source, Stream, open_source
+from .source import DecoderIOError, Source, Stream, check_kind, open_source, source_name
 
 if TYPE_CHECKING:
     import os
@@ -33,8 +33,8 @@ class Track:
 
     ``name``: one printable line. ``sample_rate`` in Hz and ``n_channels``: the source's own. ``n_frames``: samples per
     channel, None where only decoding can tell. ``warnings``: short sentences, which grow while decoding.
-    ``length_changed``: decoding has shown that ``n_frames``, and with it :meth:`length`, was wrong before; whoever
-    planned windows from the old length has to plan again.
+    ``length_changed``: decoding has shown that ``n_frames`` was wrong before, and corrected it. :meth:`length` may then
+    differ from what it was: compare the two to see whether windows planned from the old one still hold.
     """
 
     def __init__(self, name: str, source: Source | None, make_reader: Callable[[Track], Reader]) -> None:
@@ -116,7 +116,7 @@ class Track:
         ``starts`` must not fall; windows may overlap, start before 0 and end behind the track: zeros there. Only what
         is needed is decoded: nothing behind the last window, and nothing in front of a window or in a long gap between
         two where the decoder can be positioned without changing a bit of the result. Same samples and errors as
-        :meth:`blocks`. Check ``length_changed`` afterwards if the starts came from :meth:`length`.
+        :meth:`blocks`. If the starts came from :meth:`length`, compare it afterwards: decoding may have corrected it.
         """
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples}; allowed: 1 or more")
@@ -313,8 +313,10 @@ def open_track(
         if sample_rate is None:
             raise AudioError(f"{label}: an array needs sample_rate= (in Hz)")
         return Track(label, None, lambda track: ArrayReader(source, sample_rate, label))
+    label = name or source_name(source)
+    check_kind(source, label)
     if sample_rate is not None:
-        raise AudioError(f"{name or source!r}: sample_rate= is only for arrays; a file brings its own")
+        raise AudioError(f"{label}: sample_rate= is only for arrays; a file brings its own")
     opened = open_source(source, name)
     try:
         return Track(opened.name, opened, lambda track: _open_reader(opened, track.warn))

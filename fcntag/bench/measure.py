@@ -16,6 +16,7 @@ import numpy as np
 
 from ..audio import open_track
 from ..engine import Engine, create_engine
+from ..errors import FcntagError
 from ..modelfile import write_model
 from ..pipeline import read_windows
 from ..reduce import reduce_model
@@ -73,13 +74,23 @@ class _Variant:
         return float(weights + 4 * batch * (self.height * self.width + len(self.model.document.tags)))
 
 
+class SettingsError(ValueError):
+    """A setting, or a variable of the environment, that the engine refuses."""
+
+
 def measure(settings: Settings, say: Callable[[str], None]) -> Report:
     """Time everything that ``settings`` names; ``say`` is told what is going on, one line at a time.
 
-    Raises ModelError, DeviceError or AudioError before anything is timed.
+    Raises ModelError, DeviceError, AudioError or SettingsError before anything is timed.
     """
     with tempfile.TemporaryDirectory(prefix="fcntag-bench-") as folder:
-        return _Bench(settings, Path(folder), say).run()
+        try:
+            bench = _Bench(settings, Path(folder), say)
+        except FcntagError:
+            raise
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        return bench.run()
 
 
 class _Bench:

@@ -7,6 +7,7 @@ Exit codes: 0 ok; 1 some inputs failed; 2 usage; 3 model missing or bad; 4 devic
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fcntag",
         description="Tag music with fully convolutional networks: sound files in, scores out.",
         epilog="exit codes: 0 ok, 1 some inputs failed, 2 usage, 3 model missing or bad, 4 device not available, "
-        "130 interrupted",
+        "130 interrupted, 141 the reader of stdout went away",
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"{error}")
         return 1
     except OSError as error:  # the output: full disk, unwritable folder. Inputs never get here.
-        name = f"{error.filename}: " if error.filename else ""
+        # A file that is written is always named (see output.named): without a name it is stdout.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        name = f"{error.filename}: " if error.filename else "stdout: " if full else ""
         log(f"{name}{error.strerror or error}")
         return 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import options
-from .output import UsageError, import_extra, log, show_line
+from .output import UsageError, import_extra, log, named, show_line
+from .paths import check_outputs
 
 if TYPE_CHECKING:
     from ..bench.report import Report
@@ -38,7 +39,9 @@ def add_parser(commands: options.Subparsers) -> None:
         "(default: mtt-vgg)",
     )
     parser.add_argument("-b", "--batch", type=_batches, default=(1, 8, 64), metavar="N,...", help="default: 1,8,64")
-    parser.add_argument("-t", "--threads", type=options.natural_int, default=0, metavar="N", help="default: all CPUs")
+    parser.add_argument(
+        "-t", "--threads", type=options.natural_int, default=0, metavar="N", help="at most 1024 (default: all CPUs)"
+    )
     parser.add_argument("--device", type=options.device, default="cpu", metavar="DEVICE", help="default: cpu")
     parser.add_argument(
         "--precision",
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     old = _read(arguments.compare) if arguments.compare is not None else None
     _check_outputs(arguments)
     from ..bench import text
-    from ..bench.measure import Settings, measure
+    from ..bench.measure import Settings, SettingsError, measure
 
     settings = Settings(
         models=tuple(name for names in arguments.model or [("mtt-vgg",)] for name in names),
@@ -98,15 +101,20 @@ def run(arguments: argparse.Namespace) -> int:
         contend=arguments.contend,
         audio=arguments.audio or "",
     )
-    report = measure(settings, _silent if arguments.quiet else log)
+    try:
+        report = measure(settings, _silent if arguments.quiet else log)
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
     for line in text.lines(report):
         print(show_line(line))
     if arguments.json is not None:
-        Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
+        with named(arguments.json):
+            Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
     if arguments.plot is not None:
         from ..bench import plot
 
-        plot.save(report, arguments.plot)
+        with named(arguments.plot):
+            plot.save(report, arguments.plot)
     worse = _compare(old, report) if old is not None else False
     return 1 if worse or report.refused else 0
 
@@ -137,11 +145,9 @@ def _peers(text: str) -> tuple[str, ...]:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse what would fail only after minutes of measuring."""
-    for option in ("json", "plot"):
-        name = getattr(arguments, option)
-        folder = os.path.dirname(name or "") or "."
-        if name is not None and not os.path.isdir(folder):
-            raise UsageError(f"--{option} {name}: no such folder: {folder}")
+    inputs = [name for names in arguments.model or () for name in names]
+    inputs += [arguments.audio] if arguments.audio is not None else []
+    check_outputs({"--json": arguments.json, "--plot": arguments.plot}, inputs)
     if arguments.plot is not None:
         if not arguments.plot.lower().endswith((".png", ".svg", ".pdf")):
             raise UsageError(f"--plot {arguments.plot}: end the name in .png, .svg or .pdf")
@@ -155,6 +161,8 @@ def _read(name: str) -> Report:
         return Report.from_json(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--compare {name}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise UsageError(f"--compare {name}: not a bench report") from None
     except ValueError as error:
         raise UsageError(f"--compare {name}: {error}") from None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from . import options
-from .output import log
+from .output import UsageError, log
+from .paths import check_outputs
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -25,7 +26,15 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and check; print the sha256 of what was written."""
+    import os
     from pathlib import Path
+
+    target = arguments.to
+    if not target.lower().endswith(".safetensors"):
+        raise UsageError(f"--to {target}: a model file; end the name in .safetensors")
+    check_outputs({"--to": target}, [arguments.source])
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise UsageError(f"--to {target}: is not a regular file")
 
     from ..convert import convert
     from ..modelfile import read_model, write_model

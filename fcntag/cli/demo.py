@@ -10,6 +10,7 @@ import tempfile
 
 from . import options, output, tag
 from .output import UsageError
+from .paths import check_outputs
 
 DEFAULT_SEED = 0
 
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Synthesise, tag, print."""
     if arguments.output is not None and not arguments.output.lower().endswith(".wav"):
         raise UsageError(f"-o {arguments.output}: the piece is written as WAV; end the name in .wav")
+    check_outputs({"-o": arguments.output}, [arguments.model])
     if arguments.output is not None:
         return _demo(arguments, arguments.output)
     with tempfile.TemporaryDirectory(prefix="fcntag-demo-") as folder:
@@ -49,7 +51,8 @@ def _demo(arguments: argparse.Namespace, path: str) -> int:
 
     times = [("", time.perf_counter())]
     piece = demo.synthesise(arguments.seed)
-    soundfile.write(path, piece, demo.SAMPLE_RATE, subtype="PCM_16")
+    with output.named(path), open(path, "wb") as file:  # libsndfile's own errors do not say what is wrong
+        soundfile.write(file, piece, demo.SAMPLE_RATE, format="WAV", subtype="PCM_16")
     times.append(("synthesise", time.perf_counter()))
     with options.make_tagger(arguments) as tagger:
         times.append(("load the model", time.perf_counter()))

@@ -11,9 +11,9 @@ from .output import UsageError
 
 if TYPE_CHECKING:
     from ..result import EmbedResult
-    from ..tagger import Tagger
 
 FORMATS = ("npy", "parquet")
+INDEX_SUFFIX = ".json"  # after the whole name of the .npy
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -40,20 +40,21 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the features; 1 if an input failed."""
-    options.check_inputs(arguments)
     kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    index = arguments.output + INDEX_SUFFIX if arguments.output is not None and kind == "npy" else None
+    options.check_inputs(arguments, **{"the index of -o:": index})
     if arguments.output is None:
         raise UsageError(f"embed: {kind} is a binary format; name a file with -o")
     if kind == "parquet":
         output.import_extra("pyarrow", "parquet")
     with options.make_tagger(arguments) as tagger:
         inputs = options.Inputs(arguments)
+        about = output.about(tagger, which=tagger.feature(arguments.which))
         writer: output.Writer
         if kind == "parquet":
-            about = _about(tagger, which=tagger.feature(arguments.which))
-            writer = output.ParquetWriter(arguments.output, PARQUET_COLUMNS, _row, about)
+            writer = output.ParquetWriter(arguments.output, output.parquet_columns("embedding"), _row, about)
         else:
-            writer = NpyWriter(arguments.output, _about(tagger, which=tagger.feature(arguments.which)))
+            writer = NpyWriter(arguments.output, about)
         with output.Progress(arguments.quiet, inputs.total) as progress, writer:
             results = tagger.embed_many(
                 inputs,
@@ -65,36 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
             return options.drain(results, inputs, writer, progress, arguments.quiet)
 
 
-PARQUET_COLUMNS = {
-    "path": "string",
-    "duration_s": "double",
-    "n_segments": "int",
-    "embedding": "floats",
-    "warnings": "strings",
-    "error": "string",
-}
-
-
 def _row(result: EmbedResult) -> dict[str, Any]:
-    return {
-        "path": result.path,
-        "duration_s": result.duration_s,
-        "n_segments": len(result.start_s),
-        "embedding": None if result.mean is None else result.mean.tolist(),
-        "warnings": list(result.warnings),
-        "error": result.error,
-    }
-
-
-def _about(tagger: Tagger, which: str) -> dict[str, Any]:
-    return {"model": tagger.model_info.to_dict(), "engine": tagger.engine_info.to_dict(), "which": which}
+    return output.parquet_row(result, "embedding", result.mean)
 
 
 class NpyWriter(output.Writer):
     """float32 [n_tracks, F] in one .npy, written row by row; names and errors in ``{path}.json``."""
 
     def __init__(self, path: str, about: dict[str, Any]) -> None:
-        self._index_path = path + ".json"
+        self.path = path
+        self._index_path = path + INDEX_SUFFIX
         self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
         self._about = about
         self._paths: list[str] = []
@@ -125,6 +106,6 @@ class NpyWriter(output.Writer):
         self._header()
         self._file.close()
         index = {**self._about, "paths": self._paths, "errors": self._errors}
-        with open(self._index_path, "w", encoding="utf-8") as file:
+        with output.named(self._index_path), open(self._index_path, "w", encoding="utf-8") as file:
             json.dump(output.printable(index), file, ensure_ascii=False, indent=1)
             file.write("\n")

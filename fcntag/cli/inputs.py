@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +30,10 @@ def collect(names: Sequence[str], recursive: bool, fail: Callable[[str], None]) 
             if sys.stdin is None:  # started with the descriptor closed ("<&-")
                 fail("<stdin>: is closed")
             else:
-                yield sys.stdin.buffer
+                yield _stdin()
         elif recursive and os.path.isdir(name):
             found = False
-            for path in _walk(name, fail):
+            for path in sound_files(name, fail):
                 found = True
                 yield path
             if not found:
@@ -41,7 +42,18 @@ def collect(names: Sequence[str], recursive: bool, fail: Callable[[str], None]) 
             yield name
 
 
-def _walk(folder: str, fail: Callable[[str], None]) -> Iterator[str]:
+def _stdin() -> Any:
+    """Stdin, unbuffered: the interpreter aborts at exit if a thread still holds the lock of ``sys.stdin.buffer``."""
+    try:
+        file = io.FileIO(sys.stdin.fileno(), closefd=False)
+    except (OSError, ValueError):  # a stream of the caller's own, without descriptor
+        return sys.stdin.buffer
+    file.name = "<stdin>"
+    return file
+
+
+def sound_files(folder: str, fail: Callable[[str], None]) -> Iterator[str]:
+    """The files in ``folder`` and below that are named like sound files, as ``collect`` finds them."""
     seen: set[tuple[int, int]] = set()
     todo = [folder]
     while todo:
@@ -67,4 +79,4 @@ def _walk(folder: str, fail: Callable[[str], None]) -> Iterator[str]:
 
 def hint(path: str) -> str:
     """What to add to an error line about ``path``."""
-    return " (-r tags the sound files in it)" if path and os.path.isdir(path) else ""
+    return " (-r takes the sound files in it)" if path and os.path.isdir(path) else ""

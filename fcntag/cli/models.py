@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from . import options
-from .output import Progress, log
+from .output import Progress, UsageError, log
 
 if TYPE_CHECKING:
     from ..catalogue import Entry
@@ -169,6 +169,8 @@ def run_pull(arguments: argparse.Namespace) -> int:
 
     from .. import catalogue
 
+    if arguments.source is not None and catalogue.entry(arguments.name).embedded:
+        raise UsageError(f"--from {arguments.source}: {arguments.name} is embedded: nothing to pull")
     source = None if arguments.source is None else Path(arguments.source)
     with Progress(arguments.quiet) as progress:
         path = catalogue.pull(arguments.name, source, progress.bytes)

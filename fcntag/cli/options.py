@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
-from .output import Progress, UsageError, Writer, log, show
+from ..errors import FcntagError
+from .output import Progress, UsageError, Writer, log, named, show
+from .paths import check_outputs
 
 if TYPE_CHECKING:
     from ..tagger import Tagger
@@ -80,9 +82,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="arithmetic: float32 (default), tf32, float16, bfloat16",
     )
-    group.add_argument("-b", "--batch-size", type=positive_int, default=64, metavar="N", help="windows in one run")
     group.add_argument(
-        "-t", "--threads", type=natural_int, default=0, metavar="N", help="threads of the network (default: all CPUs)"
+        "-b", "--batch-size", type=positive_int, default=64, metavar="N", help="windows in one run (default: 64)"
+    )
+    group.add_argument(
+        "-t",
+        "--threads",
+        type=natural_int,
+        default=0,
+        metavar="N",
+        help="threads of the network, at most 1024 (default: all CPUs)",
     )
     group.add_argument(
         "--no-reduce", action="store_true", help="compute channels and rows too that cannot change a score"
@@ -95,8 +104,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_input_options(parser: argparse.ArgumentParser, segments: str = "default") -> None:
     """Which files, and which windows of them."""
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="sound file, folder (with -r), or - for stdin")
-    parser.add_argument("-r", "--recursive", action="store_true", help="tag the sound files in folders, too")
-    parser.add_argument("--hop", type=positive_seconds, metavar="SECONDS", help="from one window to the next")
+    parser.add_argument("-r", "--recursive", action="store_true", help="take the sound files in folders, too")
+    parser.add_argument(
+        "--hop", type=positive_seconds, metavar="SECONDS", help="from one window to the next (default: the model's)"
+    )
     parser.add_argument(
         "--segments",
         choices=("default", "center", "first", "all"),
@@ -109,8 +120,9 @@ def add_input_options(parser: argparse.ArgumentParser, segments: str = "default"
 def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
     """How and where to write."""
     names = ", ".join(formats)
+    note = "; csv has no row for a track that failed" if "csv" in formats else ""
     parser.add_argument(
-        "-f", "--format", choices=formats, metavar="FORMAT", help=f"{names} (default: by -o, else {default})"
+        "-f", "--format", choices=formats, metavar="FORMAT", help=f"{names} (default: by -o, else {default}){note}"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write here and not to stdout")
     add_verbosity(parser)
@@ -122,8 +134,11 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and why")
 
 
-def check_inputs(arguments: argparse.Namespace) -> None:
-    """Refuse what would lose data or cannot work, before anything is loaded."""
+def check_inputs(arguments: argparse.Namespace, **more: str | None) -> None:
+    """Refuse what would lose data or cannot work, before anything is loaded.
+
+    ``more``: other files than that of ``-o`` which the command writes, by their option or what they are.
+    """
     from ..segments import check_options
 
     if arguments.inputs.count("-") > 1:
@@ -132,25 +147,27 @@ def check_inputs(arguments: argparse.Namespace) -> None:
         check_options(arguments.segments, arguments.hop)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    output = arguments.output
-    if output is not None and os.path.exists(output):
-        for name in arguments.inputs:
-            if name != "-" and os.path.exists(name) and os.path.samefile(name, output):
-                raise UsageError(f"{output}: is an input, and would be overwritten")
+    inputs = [*arguments.inputs, arguments.model]
+    check_outputs({"-o": arguments.output, **more}, inputs, arguments.recursive)
 
 
 def make_tagger(arguments: argparse.Namespace) -> Tagger:
-    """The Tagger that the options ask for; raises ModelError or DeviceError."""
+    """The Tagger that the options ask for; raises ModelError, DeviceError, or UsageError for a value out of range."""
     from ..tagger import Tagger
 
-    return Tagger(
-        arguments.model,
-        device=arguments.device,
-        precision=arguments.precision,
-        max_batch=arguments.batch_size,
-        threads=arguments.threads,
-        reduce=not arguments.no_reduce,
-    )
+    try:
+        return Tagger(
+            arguments.model,
+            device=arguments.device,
+            precision=arguments.precision,
+            max_batch=arguments.batch_size,
+            threads=arguments.threads,
+            reduce=not arguments.no_reduce,
+        )
+    except FcntagError:
+        raise
+    except ValueError as error:  # of an option, or of FCNTAG_NUM_THREADS and the like
+        raise UsageError(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -217,6 +234,7 @@ def drain(results: Any, inputs: Inputs, writer: Writer, progress: Progress, quie
         for result in results:
             bad = report(result, quiet)
             failed += bad
-            writer.write(result)
+            with named(writer.path):
+                writer.write(result)
             progress.step(bad)
     return 1 if failed or inputs.failed else 0

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..result import Result
+    from ..tagger import Tagger
 
 
 class UsageError(Exception):
@@ -139,9 +140,25 @@ class Progress:
 
 # ---- formats ----
 
+SUFFIXES = ("csv", "json", "jsonl", "parquet", "npy", "png")  # what some command writes
+
+
+@contextlib.contextmanager
+def named(path: str | None) -> Iterator[None]:
+    """Give an OSError without a file's name (full disk, lost connection) that of the file which is written."""
+    try:
+        yield
+    except OSError as error:
+        if path is None or error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)  # pyarrow's own text is longer
+        raise OSError(error.errno, reason, path) from error
+
 
 class Writer:
     """Writes results one by one; ``close`` leaves a whole document behind, also after an interrupt."""
+
+    path: str | None = None  # None: stdout, or nothing at all
 
     def write(self, result: Any) -> None:
         """Write one result; a failed track has ``error`` set."""
@@ -159,13 +176,15 @@ class Writer:
     ) -> None:
         if isinstance(error, BrokenPipeError):
             return  # nobody reads: closing the document would only fail again
-        self.close()
+        with named(self.path):
+            self.close()
 
 
 class TextWriter(Writer):
     """A text stream: stdout, or a file of its own."""
 
     def __init__(self, path: str | None, append: bool = False) -> None:
+        self.path = path
         self._own = path is not None
         self._stream: IO[str] = sys.stdout if path is None else _open_text(path, append)
         # JSON is UTF-8 by its standard; on a stdout that is not, escapes keep it both valid and readable
@@ -291,7 +310,9 @@ class ParquetWriter(Writer):
         metadata = {"fcntag": json.dumps(printable(about), ensure_ascii=False)}
         self._schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()], metadata=metadata)
         self._table = pa.Table
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self.path = path
+        with named(path):
+            self._writer = pq.ParquetWriter(path, self._schema)
         self._row = row
         self._rows: list[dict[str, Any]] = []
 
@@ -310,6 +331,35 @@ class ParquetWriter(Writer):
         self._writer.close()
 
 
+def parquet_columns(values: str) -> dict[str, str]:
+    """Columns of a wide row whose vector is called ``values``."""
+    return {
+        "path": "string",
+        "duration_s": "double",
+        "n_segments": "int",
+        values: "floats",
+        "warnings": "strings",
+        "error": "string",
+    }
+
+
+def parquet_row(result: Any, values: str, vector: Any) -> dict[str, Any]:
+    """A track's row for ``parquet_columns(values)``; ``vector``: array, or None where the track failed."""
+    return {
+        "path": result.path,
+        "duration_s": result.duration_s,
+        "n_segments": len(result.start_s),
+        values: None if vector is None else vector.tolist(),
+        "warnings": list(result.warnings),
+        "error": result.error,
+    }
+
+
+def about(tagger: Tagger, **more: Any) -> dict[str, Any]:
+    """What holds for every row of a file: model and engine, and ``more``."""
+    return {"model": tagger.model_info.to_dict(), "engine": tagger.engine_info.to_dict(), **more}
+
+
 def import_extra(module: str, extra: str) -> Any:
     """Import an optional package, or say which extra holds it."""
     import importlib
@@ -321,10 +371,15 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def format_of(wanted: str | None, output: str | None, allowed: tuple[str, ...]) -> str:
-    """The format: as asked for, else by the output's suffix, else the first allowed."""
+    """The format: as asked for, else by the output's suffix, else the first allowed.
+
+    Raises UsageError where the suffix promises a format that is not ``allowed``; one that promises nothing is fine.
+    """
+    suffix = Path(output).suffix.lower().lstrip(".") if output is not None else ""
+    if suffix in SUFFIXES and suffix not in allowed:
+        raise UsageError(f"-o {output}: .{suffix} is not written by this command; it writes {', '.join(allowed)}")
     if wanted is not None:
         return wanted
-    suffix = Path(output).suffix.lower().lstrip(".") if output is not None else ""
     return suffix if suffix in allowed else allowed[0]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 DEFAULT_TOP = 5
+RECORD_START = b'{"path": '  # of every line that JsonlWriter writes for a Result
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -53,8 +54,8 @@ def limits(arguments: argparse.Namespace) -> tuple[int | None, float | None]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Tag everything; 1 if an input failed."""
-    options.check_inputs(arguments)
     kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    options.check_inputs(arguments)
     if kind == "parquet":
         if arguments.output is None:
             raise UsageError("-f parquet: a binary format; name a file with -o")
@@ -96,41 +97,21 @@ def make_writer(kind: str, arguments: argparse.Namespace, tagger: Tagger) -> out
     if kind == "csv":
         return output.CsvWriter(path, ("path", "label", "score", "rank"), rows)
     if kind == "parquet":
-        return output.ParquetWriter(path, PARQUET_COLUMNS, parquet_row, about(tagger, labels=list(tagger.tags)))
+        about = output.about(tagger, labels=list(tagger.tags))
+        return output.ParquetWriter(path, output.parquet_columns("scores"), _row, about)
     return output.TableWriter(path, n, threshold)
 
 
-PARQUET_COLUMNS = {
-    "path": "string",
-    "duration_s": "double",
-    "n_segments": "int",
-    "scores": "floats",
-    "warnings": "strings",
-    "error": "string",
-}
-
-
-def parquet_row(result: Result) -> dict[str, Any]:
+def _row(result: Result) -> dict[str, Any]:
     """A wide row: every score, in the order of the labels in the file's metadata."""
-    return {
-        "path": result.path,
-        "duration_s": result.duration_s,
-        "n_segments": len(result.start_s),
-        "scores": None if result.scores is None else result.scores.tolist(),
-        "warnings": list(result.warnings),
-        "error": result.error,
-    }
-
-
-def about(tagger: Tagger, **more: Any) -> dict[str, Any]:
-    """What holds for every row of a file: model and engine, and ``more``."""
-    return {"model": tagger.model_info.to_dict(), "engine": tagger.engine_info.to_dict(), **more}
+    return output.parquet_row(result, "scores", result.scores)
 
 
 def resume(path: str, sha256: str, name: str) -> set[str]:
     """The inputs that a JSONL file holds without error; cuts a torn last line off, so that appending is safe.
 
-    Raises UsageError where the file holds another model's records: scores of two models must not mix unnoticed.
+    Raises UsageError where the file holds anything else, or another model's records: scores of two models must not mix
+    unnoticed.
     """
     done: set[str] = set()
     if not os.path.exists(path):
@@ -139,6 +120,8 @@ def resume(path: str, sha256: str, name: str) -> set[str]:
         whole = 0
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
+                if line[: len(RECORD_START)] != RECORD_START[: len(line)]:
+                    raise UsageError(f"{path}: line {number} is not a record of fcntag; use another file")
                 break
             whole += len(line)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,12 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the windows' scores; 1 if an input failed."""
-    options.check_inputs(arguments)
     plot = arguments.plot
+    output.format_of(arguments.format, arguments.output, FORMATS)
+    options.check_inputs(arguments, **{"--plot": plot})
     if plot is not None:
+        if not plot.lower().endswith(".png"):
+            raise UsageError(f"--plot {plot}: the picture is written as PNG; end the name in .png")
         if len(arguments.inputs) != 1 or arguments.recursive:
             raise UsageError("--plot: draws one track; give one FILE, without -r")
         output.import_extra("matplotlib", "plot")
@@ -120,7 +124,10 @@ def _draw_each(results: Iterator[Result], path: str, n: int | None) -> Iterator[
 
 
 def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
-    """Write a heat map [tags, time] of one track as PNG: best tag on top, scores 0 to 1 from dark to bright."""
+    """Write a heat map [tags, time] of one track as PNG: best tag on top, from 0 (dark) to the best score (bright).
+
+    The scale ends at 0.1 or more: scores that are all next to nothing stay dark.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # and not pyplot, which looks for a display
@@ -134,10 +141,30 @@ def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
     # A window's colour reaches to the start of the next one, so that overlapping windows stay apart.
     edges = np.array([*result.start_s, result.end_s[-1]])
     edges = np.maximum.accumulate(edges + np.arange(len(edges)) * 1e-6)  # windows clipped at the ends may coincide
-    mesh = axes.pcolormesh(edges, np.arange(len(labels) + 1), scores.T, vmin=0.0, vmax=1.0, cmap="magma")
-    axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    top = max(0.1, float(scores.max(initial=0.0)))
+    mesh = axes.pcolormesh(edges, np.arange(len(labels) + 1), scores.T, vmin=0.0, vmax=top, cmap="magma")
+    axes.set_yticks(np.arange(len(labels)) + 0.5, labels, parse_math=False)  # "$" is a letter like any other
     axes.invert_yaxis()
     axes.set_xlabel("time (seconds)")
-    axes.set_title(output.show_line(result.path), fontsize="medium")
+    axes.set_title(output.show_line(result.path), fontsize="medium", parse_math=False)
     figure.colorbar(mesh, ax=axes, label="score")
-    figure.savefig(path, format="png", dpi=120)
+    with _fonts_hushed(), output.named(path), open(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+@contextlib.contextmanager
+def _fonts_hushed() -> Iterator[None]:
+    """Without matplotlib's lines about letters that its font lacks: a box stands for them in the picture."""
+    import logging
+    import warnings
+
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            warnings.filterwarnings("ignore", message="Matplotlib currently does not support")  # some scripts
+            yield
+    finally:
+        logger.setLevel(level)

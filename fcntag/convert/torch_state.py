@@ -25,10 +25,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch reports a damaged or malicious file as whatever its reader stumbled over, from EOFError to IndexError.
-        reason = str(error).strip().splitlines()
-        raise ModelError(f"{path}: not a PyTorch state dict, or damaged: {reason[0] if reason else error!r}") from None
+    except Exception:
+        # torch reports a damaged or malicious file as whatever its reader stumbled over, from EOFError to IndexError;
+        # its texts are long, coloured, and tell how to run the file's code.
+        raise ModelError(f"{path}: not a PyTorch state dict, or damaged") from None
     if not isinstance(state, dict) or len(state) > _MAX_TENSORS:
         raise ModelError(f"{path}: not a PyTorch state dict")
     arrays = {}
