@@ -79,10 +79,15 @@ void transform(const WinogradTask& t) {
   const int tiles = (t.unit_end - t.unit_begin) * t.plan->unit_tiles();
   const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
   const int64_t row = t.in.row();
-  for (int item = t.item_begin; item < t.item_end; ++item) {
-    const int tile = item / c_blocks, cb = item % c_blocks;
+  int tile = t.item_begin / c_blocks, cb = t.item_begin % c_blocks;
+  const float* source = tile_source(t, tile);
+  for (int item = t.item_begin; item < t.item_end; ++item, ++cb) {
+    if (cb == c_blocks) {
+      cb = 0;
+      source = tile_source(t, ++tile);
+    }
     for (int v = 0; v < kChannelBlock; v += kLanes) {
-      const float* s = tile_source(t, tile) + cb * t.in.block() + v;
+      const float* s = source + cb * t.in.block() + v;
       Vec mid[6][6];
 #pragma GCC unroll 6
       for (int x = 0; x < 6; ++x) {
@@ -150,9 +155,84 @@ FCNTAG_INLINE Vec activate(Vec v) {
   return v;
 }
 
+// The outputs of one tile and vector, from m [36][kb].
+FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
+  Vec mid[4][6];
+#pragma GCC unroll 6
+  for (int x = 0; x < 6; ++x) {
+    Vec o[4];
+    output_row(load(m + x * kBlock), load(m + (6 + x) * kBlock), load(m + (12 + x) * kBlock),
+               load(m + (18 + x) * kBlock), load(m + (24 + x) * kBlock), load(m + (30 + x) * kBlock), o);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) mid[i][x] = o[i];
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], out[i]);
+}
+
+// Units of one tile whose windows divide it: pooled in registers.
+template <int kPoolH, int kPoolW, Activation kActivation>
+void pool_tiles(const WinogradTask& t) {
+  const PackedConvBlock& w = *t.weights;
+  const WinogradPlan& p = *t.plan;
+  constexpr int kRows = kWinogradTile / kPoolH, kCols = kWinogradTile / kPoolW;
+  for (int v = 0; v < kBlock; v += kLanes) {
+    const int k = t.k_block * kBlock + v;
+    if (k >= t.out.blocks() * kChannelBlock) break;
+    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
+    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+    const float* m = t.m + v;
+    const int first = t.unit_begin % p.units();
+    int image = t.unit_begin / p.units(), row = first / p.grid_cols, col = first % p.grid_cols;
+    float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+    for (int unit = t.unit_begin; unit < t.unit_end; ++unit, m += kPoints * kBlock) {
+      Vec o[4][4];
+      transform_back(m, o);
+      float* to = y + image * t.out.image() + static_cast<int64_t>(row) * kRows * t.out.row() +
+                  static_cast<int64_t>(col) * kCols * kChannelBlock;
+#pragma GCC unroll 4
+      for (int oy = 0; oy < kRows; ++oy) {
+#pragma GCC unroll 4
+        for (int ox = 0; ox < kCols; ++ox) {
+          Vec best = o[oy * kPoolH][ox * kPoolW];
+#pragma GCC unroll 4
+          for (int i = 0; i < kPoolH; ++i) {
+#pragma GCC unroll 4
+            for (int j = 0; j < kPoolW; ++j) best = max(best, o[oy * kPoolH + i][ox * kPoolW + j]);
+          }
+          if (row * kRows + oy >= t.out.height || col * kCols + ox >= t.out.width) continue;
+          Vec out = activate<kActivation>(fma(sign, best, bias));
+          if (w.affine) out = fma(scale, out, shift);
+          store(to + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, out);
+        }
+      }
+      if (++col == p.grid_cols) {
+        col = 0;
+        if (++row == p.grid_rows) {
+          row = 0;
+          ++image;
+        }
+      }
+    }
+  }
+}
+
+template <Activation kActivation>
+bool pool_in_registers(const WinogradTask& t) {
+  const int ph = t.weights->pool_h, pw = t.weights->pool_w;
+  if (t.plan->unit_tiles() != 1) return false;
+  if (ph == 1 && pw == 1) return pool_tiles<1, 1, kActivation>(t), true;
+  if (ph == 1 && pw == 4) return pool_tiles<1, 4, kActivation>(t), true;
+  if (ph == 2 && pw == 2) return pool_tiles<2, 2, kActivation>(t), true;
+  if (ph == 2 && pw == 4) return pool_tiles<2, 4, kActivation>(t), true;
+  if (ph == 4 && pw == 4) return pool_tiles<4, 4, kActivation>(t), true;
+  return false;
+}
+
 // Products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
 template <Activation kActivation>
 void pool_units(const WinogradTask& t, int tiles) {
+  if (pool_in_registers<kActivation>(t)) return;
   const PackedConvBlock& w = *t.weights;
   const WinogradPlan& p = *t.plan;
   float* buffer = t.m + static_cast<int64_t>(tiles) * kPoints * kBlock;
@@ -166,24 +246,15 @@ void pool_units(const WinogradTask& t, int tiles) {
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
       const float* m = t.m + static_cast<int64_t>(unit - t.unit_begin) * p.unit_tiles() * kPoints * kBlock + v;
       for (int q = 0; q < p.unit_tiles(); ++q, m += kPoints * kBlock) {
-        Vec mid[4][6];
-#pragma GCC unroll 6
-        for (int x = 0; x < 6; ++x) {
-          Vec o[4];
-          output_row(load(m + x * kBlock), load(m + (6 + x) * kBlock), load(m + (12 + x) * kBlock),
-                     load(m + (18 + x) * kBlock), load(m + (24 + x) * kBlock), load(m + (30 + x) * kBlock), o);
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) mid[i][x] = o[i];
-        }
+        Vec o[4][4];
+        transform_back(m, o);
         float* d =
             buffer +
             (static_cast<int64_t>(q / p.unit_cols) * kWinogradTile * width + q % p.unit_cols * kWinogradTile) * kLanes;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-          Vec o[4];
-          output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], o);
 #pragma GCC unroll 4
-          for (int j = 0; j < 4; ++j) store(d + (static_cast<int64_t>(i) * width + j) * kLanes, o[j]);
+          for (int j = 0; j < 4; ++j) store(d + (static_cast<int64_t>(i) * width + j) * kLanes, o[i][j]);
         }
       }
       const int image = unit / p.units(), at = unit % p.units();

@@ -72,15 +72,10 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def _state(entry: Entry) -> str:
     from .. import catalogue
-    from ..errors import ModelError
 
     if entry.embedded:
         return "embedded"
-    try:
-        catalogue.model_path(entry.name)
-    except ModelError:
-        return "to pull"
-    return "pulled"
+    return "pulled" if catalogue.is_here(entry.name) else "to pull"
 
 
 def run_info(arguments: argparse.Namespace) -> int:
