@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from model_fixtures import backend, models
 
-__all__ = ["backend", "home", "models", "rng", "shared"]
+__all__ = ["away_from_the_source", "backend", "home", "models", "rng", "shared"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -24,6 +25,15 @@ def shared() -> Path:
             pytest.fail(reason + "; in CI no test may skip")
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run where no ``fcntag`` folder lies: a child process would import the source tree and not the installed package."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ packed ahead, denormals flushed. Everything here is imported on first use; a run
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -31,13 +33,11 @@ class Torch:
 
         import torch
 
-        # Before the first parallel region: PyTorch's threads inherit the mode from the one that starts them.
-        torch.set_flush_denormal(True)
         torch.set_num_threads(threads)
         self._torch = torch
         module = torch.nn.Sequential(*_torch_layers(model)).eval()
         x = torch.zeros(batch, 1, height, width)
-        with torch.inference_mode(), warnings.catch_warnings():
+        with self._flushing(), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, and still the fastest eager-free path on a CPU
             frozen = torch.jit.freeze(torch.jit.trace(module, x))
             self._module = torch.jit.optimize_for_inference(frozen)
@@ -45,8 +45,20 @@ class Torch:
                 self._module(x)
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        with self._torch.inference_mode():
+        with self._flushing(), self._torch.inference_mode():
             return self._module(self._torch.from_numpy(x[:, None])).numpy()
+
+    @contextlib.contextmanager
+    def _flushing(self) -> Iterator[None]:
+        """Denormals flushed on this thread, for this call only: the mode would change every later computation here.
+
+        PyTorch's own threads inherit it from the thread that starts them.
+        """
+        self._torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            self._torch.set_flush_denormal(False)
 
 
 def _torch_layers(model: Model) -> list[Any]:
