@@ -29,7 +29,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run where no ``fcntag`` folder lies: a child process would import the source tree and not the installed package."""
+    """Run where no ``fcntag`` folder lies: a child process would import that, and not the installed package."""
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
