@@ -103,22 +103,36 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& tas
   if (error_) std::rethrow_exception(error_);
 }
 
-FlushDenormals::FlushDenormals() : saved_(0) {
-#if defined(__x86_64__)
-  saved_ = _mm_getcsr();
-  _mm_setcsr(static_cast<unsigned>(saved_) | 0x8040);  // flush to zero, denormals are zero
-#elif defined(__aarch64__)
-  asm volatile("mrs %0, fpcr" : "=r"(saved_));
-  asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t{1} << 24)));
-#endif
-}
+namespace {
 
-FlushDenormals::~FlushDenormals() {
 #if defined(__x86_64__)
-  _mm_setcsr(static_cast<unsigned>(saved_));
+constexpr uint64_t kFlushBits = 0x8040;  // flush to zero, denormals are zero
+uint64_t control() { return _mm_getcsr(); }
+void set_control(uint64_t value) { _mm_setcsr(static_cast<unsigned>(value)); }
 #elif defined(__aarch64__)
-  asm volatile("msr fpcr, %0" : : "r"(saved_));
+constexpr uint64_t kFlushBits = uint64_t{1} << 24;
+uint64_t control() {
+  uint64_t value;
+  asm volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_control(uint64_t value) { asm volatile("msr fpcr, %0" : : "r"(value)); }
+#else
+constexpr uint64_t kFlushBits = 0;
+uint64_t control() { return 0; }
+void set_control(uint64_t) {}
 #endif
+
+}  // namespace
+
+FlushDenormals::FlushDenormals() : saved_(control()) { set_control(saved_ | kFlushBits); }
+
+FlushDenormals::~FlushDenormals() { set_control(saved_); }
+
+bool set_flush_denormals(bool flush) {
+  const uint64_t before = control();
+  set_control(flush ? before | kFlushBits : before & ~kFlushBits);
+  return (before & kFlushBits) != 0;
 }
 
 }  // namespace fcntag

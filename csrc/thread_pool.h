@@ -56,4 +56,8 @@ class FlushDenormals {
   uint64_t saved_;
 };
 
+// The same mode for the calling thread, until it is set again; returns what it was. For other runtimes that set it and
+// leave it so.
+bool set_flush_denormals(bool flush);
+
 }  // namespace fcntag

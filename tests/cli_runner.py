@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+import fcntag as fcntag_package
+
+PACKAGE_HOME = str(Path(fcntag_package.__file__).resolve().parent.parent)
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -17,8 +19,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, with the package importable also where it is not installed."""
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    """This process's environment, with the package that this process imported (installed, or a source tree)."""
+    path = os.pathsep.join(filter(None, [PACKAGE_HOME, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **changes}
 
 

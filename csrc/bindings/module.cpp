@@ -4,6 +4,7 @@
 #include "cpu_isa.h"
 #include "ceilings.h"
 #include "register.h"
+#include "thread_pool.h"
 #include "winograd.h"
 
 namespace py = pybind11;
@@ -40,6 +41,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("copy_bandwidth", &fcntag::copy_bandwidth, pybind11::arg("threads"),
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "Bytes read and written per second by `threads` threads copying 128 MB, in GB/s: the memory ceiling.");
+  m.def("set_flush_denormals", &fcntag::set_flush_denormals, pybind11::arg("flush"),
+        "Flush denormals to zero on this thread from now on, or stop it; returns what it did before.");
   fcntag::register_network(m);
   fcntag::register_melspec(m);
 }

@@ -25,6 +25,21 @@ class Peer(Protocol):
         """Scores [B, n_tags]."""
 
 
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Denormals flushed on this thread, for this block only: the mode would change every later computation here.
+
+    PyTorch's threads inherit it from the thread that starts them; ONNX Runtime and OpenVINO set it themselves and leave it so.
+    """
+    from fcntag import _C
+
+    before = _C.set_flush_denormals(True)
+    try:
+        yield
+    finally:
+        _C.set_flush_denormals(before)
+
+
 class Torch:
     """PyTorch, traced, frozen and with weights packed for oneDNN."""
 
@@ -37,7 +52,7 @@ class Torch:
         self._torch = torch
         module = torch.nn.Sequential(*_torch_layers(model)).eval()
         x = torch.zeros(batch, 1, height, width)
-        with self._flushing(), torch.inference_mode(), warnings.catch_warnings():
+        with denormals_flushed(), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, and still the fastest eager-free path on a CPU
             frozen = torch.jit.freeze(torch.jit.trace(module, x))
             self._module = torch.jit.optimize_for_inference(frozen)
@@ -45,20 +60,8 @@ class Torch:
                 self._module(x)
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        with self._flushing(), self._torch.inference_mode():
+        with denormals_flushed(), self._torch.inference_mode():
             return self._module(self._torch.from_numpy(x[:, None])).numpy()
-
-    @contextlib.contextmanager
-    def _flushing(self) -> Iterator[None]:
-        """Denormals flushed on this thread, for this call only: the mode would change every later computation here.
-
-        PyTorch's own threads inherit it from the thread that starts them.
-        """
-        self._torch.set_flush_denormal(True)
-        try:
-            yield
-        finally:
-            self._torch.set_flush_denormal(False)
 
 
 def _torch_layers(model: Model) -> list[Any]:
@@ -113,10 +116,12 @@ class OnnxRuntime:
         # Spinning is the fastest for one caller; where other threads decode at the same time it takes their cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         graph = onnx_bytes(model, batch, height, width)
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        with denormals_flushed():
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"x": x[:, None]})[0]
+        with denormals_flushed():
+            return self._session.run(None, {"x": x[:, None]})[0]
 
 
 class OpenVino:
@@ -127,24 +132,26 @@ class OpenVino:
     def __init__(self, model: Model, batch: int, height: int, width: int, threads: int) -> None:
         import openvino
 
-        core = openvino.Core()
-        if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise RuntimeError("this CPU has no bfloat16 instructions")
-        self._request = core.compile_model(
-            core.read_model(onnx_bytes(model, batch, height, width)),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": self.precision,
-                "CPU_DENORMALS_OPTIMIZATION": True,
-                # Pinning would also pin the calling thread, and with it whoever runs next in this process.
-                "ENABLE_CPU_PINNING": False,
-            },
-        ).create_infer_request()
+        with denormals_flushed():
+            core = openvino.Core()
+            if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                raise RuntimeError("this CPU has no bfloat16 instructions")
+            self._request = core.compile_model(
+                core.read_model(onnx_bytes(model, batch, height, width)),
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": threads,
+                    "INFERENCE_PRECISION_HINT": self.precision,
+                    "CPU_DENORMALS_OPTIMIZATION": True,
+                    # Pinning would also pin the calling thread, and with it whoever runs next in this process.
+                    "ENABLE_CPU_PINNING": False,
+                },
+            ).create_infer_request()
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return self._request.infer({0: x[:, None]}, share_inputs=True)[0]
+        with denormals_flushed():
+            return self._request.infer({0: x[:, None]}, share_inputs=True)[0]
 
 
 class OpenVinoBfloat16(OpenVino):
