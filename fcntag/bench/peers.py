@@ -29,7 +29,7 @@ class Peer(Protocol):
 def denormals_flushed() -> Iterator[None]:
     """Denormals flushed on this thread, for this block only: the mode would change every later computation here.
 
-    PyTorch's threads inherit it from the thread that starts them; ONNX Runtime and OpenVINO set it themselves and leave it so.
+    PyTorch's threads inherit it from the thread that starts them; ONNX Runtime and OpenVINO set it and leave it so.
     """
     from fcntag import _C
 
