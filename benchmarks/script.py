@@ -35,5 +35,8 @@ def figures(samples: dict[str, list[float]], baseline: str) -> dict[str, Any]:
 def write_json(arguments: argparse.Namespace, threads: int, result: dict[str, Any]) -> None:
     """Write ``result`` beside the environment and settings to the file of --json, if there is one."""
     if arguments.json:
-        data = {"environment": machine.environment(threads), "settings": vars(arguments), **result}
+        settings = {
+            name: value for name, value in vars(arguments).items() if name not in ("json", "folder")
+        }  # no paths
+        data = {"environment": machine.environment(threads), "settings": settings, **result}
         Path(arguments.json).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
