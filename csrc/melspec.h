@@ -62,7 +62,6 @@ struct MelSpecTask {
 };
 
 struct MelSpecKernels {
-  int frames;  // that one pass computes side by side
   void (*log_mel)(const MelSpecTask&);
 };
 

@@ -213,6 +213,6 @@ void log_mel(const MelSpecTask& t) {
 #define FCNTAG_TABLE_(isa) melspec_kernels_##isa
 #define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
 extern const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA);
-const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA) = {kLanes64, log_mel};
+const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA) = {log_mel};
 
 }  // namespace fcntag

@@ -1,14 +1,21 @@
-"""Runs the command line in a process of its own, as a shell does."""
+"""Runs the command line, in a process of its own as a shell does or in this one, and the folder that its tests tag."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pytest
+import soundfile
+
 import fcntag as fcntag_package
+from fcntag import demo
+from fcntag.cli import main
 
 PACKAGE_HOME = str(Path(fcntag_package.__file__).resolve().parent.parent)
 
@@ -40,3 +47,31 @@ def fcntag(*arguments: str | Path, stdin: bytes | None = None, **changes: str) -
 def lines(data: bytes) -> Sequence[str]:
     """Lines of an output, decoded strictly: what is not UTF-8 is a defect."""
     return data.decode("utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def piece() -> np.ndarray:
+    return demo.synthesise(0)[: 44100 * 7]
+
+
+@pytest.fixture
+def folder(tmp_path, piece) -> Path:
+    """good.wav, short.wav (0.5 s), bad.mp3 (text), and sub/deep.flac."""
+    folder = tmp_path / "music"
+    (folder / "sub").mkdir(parents=True)
+    soundfile.write(folder / "good.wav", piece, 44100)
+    soundfile.write(folder / "short.wav", piece[:22050], 44100)
+    soundfile.write(folder / "sub" / "deep.flac", piece, 44100)
+    (folder / "bad.mp3").write_text("not music")
+    (folder / "notes.txt").write_text("not even named like music")
+    return folder
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err

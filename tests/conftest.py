@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import folder, piece
 from model_fixtures import backend, models
 
-__all__ = ["away_from_the_source", "backend", "home", "models", "rng", "shared"]
+__all__ = ["away_from_the_source", "backend", "folder", "home", "models", "piece", "rng", "shared"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -11,41 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-from cli_runner import command, environment, fcntag, lines
+from cli_runner import command, environment, fcntag, lines, records, run
 
-from fcntag import Tagger, demo
-from fcntag.cli import main
+from fcntag import Tagger
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-@pytest.fixture(scope="module")
-def piece() -> np.ndarray:
-    return demo.synthesise(0)[: 44100 * 7]
-
-
-@pytest.fixture
-def folder(tmp_path, piece) -> Path:
-    """good.wav, short.wav (0.5 s), bad.mp3 (text), and sub/deep.flac."""
-    folder = tmp_path / "music"
-    (folder / "sub").mkdir(parents=True)
-    soundfile.write(folder / "good.wav", piece, 44100)
-    soundfile.write(folder / "short.wav", piece[:22050], 44100)
-    soundfile.write(folder / "sub" / "deep.flac", piece, 44100)
-    (folder / "bad.mp3").write_text("not music")
-    (folder / "notes.txt").write_text("not even named like music")
-    return folder
-
-
-def records(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 # ---- formats ----
