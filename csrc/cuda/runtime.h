@@ -1,0 +1,171 @@
+// The host side of CUDA that the engine needs, and nothing more: memory, streams, events, graphs, launches.
+//
+// Two implementations: runtime.cpp on the CUDA runtime (linked statically), csrc/emulation/runtime.cpp on host memory
+// with the emulator. Everything else under csrc/cuda is written against this header and compiles for both.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#if defined(FCNTAG_EMULATED)
+#include "emulator.h"
+#else
+#include <vector_types.h>
+#endif
+
+namespace fcntag {
+namespace cuda {
+
+// No usable GPU, no memory, or a call that failed: one line, becomes fcntag.errors.DeviceError.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct DeviceInfo {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  std::size_t shared_bytes = 0;  // dynamic shared memory that a block may have
+  std::size_t memory_bytes = 0;
+  int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
+};
+
+// "" if there is a GPU, else why there is none. Initialises CUDA, as everything below does; importing does not.
+std::string unavailable();
+int device_count();  // 0 if unavailable() says so
+DeviceInfo device_info(int device);
+void set_device(int device);  // of the calling thread
+std::size_t free_memory();    // bytes, of the current device
+
+using Stream = void*;  // a cudaStream_t; null is the legacy default stream
+
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  explicit DeviceMemory(std::size_t bytes);  // throws DeviceError that names the size and what is free
+  ~DeviceMemory();
+  DeviceMemory(DeviceMemory&& other) noexcept;
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Page-locked host memory: copies from and to it do not block.
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  explicit PinnedMemory(std::size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(PinnedMemory&& other) noexcept;
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept;
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+class OwnStream {  // a stream of our own that does not wait for the legacy default stream
+ public:
+  OwnStream();
+  ~OwnStream();
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  Stream get() const { return stream_; }
+
+ private:
+  Stream stream_ = nullptr;
+};
+
+class Event {
+ public:
+  explicit Event(bool timing);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(Stream stream);
+  void make_wait(Stream stream) const;  // what is put on `stream` from now on waits for the event
+  static double seconds_between(const Event& start, const Event& end);  // waits for `end`
+
+ private:
+  void* event_ = nullptr;
+};
+
+void copy_to_device(void* target, const void* source, std::size_t bytes, Stream stream);
+void copy_to_host(void* target, const void* source, std::size_t bytes, Stream stream);
+void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream);
+void set_zero(void* target, std::size_t bytes, Stream stream);
+void synchronize(Stream stream);
+
+// Launches recorded from a stream, to be replayed as one.
+class Graph {
+ public:
+  ~Graph();
+  void launch(Stream stream);
+
+ private:
+  friend class GraphCapture;
+  Graph() = default;
+  void* state_ = nullptr;
+};
+
+// While it lives, what the thread puts on `stream` is recorded and not run; finish() gives the graph. If it is
+// destroyed before (an error on the way), the recording is dropped.
+class GraphCapture {
+ public:
+  explicit GraphCapture(Stream stream);
+  ~GraphCapture();
+  std::unique_ptr<Graph> finish();
+
+ private:
+  Stream stream_;
+  bool open_ = true;
+};
+
+struct LaunchShape {
+  dim3 grid;
+  unsigned threads = 0;
+  std::size_t shared_bytes = 0;
+};
+
+// What launch() below ends in. `kernel` and `params` as cudaLaunchKernelExC takes them.
+void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params);
+#if defined(FCNTAG_EMULATED)
+void launch_emulated(const LaunchShape& shape, Stream stream, std::function<void()> kernel);
+#endif
+
+// Starts `kernel`, which takes one struct by value. Every launch may start while its predecessor on the stream still
+// runs (programmatic dependent launch, where the hardware has it): kernels call dev::wait_for_predecessors().
+template <typename Params>
+void launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream, const Params& params) {
+#if defined(FCNTAG_EMULATED)
+  launch_emulated(shape, stream, [kernel, params] { kernel(params); });
+#else
+  void* arguments[] = {const_cast<Params*>(&params)};
+  launch_kernel(reinterpret_cast<const void*>(kernel), shape, stream, arguments);
+#endif
+}
+
+}  // namespace cuda
+}  // namespace fcntag
