@@ -1,6 +1,7 @@
-"""Builds fcntag._C by running CMake; every source file and compiler flag is in CMakeLists.txt.
+"""Builds fcntag._C, and fcntag._cuda where nvcc is found, by running CMake; every file and flag is in CMakeLists.txt.
 
-Environment: FCNTAG_CUDA=auto|0|1 is passed on to CMake; CMAKE_ARGS adds arguments of one's own.
+Environment: FCNTAG_CUDA=auto|0|1 and FCNTAG_CUDA_ARCHS (e.g. 80,90a; default: all) are passed on to CMake; CMAKE_ARGS
+adds arguments of one's own.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DFCNTAG_CUDA={os.environ.get('FCNTAG_CUDA', 'auto')}",
+            f"-DFCNTAG_CUDA_ARCHS={os.environ.get('FCNTAG_CUDA_ARCHS', '').replace(',', ';')}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_C", "--parallel", jobs], check=True)
+        # Every target: _C, and _cuda where CMake made it one.
+        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
 
 
 setup(

@@ -41,23 +41,7 @@ constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;  // log-mels of the 
 MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
     : config_(std::move(config)), kernels_(&melspec_kernels(choose_isa())), pool_(std::move(pool)) {
   const MelSpecConfig& c = config_;
-  FCNTAG_CHECK(c.hop_length > 0, "melspec: hop_length=", c.hop_length, " must be positive");
-  FCNTAG_CHECK(c.window.size() == kFft, "melspec: window of ", c.window.size(), " samples; built: ", kFft);
-  FCNTAG_CHECK(c.n_mels > 0 && c.filters.size() == static_cast<std::size_t>(c.n_mels) * kBins, "melspec: filters of ",
-               c.filters.size(), " values for n_mels=", c.n_mels, " x ", kBins);
-  FCNTAG_CHECK(c.power_exponent == 1 || c.power_exponent == 2, "melspec: power_exponent=", c.power_exponent,
-               "; built: 1, 2");
-  FCNTAG_CHECK(c.scale.size() == c.shift.size(), "melspec: scale and shift differ in length");
-  for (int m = 0; m < c.n_mels; ++m) {
-    const double* row = c.filters.data() + static_cast<std::size_t>(m) * kBins;
-    int begin = 0, end = kBins;
-    while (begin < end && row[begin] == 0) ++begin;
-    while (end > begin && row[end - 1] == 0) --end;
-    filters_.begin.push_back(begin);
-    filters_.count.push_back(end - begin);
-    filters_.offset.push_back(static_cast<int>(filters_.weights.size()));
-    filters_.weights.insert(filters_.weights.end(), row + begin, row + end);
-  }
+  filters_ = sparse_filters(c);
   for (int k = 0; k < kFft; ++k) {
     twiddles_.push_back(std::cos(2 * kPi * k / kFft));
     twiddles_.push_back(std::sin(2 * kPi * k / kFft));
@@ -83,7 +67,7 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
   const std::size_t image = static_cast<std::size_t>(n_frames) * c.n_mels;
   const int group = static_cast<int>(std::clamp<std::size_t>(kGroupDoubles / image, 1, std::max(batch, 1)));
-  const bool alone = frames_stand_alone();
+  const bool alone = c.frames_stand_alone();
   if (!alone) log_mel_.resize(std::max(log_mel_.size(), image * group));
   const int tasks = (n_frames + kTaskFrames - 1) / kTaskFrames;
   for (int begin = 0; begin < batch; begin += group) {
@@ -111,11 +95,6 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
     pool_->run(segments,
                [&](int64_t i, int) { normalize(log_mel_.data() + i * image, n_frames, out + (begin + i) * image); });
   }
-}
-
-bool MelSpec::frames_stand_alone() const {
-  return config_.normalization != Normalization::kStandardize &&
-         !(config_.log == LogKind::kDb && (config_.ref_max || config_.top_db > 0));
 }
 
 // Reference and floor of the dB scale need the whole segment, so they come here, with the normalisation.

@@ -37,6 +37,11 @@ struct MelSpecConfig {
   Normalization normalization;
   std::vector<float> scale, shift;  // [1], [n_mels] or [n_frames]
   bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
+
+  // Whether a frame's values do not depend on the other frames: no maximum, mean or deviation over the segment.
+  bool frames_stand_alone() const {
+    return normalization != Normalization::kStandardize && !(log == LogKind::kDb && (ref_max || top_db > 0));
+  }
 };
 
 // Sparse mel filters: band m takes bins [begin[m], begin[m] + count[m]) with weights from offset[m] on.
@@ -44,6 +49,9 @@ struct MelFilters {
   std::vector<int> begin, count, offset;
   std::vector<double> weights;
 };
+
+// Checks `config` (std::invalid_argument names what is wrong) and leaves out the zeros of its filters.
+MelFilters sparse_filters(const MelSpecConfig& config);
 
 // One task: frames [frame_begin, frame_end) of one segment -> log values [frame][n_mels] in double, where the segment's
 // maximum, mean or deviation decides what becomes of them; else the output itself.
@@ -81,7 +89,6 @@ class MelSpec {
   std::size_t memory_bytes() const;
 
  private:
-  bool frames_stand_alone() const;
   void normalize(const double* log_mel, int n_frames, float* out) const;
 
   MelSpecConfig config_;

@@ -46,27 +46,7 @@ class Network:
     def isa(self) -> str: ...
 
 class MelSpec:
-    def __init__(
-        self,
-        *,
-        window: Sequence[float],
-        filters: Sequence[float],
-        n_mels: int,
-        hop_length: int,
-        pad_mode: str,
-        power_exponent: int,
-        float16: bool,
-        log: str,
-        gain: float,
-        amin: float,
-        ref_max: bool,
-        top_db: float,
-        normalization: str,
-        scale: Sequence[float],
-        shift: Sequence[float],
-        time_mel: bool,
-        pool: ThreadPool,
-    ) -> None: ...
+    def __init__(self, config: dict[str, Any], *, pool: ThreadPool) -> None: ...
     def run(self, waves: NDArray[np.float32], *, pad_left: int, n_frames: int) -> NDArray[np.float32]: ...
     @property
     def memory_bytes(self) -> int: ...

@@ -7,17 +7,16 @@ import platform
 import sys
 from typing import Any
 
-# Extra -> the packages that it stands for, by the names they are imported by.
+# Extra -> the packages that it stands for, by their names on the package index.
 EXTRAS = {
-    "cuda": ("cupy",),
+    "cuda12": ("cupy-cuda12x",),
+    "cuda13": ("cupy-cuda13x",),
     "validate": ("numba", "torch"),
     "convert": ("h5py", "pooch"),
     "av": ("av",),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
 }
-# import name -> name on the package index, where they differ
-_DISTRIBUTIONS = {"cupy": "cupy-cuda12x"}
 
 
 def examine() -> dict[str, Any]:
@@ -27,7 +26,7 @@ def examine() -> dict[str, Any]:
         "fcntag": _package(),
         "build": _part(problems, "build", _build),
         "cpu": _part(problems, "cpu", _cpu),
-        "cuda": _cuda(),
+        "cuda": _part(problems, "cuda", _cuda),
         "decoders": _part(problems, "decoders", _decoders),
         "extras": {name: _installed(packages) for name, packages in EXTRAS.items()},
         "models": _models(problems),
@@ -94,7 +93,22 @@ def _cgroup_cpus() -> float | None:
 
 
 def _cuda() -> dict[str, Any]:
-    return {"build": "not built", "driver": _driver() or "none found"}
+    from . import cuda
+    from .errors import DeviceError
+
+    found: dict[str, Any] = {"driver": _driver() or "none found"}
+    try:
+        found["build"] = f"for sm_{cuda.core().architectures.replace(' ', ', sm_')}"
+    except DeviceError as error:
+        return {**found, "build": str(error)}
+    reason = cuda.unavailable()
+    if reason:
+        return {**found, "usable": f"no: {reason}"}
+    for info in cuda.devices():
+        capability = "{}.{}".format(*info["capability"])
+        memory = f"{info['memory_bytes'] / 1e9:.0f} GB"
+        found[f"cuda:{info['index']}"] = f"{info['name']}, compute capability {capability}, {memory}"
+    return found
 
 
 def _driver() -> str | None:
@@ -135,7 +149,7 @@ def _version(package: str) -> str | None:
     from importlib import metadata
 
     try:
-        return metadata.version(_DISTRIBUTIONS.get(package, package))
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 

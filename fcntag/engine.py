@@ -54,28 +54,31 @@ class Engine:
     ) -> None:
         from . import _C
 
+        self._set_model(model, precision, max_batch, reduce)
+        self._algorithm = algorithm
+        self.threads = thread_count(threads, _C.available_threads())
+        self.isa: str = _C.build_info()["isa"]
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool: Any = _C.ThreadPool(self.threads)
+        try:
+            self._melspec: Any = self._make_melspec(*self._seen(*self.document.input_size()))
+            self._network: Any = self._make_network(self._running, *self._seen(*self.document.input_size()))
+        except MemoryError:
+            raise ModelError(f"{self.document.name}: not enough memory for its weights and buffers") from None
+        self._whole_melspec: Any = None
+        self._whole_network: Any = None
+
+    def _set_model(self, model: Model, precision: str, max_batch: int, reduce: bool) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}; must be at least 1")
         self._model = self._running = model
         self.document = model.document
         self.precision = precision
         self.max_batch = max_batch
-        self._algorithm = algorithm
         self.reduction: Reduction | None = None
         if reduce:
             self._running, self.reduction = reduce_model(model)
-        self.threads = _thread_count(threads, _C.available_threads())
-        self.isa: str = _C.build_info()["isa"]
-        self._lock = threading.Lock()
-        self._closed = False
-        self._pool: Any = _C.ThreadPool(self.threads)
-        try:
-            self._melspec: Any = _make_melspec(_C, model, self._pool, *self._seen(*self.document.input_size()))
-            self._network: Any = self._make_network(self._running, *self._seen(*self.document.input_size()))
-        except MemoryError:
-            raise ModelError(f"{self.document.name}: not enough memory for its weights and buffers") from None
-        self._whole_melspec: Any = None
-        self._whole_network: Any = None
 
     @property
     def memory_bytes(self) -> int:
@@ -97,9 +100,7 @@ class Engine:
         with self._lock:
             self._check_open()
             if self._whole_melspec is None:
-                from . import _C
-
-                self._whole_melspec = _make_melspec(_C, self._model, self._pool, *self.document.input_size())
+                self._whole_melspec = self._make_melspec(*self.document.input_size())
             return self._run_melspec(self._whole_melspec, waves, self.document.frontend.n_frames(waves.shape[1]))
 
     def scores(self, waves: np.ndarray) -> np.ndarray:
@@ -163,12 +164,17 @@ class Engine:
         """(H, W) of the part of an input of that size that the running network reads."""
         return needed_input(self.document, height, width) if self.reduction is not None else (height, width)
 
+    def _make_melspec(self, height: int, width: int) -> Any:
+        from . import _C
+
+        return _C.MelSpec(melspec_config(self._model, height, width), pool=self._pool)
+
     def _make_network(self, model: Model, height: int, width: int) -> Any:
         from . import _C
 
         return _C.Network(
-            _block_dicts(model),
-            _head_dict(model),
+            block_dicts(model),
+            head_dict(model),
             height=height,
             width=width,
             bfloat16=self.precision == "bfloat16",
@@ -178,16 +184,18 @@ class Engine:
 
     def _waves(self, waves: np.ndarray) -> np.ndarray:
         waves = _array(waves, 2, "waves", "[B, n_samples]")
-        if self.document.features(waves.shape[1]) != self.document.head.in_features:
-            raise ValueError(
-                f"{self.document.name}: segments of {waves.shape[1]} samples; it takes"
-                f" {self.document.segments.n_samples}"
-            )
+        self._check_length(waves.shape[1])
         return waves
+
+    def _check_length(self, n_samples: int) -> None:
+        if self.document.features(n_samples) != self.document.head.in_features:
+            raise ValueError(
+                f"{self.document.name}: segments of {n_samples} samples; it takes {self.document.segments.n_samples}"
+            )
 
     def _input(self, waves: np.ndarray) -> np.ndarray:
         """What the running network reads of the log-mel: computed alone, unless the rest decides its values."""
-        if not _frames_stand_alone(self.document):
+        if not frames_stand_alone(self.document):
             return self._crop(self.log_mel(waves))
         time_axis = 1 if self.document.frontend.layout == "mel_time" else 0
         seen = self._seen(*self.document.input_size(waves.shape[1]))
@@ -238,9 +246,9 @@ def create_engine(
     """An engine for ``model``.
 
     Args:
-        device: "auto", "cpu" or "cuda[:N]". "auto" takes a GPU where this build and machine have one.
-        precision: "float32" or "bfloat16" (Winograd blocks multiply bfloat16 and sum in float32; the first block, small
-            last maps and the head stay float32). "tf32" and "float16" are not built for the CPU.
+        device: "auto", "cpu" or "cuda[:N]". "auto" is the CPU until the kernels have been checked on real GPUs.
+        precision: "float32", "bfloat16" (on the CPU, Winograd blocks multiply bfloat16 and sum in float32; the first
+            block, small last maps and the head stay float32), and on a GPU also "tf32" and "float16".
         max_batch: most segments computed in one call of the core, at least 1.
         threads: CPU threads; 0 means FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota.
         reduce: leave out the work that cannot change a score; see ``fcntag.reduce``.
@@ -254,7 +262,10 @@ def create_engine(
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
     if kind == "cuda":
-        raise DeviceError(f"device={device!r}: this build of fcntag has no CUDA kernels; use device='cpu'")
+        from .cuda_engine import CudaEngine
+
+        thread_count(threads, 1)  # a wrong number is wrong on any device
+        return CudaEngine(model, index=int(index or 0), precision=precision, max_batch=max_batch, reduce=reduce)
     if precision not in ("float32", "bfloat16"):
         raise DeviceError(f"precision={precision!r} is not built for the CPU; built: float32, bfloat16")
     if precision == "bfloat16":
@@ -266,7 +277,7 @@ def create_engine(
     return Engine(model, precision=precision, max_batch=max_batch, threads=threads, reduce=reduce)
 
 
-def _thread_count(threads: int, available: int) -> int:
+def thread_count(threads: int, available: int) -> int:
     if threads == 0:
         text = os.environ.get("FCNTAG_NUM_THREADS", "")
         if text:
@@ -286,7 +297,7 @@ def _array(array: np.ndarray, ndim: int, name: str, shape: str) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _frames_stand_alone(document: ModelDocument) -> bool:
+def frames_stand_alone(document: ModelDocument) -> bool:
     """Whether a frame's values do not depend on the other frames: no maximum, mean or deviation over the segment."""
     log = document.frontend.log
     return document.frontend.normalization != "standardize" and not (
@@ -294,10 +305,10 @@ def _frames_stand_alone(document: ModelDocument) -> bool:
     )
 
 
-def _make_melspec(_C: Any, model: Model, pool: Any, height: int, width: int) -> Any:
-    """The front end, for the lowest mel bands and first frames of an input [height, width]."""
+def melspec_config(model: Model, height: int, width: int) -> dict[str, Any]:
+    """The front end as the cores take it, for the lowest mel bands and first frames of an input [height, width]."""
     frontend, log = model.document.frontend, model.document.frontend.log
-    if not _frames_stand_alone(model.document):  # then all of it is computed, and cropped afterwards
+    if not frames_stand_alone(model.document):  # then all of it is computed, and cropped afterwards
         height, width = model.document.input_size()
     n_mels, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
     filters = mel.mel_filters(
@@ -311,28 +322,27 @@ def _make_melspec(_C: Any, model: Model, pool: Any, height: int, width: int) -> 
     )[:n_mels]
     used = {"per_mel": n_mels, "per_frame": n_frames}.get(frontend.normalization)
     empty = np.zeros(0, np.float32)
-    return _C.MelSpec(
-        window=mel.window(frontend.window, frontend.n_fft),
-        filters=filters.ravel(),
-        n_mels=n_mels,
-        hop_length=frontend.hop_length,
-        pad_mode=frontend.pad_mode if frontend.framing == "center" else "constant",
-        power_exponent=frontend.power_exponent,
-        float16=frontend.rounding == "float16",
-        log=log.kind,
-        gain=log.gain,
-        amin=log.amin,
-        ref_max=log.ref == "max",
-        top_db=0.0 if log.top_db is None else log.top_db,
-        normalization=frontend.normalization,
-        scale=model.tensors.get("input.scale", empty)[:used],
-        shift=model.tensors.get("input.shift", empty)[:used],
-        time_mel=frontend.layout == "time_mel",
-        pool=pool,
-    )
+    return {
+        "window": mel.window(frontend.window, frontend.n_fft),
+        "filters": filters.ravel(),
+        "n_mels": n_mels,
+        "hop_length": frontend.hop_length,
+        "pad_mode": frontend.pad_mode if frontend.framing == "center" else "constant",
+        "power_exponent": frontend.power_exponent,
+        "float16": frontend.rounding == "float16",
+        "log": log.kind,
+        "gain": log.gain,
+        "amin": log.amin,
+        "ref_max": log.ref == "max",
+        "top_db": 0.0 if log.top_db is None else log.top_db,
+        "normalization": frontend.normalization,
+        "scale": model.tensors.get("input.scale", empty)[:used],
+        "shift": model.tensors.get("input.shift", empty)[:used],
+        "time_mel": frontend.layout == "time_mel",
+    }
 
 
-def _block_dicts(model: Model) -> list[dict[str, Any]]:
+def block_dicts(model: Model) -> list[dict[str, Any]]:
     return [
         {
             "in_channels": block.in_channels,
@@ -350,7 +360,7 @@ def _block_dicts(model: Model) -> list[dict[str, Any]]:
     ]
 
 
-def _head_dict(model: Model) -> dict[str, Any]:
+def head_dict(model: Model) -> dict[str, Any]:
     head = model.document.head
     return {
         "flatten": head.flatten,

@@ -41,8 +41,8 @@ class Tagger:
     ----------
     model : name in the catalogue (``fcntag models list``), path of a model file, or a loaded ``Model``.
         Never downloads: a model that is not embedded has to be pulled first.
-    device : "auto", "cpu", "cuda" or "cuda:N". "auto" logs what it chose.
-    precision : "float32", or "bfloat16" where the CPU has it (AVX512_BF16)
+    device : "auto", "cpu", "cuda" or "cuda:N". "auto" is the CPU for now, and logs it.
+    precision : "float32"; "bfloat16" where the CPU has it (AVX512_BF16), or on a GPU; on a GPU also "tf32", "float16"
     max_batch : int >= 1, windows in one run of the network
     threads : int >= 0, CPU threads of the network; 0: as many as the process may use
     reduce : leave out channels, rows and frames that cannot change a score (``fcntag models info`` lists them)
@@ -87,7 +87,7 @@ class Tagger:
         )
         if device == "auto":
             logger.info(
-                "device auto: %s (this build has no CUDA); %s, %s, %d threads",
+                "device auto: %s (a GPU is used when asked for: device='cuda'); %s, %s, %d threads",
                 self._engine.device,
                 self._engine.isa,
                 self._engine.precision,
@@ -206,36 +206,60 @@ class Tagger:
         outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._scores)
         return (self._result(outcome) for outcome in outcomes)
 
-    def scores(self, waves: np.ndarray) -> np.ndarray:
+    def scores(self, waves: Any, *, out: Any = None, stream: Any = None, sample_rate: int | None = None) -> Any:
         """Scores of windows that are decoded already.
 
         Parameters
         ----------
-        waves : float32 [B, n_samples] at ``sample_rate``, mono, -1 to 1; n_samples as
-            ``model.document.segments.n_samples`` (or a natural length that the model allows)
+        waves : float32 [B, n_samples] at ``self.sample_rate``, mono, -1 to 1; n_samples as
+            ``model.document.segments.n_samples`` (or a natural length that the model allows). With ``device="cuda"``
+            also an array on the GPU (CuPy, PyTorch, anything with ``__cuda_array_interface__`` or DLPack; at most
+            max_batch rows, taken as they are, without a copy and without a look at their values)
+        out : array on the GPU, float32 [B, n_tags], for waves on the GPU; None: a new CuPy array
+        stream : CuPy or PyTorch stream, or its address, for waves on the GPU: the scores are ready when it is
+        sample_rate : int, Hz, with ``device="cuda"``: waves are PCM [B, n_in] or [B, n_in, n_channels] at that rate,
+            mixed and resampled on the GPU; scores differ by up to 1e-3 from those of ``tag``, which resamples with soxr
 
         Returns
         -------
-        float32 [B, n_tags], 0 to 1
+        float32 [B, n_tags], 0 to 1; ``out`` for waves on the GPU
 
         Raises
         ------
-        ValueError : shape, dtype or a value that is not finite
+        ValueError : shape, dtype or a value that is not finite; an argument that this device does not take
         """
         import numpy as np
 
+        from .cuda import is_device_array
+
         self._check_open()
+        on_gpu = hasattr(self._engine, "device_info")
+        if is_device_array(waves):
+            if not on_gpu:
+                raise ValueError("waves: an array on the GPU; this Tagger computes on the CPU (device='cuda' takes it)")
+            return self._while_open(
+                lambda: self._engine.scores(waves, out=out, stream=stream, sample_rate=sample_rate)  # type: ignore[call-arg]
+            )
+        if out is not None or stream is not None:
+            raise ValueError("out and stream go with waves on the GPU; these are in host memory")
         waves = np.asarray(waves)
+        resample = sample_rate is not None and sample_rate != self.sample_rate
+        if resample and not on_gpu:
+            raise ValueError(f"sample_rate={sample_rate}: needs device='cuda'; tag() resamples on the CPU")
         segments = self._model.document.segments
-        if waves.ndim != 2 or waves.dtype != np.float32:
-            raise ValueError(f"waves: {waves.dtype} {list(waves.shape)}; expected float32 [B, n_samples]")
+        if waves.ndim not in ((2, 3) if resample else (2,)) or waves.dtype != np.float32:
+            expected = "[B, n_in] or [B, n_in, n_channels]" if resample else "[B, n_samples]"
+            raise ValueError(f"waves: {waves.dtype} {list(waves.shape)}; expected float32 {expected}")
         low = segments.min_samples or segments.n_samples
-        if not low <= waves.shape[1] <= segments.n_samples:
+        if not resample and not low <= waves.shape[1] <= segments.n_samples:
             allowed = f"{low} to {segments.n_samples}" if low < segments.n_samples else f"{segments.n_samples}"
             raise ValueError(f"waves: n_samples={waves.shape[1]}; {self._model_info.name} takes {allowed}")
         if not np.isfinite(waves).all():
             raise ValueError("waves: contains values that are not finite")
-        return self._scores(np.ascontiguousarray(waves))
+        waves = np.ascontiguousarray(waves)
+        if resample:
+            return self._while_open(lambda: self._engine.scores(waves, sample_rate=sample_rate))  # type: ignore[call-arg]
+        return self._scores(waves)
 
     # ---- features ----
 

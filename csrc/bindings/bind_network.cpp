@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "network.h"
+#include "parse.h"
 #include "thread_pool.h"
 #include "register.h"
 
@@ -13,20 +14,7 @@ namespace py = pybind11;
 namespace fcntag {
 namespace {
 
-using Array = py::array_t<float, py::array::c_style>;
-
-const float* vector_data(const py::dict& d, const char* key, py::ssize_t size) {
-  const Array array = d[key].cast<Array>();
-  FCNTAG_CHECK(array.size() == size, "network: ", key, " has ", array.size(), " values; ", size, " are needed");
-  return array.data();
-}
-
-Activation parse_activation(const std::string& name) {
-  if (name == "relu") return Activation::kRelu;
-  if (name == "elu") return Activation::kElu;
-  FCNTAG_CHECK(name == "none", "network: activation='", name, "'; built: relu, elu, none");
-  return Activation::kNone;
-}
+using Array = FloatArray;
 
 Flatten parse_flatten(const std::string& name) {
   if (name == "chw") return Flatten::kChw;
@@ -46,29 +34,6 @@ std::vector<std::string> algorithm_names(const Network& network) {
   std::vector<std::string> names;
   for (Algorithm a : network.algorithms()) names.push_back(a == Algorithm::kWinograd ? "winograd" : "direct");
   return names;
-}
-
-// `d` keeps the arrays alive: the spec borrows their memory.
-ConvBlockSpec parse_block(const py::dict& d) {
-  ConvBlockSpec spec{};
-  spec.in_channels = d["in_channels"].cast<int>();
-  spec.out_channels = d["out_channels"].cast<int>();
-  spec.kernel = d["kernel"].cast<int>();
-  spec.activation = parse_activation(d["activation"].cast<std::string>());
-  const auto window = d["window"].cast<std::pair<int, int>>();
-  const auto stride = d["stride"].cast<std::pair<int, int>>();
-  spec.pool_h = window.first;
-  spec.pool_w = window.second;
-  spec.stride_h = stride.first;
-  spec.stride_w = stride.second;
-  const py::ssize_t k = spec.out_channels;
-  spec.weight = vector_data(d, "weight", k * spec.in_channels * spec.kernel * spec.kernel);
-  spec.bias = vector_data(d, "bias", k);
-  if (!d["scale"].is_none()) {
-    spec.scale = vector_data(d, "scale", k);
-    spec.shift = vector_data(d, "shift", k);
-  }
-  return spec;
 }
 
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,

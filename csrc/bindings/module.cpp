@@ -25,7 +25,6 @@ py::dict build_info() {
   info["isas_available"] = names(available_isas());
   info["bfloat16"] = winograd_kernels_bfloat16(choose_isa()) != nullptr;
   info["compiler"] = __VERSION__;
-  info["cuda"] = false;
   return info;
 }
 
@@ -34,7 +33,7 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fcntag's CPU core.";
-  m.def("build_info", &fcntag::build_info, "Instruction sets built, available and chosen; compiler; CUDA.");
+  m.def("build_info", &fcntag::build_info, "Instruction sets built, available and chosen; compiler.");
   m.def("available_threads", &fcntag::available_threads, "CPUs of the affinity mask, lowered to the cgroup quota.");
   m.def("fma_peak", &fcntag::fma_peak, pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>(),
         "Multiply-adds that `threads` threads can do, in GFLOP/s of the instruction set in use: the compute ceiling.");

@@ -145,6 +145,12 @@ FCNTAG_DEVICE float round_tf32(float x) {
 #endif
   return __uint_as_float(r);
 }
+// The same pointer. One that was loaded from memory may point anywhere, as far as the compiler knows.
+template <typename T>
+FCNTAG_DEVICE T* global(T* p) {
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
 FCNTAG_DEVICE float as_float(uint32_t x) { return __uint_as_float(x); }
 FCNTAG_DEVICE uint32_t as_word(float x) { return __float_as_uint(x); }
 
@@ -225,6 +231,10 @@ FCNTAG_NOINLINE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t
 }
 FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
   emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
+}
+template <typename T>
+inline T* global(T* p) {
+  return p;
 }
 inline float as_float(uint32_t x) {
   float f;

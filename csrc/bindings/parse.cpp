@@ -1,0 +1,91 @@
+#include "parse.h"
+
+#include <pybind11/stl.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+
+namespace py = pybind11;
+
+namespace fcntag {
+
+namespace {
+
+Activation parse_activation(const std::string& name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "elu") return Activation::kElu;
+  FCNTAG_CHECK(name == "none", "network: activation='", name, "'; built: relu, elu, none");
+  return Activation::kNone;
+}
+
+template <typename T>
+T choose(const py::dict& d, const char* key, const std::vector<std::pair<const char*, T>>& built) {
+  const std::string name = d[key].cast<std::string>();
+  std::string known;
+  for (const auto& [candidate, value] : built) {
+    if (name == candidate) return value;
+    known += std::string(known.empty() ? "" : ", ") + candidate;
+  }
+  fail("melspec: ", key, "='", name, "'; built: ", known);
+}
+
+}  // namespace
+
+const float* vector_data(const py::dict& d, const char* key, py::ssize_t size) {
+  const FloatArray array = d[key].cast<FloatArray>();
+  FCNTAG_CHECK(array.size() == size, "network: ", key, " has ", array.size(), " values; ", size, " are needed");
+  return array.data();
+}
+
+ConvBlockSpec parse_block(const py::dict& d) {
+  ConvBlockSpec spec{};
+  spec.in_channels = d["in_channels"].cast<int>();
+  spec.out_channels = d["out_channels"].cast<int>();
+  spec.kernel = d["kernel"].cast<int>();
+  spec.activation = parse_activation(d["activation"].cast<std::string>());
+  const auto window = d["window"].cast<std::pair<int, int>>();
+  const auto stride = d["stride"].cast<std::pair<int, int>>();
+  spec.pool_h = window.first;
+  spec.pool_w = window.second;
+  spec.stride_h = stride.first;
+  spec.stride_w = stride.second;
+  const py::ssize_t k = spec.out_channels;
+  spec.weight = vector_data(d, "weight", k * spec.in_channels * spec.kernel * spec.kernel);
+  spec.bias = vector_data(d, "bias", k);
+  if (!d["scale"].is_none()) {
+    spec.scale = vector_data(d, "scale", k);
+    spec.shift = vector_data(d, "shift", k);
+  }
+  return spec;
+}
+
+MelSpecConfig parse_melspec(const py::dict& d) {
+  MelSpecConfig c{};
+  c.hop_length = d["hop_length"].cast<int>();
+  c.pad_mode = choose<PadMode>(d, "pad_mode", {{"constant", PadMode::kConstant}, {"reflect", PadMode::kReflect}});
+  c.window = d["window"].cast<std::vector<double>>();
+  c.filters = d["filters"].cast<std::vector<double>>();
+  c.n_mels = d["n_mels"].cast<int>();
+  c.power_exponent = d["power_exponent"].cast<int>();
+  c.float16 = d["float16"].cast<bool>();
+  c.log = choose<LogKind>(d, "log", {{"db", LogKind::kDb}, {"log10p1", LogKind::kLog10p1}});
+  c.gain = d["gain"].cast<double>();
+  c.amin = d["amin"].cast<double>();
+  c.ref_max = d["ref_max"].cast<bool>();
+  c.top_db = d["top_db"].cast<double>();
+  c.normalization = choose<Normalization>(d, "normalization",
+                                          {{"none", Normalization::kNone},
+                                           {"scalar", Normalization::kScalar},
+                                           {"per_mel", Normalization::kPerMel},
+                                           {"per_frame", Normalization::kPerFrame},
+                                           {"standardize", Normalization::kStandardize}});
+  c.scale = d["scale"].cast<std::vector<float>>();
+  c.shift = d["shift"].cast<std::vector<float>>();
+  c.time_mel = d["time_mel"].cast<bool>();
+  return c;
+}
+
+}  // namespace fcntag

@@ -1,0 +1,332 @@
+#include "cuda/network.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "check.h"
+
+namespace fcntag {
+namespace cuda {
+
+namespace {
+
+constexpr int kMaxBatch = 4096;
+
+template <typename T>
+DeviceMemory upload(const std::vector<T>& values) {
+  DeviceMemory memory(values.size() * sizeof(T));
+  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
+  synchronize(nullptr);  // streams of our own do not wait for the default stream
+  return memory;
+}
+
+const char* name(Precision p) {
+  const char* names[] = {"float32", "tf32x3", "tf32", "float16", "bfloat16"};
+  return names[static_cast<int>(p)];
+}
+
+// map [channels][positions] -> features in the model's order.
+void flatten(const float* map, int channels, int positions, FeatureOrder order, float* features) {
+  for (int c = 0; c < channels; ++c) {
+    const float* row = map + static_cast<std::size_t>(c) * positions;
+    if (order == FeatureOrder::kMax) {
+      features[c] = *std::max_element(row, row + positions);
+      continue;
+    }
+    for (int i = 0; i < positions; ++i)
+      features[order == FeatureOrder::kChw ? c * positions + i : i * channels + c] = row[i];
+  }
+}
+
+std::string megabytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; }
+
+}  // namespace
+
+int batch_bucket(int batch, int max_batch) {
+  int bucket = 1;
+  while (bucket < batch) bucket *= 2;
+  return std::min(bucket, max_batch);
+}
+
+Network::Network(const NetworkConfig& config)
+    : precision_(config.precision),
+      max_batch_(config.max_batch),
+      max_height_(config.height),
+      max_width_(config.width),
+      n_tags_(config.head.n_tags),
+      in_features_(config.head.in_features),
+      order_(config.head.order) {
+  FCNTAG_CHECK(!config.blocks.empty(), "network: no blocks");
+  FCNTAG_CHECK(config.height > 0 && config.width > 0, "network: input ", config.height, "x", config.width,
+               " must not be empty");
+  FCNTAG_CHECK(max_batch_ >= 1 && max_batch_ <= kMaxBatch, "network: max_batch=", max_batch_,
+               "; allowed on a GPU: 1 to ", kMaxBatch);
+  FCNTAG_CHECK(n_tags_ > 0 && in_features_ > 0, "network: head of ", in_features_, " features and ", n_tags_, " tags");
+  device_ = device_info(config.device);
+  set_device(device_.index);
+  const int needed = precision_ == Precision::kFloat32 || precision_ == Precision::kFloat16 ? 75 : 80;
+  if (device_.major * 10 + device_.minor < needed) {
+    std::ostringstream text;
+    text << "precision='" << name(precision_) << "' needs a GPU of compute capability " << needed / 10 << "."
+         << needed % 10 << "; " << device_.name << " has " << device_.major << "." << device_.minor;
+    throw DeviceError(text.str());
+  }
+  int channels = 1;
+  for (std::size_t i = 0; i < config.blocks.size(); ++i) {
+    const ConvBlockSpec& spec = config.blocks[i];
+    FCNTAG_CHECK(spec.in_channels == channels, "network: block ", i, " takes ", spec.in_channels, " channels, but ",
+                 channels, " arrive");
+    FCNTAG_CHECK(spec.kernel == 1 || spec.kernel == 3, "conv_block: kernel=", spec.kernel,
+                 " is not built; built: 1, 3");
+    FCNTAG_CHECK(spec.pool_h > 0 && spec.pool_w > 0 && spec.stride_h > 0 && spec.stride_w > 0,
+                 "conv_block: pool window (", spec.pool_h, ", ", spec.pool_w, "), stride (", spec.stride_h, ", ",
+                 spec.stride_w, ") must be positive");
+    const bool last = i + 1 == config.blocks.size();
+    // The head reads float32: the last map is small, and nothing is gained by rounding it.
+    const Storage storage = last ? Storage::kFloat32 : map_storage(precision_);
+    layers_.push_back({spec.in_channels, spec.out_channels, spec.kernel, spec.activation, spec.pool_h, spec.pool_w,
+                       spec.stride_h, spec.stride_w, 0, 0, precision_, storage});
+    channels = spec.out_channels;
+  }
+
+  // Everything is planned before anything is allocated: what does not fit is refused whole.
+  std::size_t maps[2] = {0, 0}, partial = 0, weights = 0;
+  for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
+    const Plan& plan =
+        plans_.emplace(std::tuple(batch, max_height_, max_width_), make_plan(batch, max_height_, max_width_))
+            .first->second;
+    for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
+    for (int i = 0; i < n_blocks(); ++i) {
+      const auto [h, w] = plan.sizes[i + 1];
+      const std::size_t bytes = static_cast<std::size_t>(batch) * h * w *
+                                padded_channels(layers_[i].out_channels, layers_[i].storage) *
+                                storage_bytes(layers_[i].storage);
+      maps[i % 2] = std::max(maps[i % 2], bytes);
+    }
+    if (batch == max_batch_) break;
+  }
+  const std::size_t input = static_cast<std::size_t>(max_batch_) * max_height_ * max_width_ * sizeof(float);
+  const std::size_t results = static_cast<std::size_t>(max_batch_) * n_tags_ * sizeof(float);
+  for (const ConvLayer& layer : layers_) {
+    weights += static_cast<std::size_t>(std::max(1, layer.channel_blocks())) * layer.kernel * layer.kernel *
+                   layer.n_padded() * kBlockBytes +
+               4 * static_cast<std::size_t>(layer.n_padded()) * sizeof(float);
+  }
+  const std::size_t total = maps[0] + maps[1] + partial + input + 2 * results + weights;
+  const std::size_t available = free_memory();
+  if (total > available) {
+    throw DeviceError("not enough memory on the device: max_batch=" + std::to_string(max_batch_) + " needs " +
+                      megabytes(total) + ", " + megabytes(available) + " of " + device_.name +
+                      " are free; lower max_batch");
+  }
+
+  for (std::size_t i = 0; i < config.blocks.size(); ++i) {
+    weights_.push_back(i == 0 ? upload(pack_first_weights(config.blocks[i]))
+                              : upload(pack_conv_weights(config.blocks[i], precision_)));
+    epilogues_.push_back(upload(pack_epilogue(config.blocks[i])));
+  }
+  const auto [h, w] = plans_.begin()->second.sizes.back();
+  const ConvLayer& last = layers_.back();
+  head_weight_ = upload(pack_head_weights(config.head.weight, n_tags_, last.out_channels,
+                                          padded_channels(last.out_channels, last.storage), h * w, order_));
+  head_bias_ = upload(std::vector<float>(config.head.bias, config.head.bias + n_tags_));
+  for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(maps[i]);
+  partial_ = DeviceMemory(partial);
+  input_ = DeviceMemory(input);
+  scores_ = DeviceMemory(results);
+  logits_ = DeviceMemory(results);
+  io_ = DeviceMemory(sizeof(Io));
+}
+
+std::vector<std::pair<int, int>> Network::sizes(int height, int width) const {
+  std::vector<std::pair<int, int>> sizes = {{height, width}};
+  for (int i = 0; i < n_blocks(); ++i) {
+    const auto [h, w] = sizes.back();
+    const ConvLayer layer = layer_at(i, h, w);
+    FCNTAG_CHECK(h >= layer.pool_h && w >= layer.pool_w, "conv_block: map ", h, "x", w,
+                 " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
+    sizes.emplace_back(layer.out_h(), layer.out_w());
+  }
+  return sizes;
+}
+
+ConvLayer Network::layer_at(int block, int height, int width) const {
+  ConvLayer layer = layers_[block];
+  layer.height = height;
+  layer.width = width;
+  return layer;
+}
+
+Network::Plan Network::make_plan(int batch, int height, int width) const {
+  Plan plan{batch, height, width, {}, {}, sizes(height, width)};
+  const auto [h, w] = plan.sizes.back();
+  const int64_t positions = order_ == FeatureOrder::kMax ? 1 : static_cast<int64_t>(h) * w;
+  FCNTAG_CHECK(positions * layers_.back().out_channels == in_features_, "network: input ", height, "x", width,
+               " gives ", positions * layers_.back().out_channels, " features; the head takes ", in_features_);
+  plan.first = plan_first(layer_at(0, height, width), batch);
+  for (int i = 1; i < n_blocks(); ++i) {
+    plan.blocks.push_back(plan_conv(layer_at(i, plan.sizes[i].first, plan.sizes[i].second), batch, device_));
+  }
+  return plan;
+}
+
+const Network::Plan& Network::plan(int batch, int height, int width) {
+  FCNTAG_CHECK(batch >= 1 && batch <= max_batch_, "network: batch=", batch, "; planned for 1 to ", max_batch_);
+  FCNTAG_CHECK(height <= max_height_ && width <= max_width_, "network: input ", height, "x", width,
+               " is larger than the ", max_height_, "x", max_width_, " it was planned for");
+  const std::tuple key(batch_bucket(batch, max_batch_), height, width);
+  auto found = plans_.find(key);
+  if (found == plans_.end()) {
+    Plan plan = make_plan(std::get<0>(key), height, width);
+    std::size_t partial = 0;
+    for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
+    if (partial > partial_.bytes()) {  // a smaller map may split its sums where a larger one does not
+      partial_ = DeviceMemory(partial);
+      ++generation_;
+    }
+    found = plans_.emplace(key, std::move(plan)).first;
+  }
+  return found->second;
+}
+
+void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int begin, int end, Stream stream) const {
+  for (int i = begin; i < std::min(end, n_blocks()); ++i) {
+    if (i == 0) {
+      FirstParams params = plan.first.params;
+      params.x = x.data;
+      params.image_stride = x.image_stride;
+      params.row_stride = x.row_stride;
+      params.weight = weights_[0].as<float>();
+      params.epilogue = epilogues_[0].as<float>();
+      params.y = map(0);
+      params.io = io;
+      launch(plan.first.kernel, {plan.first.grid, kFirstThreads, plan.first.shared_bytes}, stream, params);
+      continue;
+    }
+    const ConvPlan& block = plan.blocks[i - 1];
+    ConvParams params = block.params;
+    params.x = map(i - 1);
+    params.weight = weights_[i].as<void>();
+    params.epilogue = epilogues_[i].as<float>();
+    params.y = map(i);
+    params.partial = partial_.as<float>();
+    params.io = io;
+    const unsigned threads = static_cast<unsigned>(block.kernel.threads());
+    const unsigned chunks = params.split ? static_cast<unsigned>(params.chunks) : 1;
+    launch(block.kernel.launch, {dim3(block.ctas, chunks), threads, block.shared_bytes}, stream, params);
+    if (params.split) {
+      params.split = 2;
+      launch(block.kernel.launch, {dim3(block.ctas), threads, block.shared_bytes}, stream, params);
+    }
+  }
+  if (end > n_blocks()) {
+    const auto [h, w] = plan.sizes.back();
+    const ConvLayer& last = layers_.back();
+    run_head({static_cast<const float*>(map(n_blocks() - 1)), head_weight_.as<float>(), head_bias_.as<float>(), io,
+              h * w, padded_channels(last.out_channels, last.storage), order_ == FeatureOrder::kMax, n_tags_},
+             plan.batch, stream);
+  }
+}
+
+void Network::claim(Stream stream) {
+  if (used_ && stream != last_stream_) idle_.make_wait(stream);
+}
+
+void Network::release(Stream stream) {
+  idle_.record(stream);
+  last_stream_ = stream;
+  used_ = true;
+}
+
+MapParams Network::map_params(const Plan& plan, int block, float* out) const {
+  const auto [h, w] = plan.sizes[block + 1];
+  const ConvLayer& layer = layers_[block];
+  return {map(block),
+          out,
+          h * w,
+          layer.out_channels,
+          padded_channels(layer.out_channels, layer.storage),
+          static_cast<int>(layer.storage)};
+}
+
+void Network::read_block(const Plan& plan, int block, int images, int64_t row, int channel_base,
+                         const NetworkOutputs& outputs) {
+  const int channels = layers_[block].out_channels;
+  const int64_t size = static_cast<int64_t>(channels) * plan.sizes[block + 1].first * plan.sizes[block + 1].second;
+  const bool last = block + 1 == n_blocks();
+  float* whole = outputs.blocks.empty() ? nullptr : outputs.blocks[block];
+  if (whole != nullptr || (last && outputs.features != nullptr)) {
+    DeviceMemory out(static_cast<std::size_t>(images) * size * sizeof(float));
+    std::vector<float> values(static_cast<std::size_t>(images) * size);
+    run_unpack(map_params(plan, block, out.as<float>()), images, stream_.get());
+    copy_to_host(values.data(), out.as<void>(), out.bytes(), stream_.get());
+    synchronize(stream_.get());
+    if (whole != nullptr) std::copy(values.begin(), values.end(), whole + row * size);
+    for (int i = 0; last && outputs.features != nullptr && i < images; ++i) {
+      flatten(values.data() + i * size, channels, static_cast<int>(size / channels), order_,
+              outputs.features + (row + i) * in_features_);
+    }
+  }
+  if (outputs.block_means != nullptr) {
+    DeviceMemory out(static_cast<std::size_t>(images) * channels * sizeof(float));
+    run_means(map_params(plan, block, out.as<float>()), images, stream_.get());
+    std::vector<float> means(static_cast<std::size_t>(images) * channels);
+    copy_to_host(means.data(), out.as<void>(), out.bytes(), stream_.get());
+    synchronize(stream_.get());
+    for (int i = 0; i < images; ++i) {
+      std::copy_n(means.data() + static_cast<std::size_t>(i) * channels, channels,
+                  outputs.block_means + (row + i) * block_channels() + channel_base);
+    }
+  }
+}
+
+void Network::run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs) {
+  FCNTAG_CHECK(batch >= 0, "network: batch=", batch);
+  FCNTAG_CHECK(outputs.blocks.empty() || static_cast<int>(outputs.blocks.size()) == n_blocks(),
+               "network: ", outputs.blocks.size(), " block outputs for ", n_blocks(), " blocks");
+  set_device(device_.index);
+  const int64_t image = static_cast<int64_t>(height) * width;
+  claim(stream_.get());
+  for (int begin = 0; begin < batch; begin += max_batch_) {
+    const int images = std::min(max_batch_, batch - begin);
+    const Plan& p = plan(images, height, width);
+    copy_to_device(input_.as<void>(), x + begin * image, images * image * sizeof(float), stream_.get());
+    set_io(io_.as<Io>(), {nullptr, 0, scores_.as<float>(), logits_.as<float>(), images}, stream_.get());
+    const InputView view{input_.as<float>(), image, width};
+    int channel_base = 0;
+    for (int i = 0; i <= n_blocks(); ++i) {
+      Event start(true), end(true);
+      start.record(stream_.get());
+      enqueue(p, view, io_.as<Io>(), i, i + 1, stream_.get());
+      end.record(stream_.get());
+      if (outputs.seconds != nullptr) outputs.seconds[i] += Event::seconds_between(start, end);
+      if (i < n_blocks()) {
+        read_block(p, i, images, begin, channel_base, outputs);
+        channel_base += layers_[i].out_channels;
+      }
+    }
+    const std::size_t bytes = static_cast<std::size_t>(images) * n_tags_ * sizeof(float);
+    const int64_t at = static_cast<int64_t>(begin) * n_tags_;
+    if (outputs.scores != nullptr) copy_to_host(outputs.scores + at, scores_.as<void>(), bytes, stream_.get());
+    if (outputs.logits != nullptr) copy_to_host(outputs.logits + at, logits_.as<void>(), bytes, stream_.get());
+    synchronize(stream_.get());
+  }
+  release(stream_.get());
+}
+
+int Network::block_channels() const {
+  int channels = 0;
+  for (const ConvLayer& layer : layers_) channels += layer.out_channels;
+  return channels;
+}
+
+std::size_t Network::memory_bytes() const {
+  std::size_t bytes = head_weight_.bytes() + head_bias_.bytes() + maps_[0].bytes() + maps_[1].bytes() +
+                      partial_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() + io_.bytes();
+  for (const DeviceMemory& memory : weights_) bytes += memory.bytes();
+  for (const DeviceMemory& memory : epilogues_) bytes += memory.bytes();
+  return bytes;
+}
+
+}  // namespace cuda
+}  // namespace fcntag

@@ -1,0 +1,124 @@
+// Conv blocks and head of one model on one GPU: weights packed once, buffers planned once, kernels put on any stream.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "conv_block.h"
+#include "cuda/conv_first.h"
+#include "cuda/conv_plan.h"
+#include "cuda/head.h"
+#include "cuda/runtime.h"
+
+namespace fcntag {
+namespace cuda {
+
+struct HeadSpec {
+  FeatureOrder order;
+  int in_features, n_tags;
+  const float* weight;  // [n_tags, in_features]
+  const float* bias;    // [n_tags]
+};
+
+struct NetworkConfig {
+  std::vector<ConvBlockSpec> blocks;  // pointers are used by the constructor only
+  HeadSpec head;
+  int height, width;  // largest input
+  int max_batch;
+  Precision precision;
+  int device;
+};
+
+// Network inputs on the device: [images][height][width], rows and images as far apart as it says.
+struct InputView {
+  const float* data;
+  int64_t image_stride;
+  int row_stride;
+};
+
+// Where results go, in host memory; null: not wanted. Rows are images of the batch.
+struct NetworkOutputs {
+  float* scores = nullptr;       // [batch, n_tags]
+  float* logits = nullptr;       // [batch, n_tags]
+  float* features = nullptr;     // [batch, in_features], in the head's order
+  float* block_means = nullptr;  // [batch, sum of channels]
+  std::vector<float*> blocks;    // empty, or of each block [batch, channels, height, width]
+  double* seconds = nullptr;     // [n_blocks + 1]: added to, time of each block and of the head
+};
+
+class Network {
+ public:
+  // Throws std::invalid_argument for what no GPU can run, DeviceError for what this one cannot, or has no memory for.
+  explicit Network(const NetworkConfig& config);
+
+  // How batches of up to `batch` images of [height][width] are computed.
+  struct Plan {
+    int batch, height, width;
+    FirstPlan first;
+    std::vector<ConvPlan> blocks;            // of blocks 1, 2, ...
+    std::vector<std::pair<int, int>> sizes;  // (H, W) of the input and after every block
+  };
+  // Planned when first asked for; batches share the plan of the next power of two. The reference stays good.
+  const Plan& plan(int batch, int height, int width);
+  // Puts blocks [begin, end) of a planned run on `stream`, and the head if `end` is n_blocks() + 1.
+  void enqueue(const Plan& plan, const InputView& x, const Io* io, int begin, int end, Stream stream) const;
+  void enqueue(const Plan& plan, const InputView& x, const Io* io, Stream stream) const {
+    enqueue(plan, x, io, 0, n_blocks() + 1, stream);
+  }
+
+  // Whoever enqueues claims the buffers first and releases them after: runs on different streams wait for each other,
+  // on the device.
+  void claim(Stream stream);
+  void release(Stream stream);
+
+  // x [batch, height, width] in host memory; returns when the outputs are there. Any batch.
+  void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);
+
+  int n_blocks() const { return static_cast<int>(layers_.size()); }
+  int n_tags() const { return n_tags_; }
+  int in_features() const { return in_features_; }
+  int max_batch() const { return max_batch_; }
+  int device() const { return device_.index; }
+  Precision precision() const { return precision_; }
+  int block_channels() const;
+  std::vector<std::pair<int, int>> sizes(int height, int width) const;
+  const ConvLayer& layer(int block) const { return layers_[block]; }
+  std::size_t memory_bytes() const;
+  // Counts how often buffers have moved: a recorded graph of an older generation must not be replayed.
+  int generation() const { return generation_; }
+
+ private:
+  ConvLayer layer_at(int block, int height, int width) const;
+  Plan make_plan(int batch, int height, int width) const;
+  void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
+  MapParams map_params(const Plan& plan, int block, float* out) const;
+  void read_block(const Plan& plan, int block, int images, int64_t row, int channel_base,
+                  const NetworkOutputs& outputs);
+
+  DeviceInfo device_;
+  Precision precision_;
+  int max_batch_, max_height_, max_width_, n_tags_, in_features_;
+  FeatureOrder order_;
+  std::vector<ConvLayer> layers_;
+  std::vector<DeviceMemory> weights_, epilogues_;
+  DeviceMemory head_weight_, head_bias_;
+  DeviceMemory maps_[2], partial_, input_, scores_, logits_, io_;
+  std::map<std::tuple<int, int, int>, Plan> plans_;
+  OwnStream stream_;
+  Event idle_{false};  // recorded when the last run has been enqueued
+  Stream last_stream_ = nullptr;
+  bool used_ = false;
+  int generation_ = 0;
+};
+
+// The smallest power of two that holds `batch`, but at most `max_batch`: batches in between share plans and graphs.
+int batch_bucket(int batch, int max_batch);
+
+// Writes `value` to device memory in stream order, as a kernel's parameter: no host memory has to outlive the call.
+void set_io(Io* target, const Io& value, Stream stream);
+
+}  // namespace cuda
+}  // namespace fcntag

@@ -1,0 +1,201 @@
+#include "cuda/scorer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "check.h"
+
+namespace fcntag {
+namespace cuda {
+
+namespace {
+
+bool same(const Io& a, const Io& b) {
+  return a.waves == b.waves && a.wave_stride == b.wave_stride && a.scores == b.scores && a.logits == b.logits &&
+         a.count == b.count;
+}
+
+std::vector<float> random_waves(std::size_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> distribution(-0.5f, 0.5f);
+  std::vector<float> waves(count);
+  for (float& x : waves) x = distribution(generator);
+  return waves;
+}
+
+}  // namespace
+
+Scorer::Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> network, SegmentShape largest,
+               std::shared_ptr<Resampler> resampler, int64_t n_in, int n_channels)
+    : melspec_(std::move(melspec)),
+      network_(std::move(network)),
+      largest_(largest),
+      resampler_(std::move(resampler)),
+      n_in_(n_in),
+      n_channels_(n_channels) {
+  set_device(network_->device());
+  const std::size_t batch = static_cast<std::size_t>(network_->max_batch());
+  io_ = DeviceMemory(sizeof(Io));
+  waves_ = DeviceMemory(batch * clip_floats(largest_) * sizeof(float));
+  if (resampler_) resampled_ = DeviceMemory(batch * largest_.n_samples * sizeof(float));
+  log_mel_ = DeviceMemory(batch * melspec_->n_mels() * largest_.n_frames * sizeof(float));
+  scratch_ = DeviceMemory(melspec_->scratch_bytes(network_->max_batch(), largest_.n_frames));
+  results_ = DeviceMemory(2 * batch * network_->n_tags() * sizeof(float));
+  pinned_waves_ = PinnedMemory(waves_.bytes());
+  pinned_results_ = PinnedMemory(results_.bytes());
+}
+
+InputView Scorer::input_view(const SegmentShape& shape) const {
+  const int n_mels = melspec_->n_mels();
+  return {log_mel_.as<float>(), static_cast<int64_t>(n_mels) * shape.n_frames,
+          melspec_->time_mel() ? n_mels : shape.n_frames};
+}
+
+void Scorer::front_end(int batch, const SegmentShape& shape, Stream stream) const {
+  const float* waves = resampler_ ? resampled_.as<float>() : nullptr;
+  melspec_->run(io_.as<Io>(), waves, batch, shape.n_samples, shape.pad_left, shape.n_frames, log_mel_.as<float>(),
+                scratch_.as<void>(), stream);
+}
+
+void Scorer::put(int batch, const SegmentShape& shape, Stream stream) {
+  const Network::Plan& plan = network_->plan(batch, shape.height, shape.width);
+  if (resampler_)
+    resampler_->run(io_.as<Io>(), batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
+  front_end(plan.batch, shape, stream);
+  network_->enqueue(plan, input_view(shape), io_.as<Io>(), stream);
+}
+
+void Scorer::point_io(const Io& io, Stream stream) {
+  if (io_set_ && same(io, last_io_)) return;
+  set_io(io_.as<Io>(), io, stream);
+  last_io_ = io;
+  io_set_ = true;
+}
+
+void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* scores, float* logits,
+                     const SegmentShape& shape, Stream stream) {
+  FCNTAG_CHECK(count >= 0 && count <= network_->max_batch(), "scores: ", count,
+               " segments; at most max_batch=", network_->max_batch(), " in one call on device arrays");
+  FCNTAG_CHECK(shape.n_samples <= largest_.n_samples && shape.n_frames <= largest_.n_frames, "scores: segments of ",
+               shape.n_samples, " samples; planned for ", largest_.n_samples);
+  if (count == 0) return;
+  set_device(network_->device());
+  const int batch = batch_bucket(count, network_->max_batch());
+  network_->plan(batch, shape.height, shape.width);  // may move buffers: before anything is recorded
+  Recorded* recorded = nullptr;
+  if (use_graphs_) {
+    recorded = &graphs_[{batch, shape}];
+    if (!recorded->graph || recorded->generation != network_->generation()) {
+      GraphCapture capture(stream_.get());
+      put(batch, shape, stream_.get());
+      recorded->graph = capture.finish();
+      recorded->generation = network_->generation();
+    }
+  }
+  network_->claim(stream);
+  point_io({waves, wave_stride, scores, logits, count}, stream);
+  if (recorded != nullptr) {
+    recorded->graph->launch(stream);
+  } else {
+    put(batch, shape, stream);
+  }
+  network_->release(stream);
+}
+
+void Scorer::run(const float* waves, int count, float* scores, float* logits, const SegmentShape& shape) {
+  const int n_tags = network_->n_tags();
+  const int64_t floats = clip_floats(shape);
+  float* device_scores = results_.as<float>();
+  float* device_logits = device_scores + static_cast<int64_t>(network_->max_batch()) * n_tags;
+  set_device(network_->device());
+  for (int begin = 0; begin < count; begin += network_->max_batch()) {
+    const int clips = std::min(network_->max_batch(), count - begin);
+    const std::size_t bytes = static_cast<std::size_t>(clips) * floats * sizeof(float);
+    std::memcpy(pinned_waves_.as<void>(), waves + begin * floats, bytes);
+    network_->claim(stream_.get());
+    copy_to_device(waves_.as<void>(), pinned_waves_.as<void>(), bytes, stream_.get());
+    enqueue(waves_.as<float>(), floats, clips, device_scores, device_logits, shape, stream_.get());
+    copy_to_host(pinned_results_.as<void>(), results_.as<void>(), results_.bytes(), stream_.get());
+    synchronize(stream_.get());
+    const float* results = pinned_results_.as<float>();
+    const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
+    if (scores != nullptr) std::copy_n(results, values, scores + at);
+    if (logits != nullptr)
+      std::copy_n(results + static_cast<int64_t>(network_->max_batch()) * n_tags, values, logits + at);
+  }
+}
+
+std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int batch, int repeats,
+                                                                             const SegmentShape& shape) {
+  set_device(network_->device());
+  const Network::Plan& plan = network_->plan(batch, shape.height, shape.width);
+  const int64_t floats = clip_floats(shape);
+  const std::vector<float> waves = random_waves(static_cast<std::size_t>(batch) * floats, 1);
+  std::memcpy(pinned_waves_.as<void>(), waves.data(), waves.size() * sizeof(float));
+  Stream stream = stream_.get();
+  std::vector<std::pair<std::string, std::vector<double>>> times;
+  std::vector<std::pair<std::string, std::function<void()>>> stages;
+  stages.emplace_back("h2d", [&] {
+    copy_to_device(waves_.as<void>(), pinned_waves_.as<void>(), waves.size() * sizeof(float), stream);
+  });
+  if (resampler_) {
+    stages.emplace_back("resample", [&] {
+      resampler_->run(io_.as<Io>(), batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
+    });
+  }
+  stages.emplace_back("mel", [&] { front_end(batch, shape, stream); });
+  for (int i = 0; i <= network_->n_blocks(); ++i) {
+    stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head",
+                        [&, i] { network_->enqueue(plan, input_view(shape), io_.as<Io>(), i, i + 1, stream); });
+  }
+  network_->claim(stream);
+  point_io({waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);
+  for (const auto& [name, stage] : stages) times.emplace_back(name, std::vector<double>());
+  for (int repeat = -2; repeat < repeats; ++repeat) {  // the first two warm up
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      Event start(true), end(true);
+      start.record(stream);
+      stages[i].second();
+      end.record(stream);
+      const double seconds = Event::seconds_between(start, end);
+      if (repeat >= 0) times[i].second.push_back(seconds);
+    }
+  }
+  network_->release(stream);
+  return times;
+}
+
+std::vector<double> Scorer::replay_times(int batch, int repeats, int inputs, std::size_t flush_bytes,
+                                         const SegmentShape& shape) {
+  FCNTAG_CHECK(inputs >= 1, "replay_times: inputs=", inputs, "; must be at least 1");
+  set_device(network_->device());
+  Stream stream = stream_.get();
+  const int64_t floats = clip_floats(shape);
+  const std::size_t size = static_cast<std::size_t>(batch) * floats;
+  DeviceMemory waves(inputs * size * sizeof(float)), flush(flush_bytes);
+  for (int i = 0; i < inputs; ++i) {
+    const std::vector<float> values = random_waves(size, 2 + i);
+    copy_to_device(waves.as<float>() + i * size, values.data(), size * sizeof(float), stream);
+    synchronize(stream);
+  }
+  std::vector<double> seconds;
+  for (int repeat = -inputs - 2; repeat < repeats; ++repeat) {
+    if (flush_bytes != 0) set_zero(flush.as<void>(), flush_bytes, stream);
+    const float* source = waves.as<float>() + static_cast<std::size_t>(repeat + inputs + 2) % inputs * size;
+    Event start(true), end(true);
+    start.record(stream);
+    enqueue(source, floats, batch, results_.as<float>(), nullptr, shape, stream);
+    end.record(stream);
+    const double elapsed = Event::seconds_between(start, end);
+    if (repeat >= 0) seconds.push_back(elapsed);
+  }
+  return seconds;
+}
+
+std::size_t Scorer::memory_bytes() const {
+  return io_.bytes() + waves_.bytes() + resampled_.bytes() + log_mel_.bytes() + scratch_.bytes() + results_.bytes();
+}
+
+}  // namespace cuda
+}  // namespace fcntag

@@ -1,0 +1,162 @@
+"""The CUDA core: whether it can be used, what the GPU can do, and arrays that lie on one.
+
+Importing this module, like importing fcntag, touches no driver; the functions do.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import DeviceError
+
+_started_in: int | None = None  # process in which CUDA was first used
+
+
+def core() -> Any:
+    """The compiled module ``fcntag._cuda``. Raises DeviceError if this build has none, or in a forked child.
+
+    A CUDA context does not survive fork(): the child's calls would fail one by one, with errors that name no cause.
+    """
+    global _started_in
+    try:
+        from . import _cuda
+    except ImportError as error:
+        text = "this build of fcntag has no CUDA kernels; reinstall it where nvcc is found (FCNTAG_CUDA=1 requires it)"
+        if "_cuda" not in str(error):
+            text = f"the CUDA kernels cannot be loaded: {error}"
+        raise DeviceError(text) from None
+    if _started_in is None:
+        _started_in = os.getpid()
+    check_process(_started_in)
+    return _cuda
+
+
+def check_process(started_in: int) -> None:
+    """Raises DeviceError if this process is a fork of the one that started CUDA."""
+    if os.getpid() != started_in:
+        raise DeviceError(
+            f"CUDA was started in process {started_in} and cannot be used in its forked child {os.getpid()};"
+            " start workers with multiprocessing.get_context('spawn')"
+        )
+
+
+def unavailable() -> str:
+    """Why ``device="cuda"`` would fail, in a few words; "" if it would not."""
+    try:
+        return str(core().unavailable())
+    except DeviceError as error:
+        return str(error)
+
+
+def devices() -> list[dict[str, Any]]:
+    """Name, compute capability, memory, driver and runtime version of every GPU; [] if there is none."""
+    if unavailable():
+        return []
+    return [core().device_info(i) for i in range(core().device_count())]
+
+
+def ceilings(device: int = 0) -> dict[str, Any]:
+    """What GPU ``device`` can do at most, measured now: the denominators of every percentage.
+
+    Returns ``copy_gb_s`` (a copy within device memory, bytes read plus written, in GB/s) and ``matrix_tflop_s``:
+    precision to TFLOP/s of its multiply-adds from registers (mma.sync; float32: fma), for those that the GPU has.
+    """
+    module = core()
+    major, minor = module.device_info(device)["capability"]
+    precisions = ["float32", "float16"] + (["tf32x3", "tf32", "bfloat16"] if (major, minor) >= (8, 0) else [])
+    return {
+        "copy_gb_s": module.copy_gigabytes(device),
+        "matrix_tflop_s": {precision: module.arithmetic_tflops(precision, device) for precision in precisions},
+    }
+
+
+# ---- arrays on the device ----
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """float32 values in device memory: address, shape, and strides in elements.
+
+    ``stream``: address of the stream on which the producer's work is, or None where nothing has to be waited for.
+    ``owner`` keeps the memory alive.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    stream: int | None
+    owner: Any
+
+    @property
+    def rows_are_dense(self) -> bool:
+        """Whether everything behind the first axis is C-contiguous."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape[1:]), reversed(self.strides[1:]), strict=True):
+            if size > 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+def is_device_array(array: Any) -> bool:
+    """Whether ``array`` says that it lies on a GPU (``__cuda_array_interface__``, or DLPack from a CUDA device)."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) == _DLPACK_CUDA
+
+
+def device_array(array: Any, what: str, stream: int = 0) -> DeviceArray:
+    """``array`` without a copy. ``stream``: where it is going to be used; a DLPack producer orders its work before it.
+
+    Raises TypeError if it is no array on a GPU, ValueError if it is not float32.
+    """
+    if hasattr(array, "__cuda_array_interface__"):
+        return _from_interface(array, what)
+    if hasattr(array, "__dlpack__") and is_device_array(array):
+        # Numbers 0 and 1 are no streams in DLPack: the legacy default stream is 1.
+        described = core().describe_dlpack(array.__dlpack__(stream=stream or 1))
+        _check_float32(what, (described["code"], described["bits"]) == (2, 32), f"DLPack type {described['code']}")
+        return DeviceArray(
+            described["address"],
+            tuple(described["shape"]),
+            tuple(described["strides"]),
+            None,
+            (array, described["owner"]),
+        )
+    raise TypeError(f"{what}: {type(array).__name__} is no array on a GPU (no __cuda_array_interface__, no DLPack)")
+
+
+_DLPACK_CUDA = 2
+
+
+def _from_interface(array: Any, what: str) -> DeviceArray:
+    interface = array.__cuda_array_interface__
+    _check_float32(what, interface["typestr"] in ("<f4", "=f4"), interface["typestr"])
+    shape = tuple(int(n) for n in interface["shape"])
+    strides = interface.get("strides")
+    if strides is None:
+        dense, step = [], 1
+        for size in reversed(shape):
+            dense.append(step)
+            step *= size
+        strides = tuple(reversed(dense))
+    else:
+        strides = tuple(int(s) // 4 for s in strides)
+    return DeviceArray(int(interface["data"][0] or 0), shape, strides, interface.get("stream"), array)
+
+
+def _check_float32(what: str, good: bool, found: str) -> None:
+    if not good:
+        raise ValueError(f"{what}: elements are {found}; expected float32")
+
+
+def stream_address(stream: Any) -> int:
+    """The cudaStream_t of an int, a CuPy stream (``.ptr``) or a PyTorch stream (``.cuda_stream``), as an int."""
+    for attribute in ("ptr", "cuda_stream"):
+        if hasattr(stream, attribute):
+            return int(getattr(stream, attribute))
+    if isinstance(stream, int) and not isinstance(stream, bool):
+        return stream
+    raise TypeError(f"stream: {type(stream).__name__}; expected a CuPy or PyTorch stream, or its address as an int")
