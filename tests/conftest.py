@@ -9,9 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runner import folder, piece
+from emulated_cuda import cuda_core, emulated_core
 from model_fixtures import backend, models
 
-__all__ = ["away_from_the_source", "backend", "folder", "home", "models", "piece", "rng", "shared"]
+__all__ = [
+    "away_from_the_source",
+    "backend",
+    "cuda_core",
+    "emulated_core",
+    "folder",
+    "home",
+    "models",
+    "piece",
+    "rng",
+    "shared",
+]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -45,11 +45,12 @@ def _compiler(*arguments: str) -> None:
 
 
 @functools.cache
-def _object(source: str, mode: str, flags: tuple[str, ...]) -> str:
+def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str, ...]) -> str:
     machine = source in MACHINE
-    target = Path(_folder().name) / f"{mode}-{Path(source).stem}-{abs(hash((source, flags))):x}.o"
+    target = Path(_folder().name) / f"{mode}-{Path(source).stem}-{abs(hash((source, flags, includes))):x}.o"
     # The machine is optimised: most of the time of a kernel goes into switching between its threads.
-    options = ["-O2" if machine else "-O1", *_FLAGS, *_INCLUDES, *_DEFINITIONS[mode], *flags]
+    options = ["-O2" if machine else "-O1", *_FLAGS, *(f"-I{folder}" for folder in includes), *_INCLUDES]
+    options += [*_DEFINITIONS[mode], *flags]
     if not (machine and mode == "tsan"):
         options += _SANITIZERS[mode]
     _compiler(*options, "-x", "c++", "-c", source, "-o", str(target))
@@ -57,24 +58,33 @@ def _object(source: str, mode: str, flags: tuple[str, ...]) -> str:
 
 
 @functools.cache
-def _link(sources: tuple[str, ...], mode: str, flags: tuple[str, ...], shared: bool) -> Path:
+def _link(
+    sources: tuple[str, ...], mode: str, flags: tuple[str, ...], shared: bool, includes: tuple[str, ...] = ()
+) -> Path:
     assert mode in MODES, f"mode={mode!r}; allowed: {MODES}"
     target = Path(tempfile.mkdtemp(prefix=f"{mode}-", dir=_folder().name)) / Path(sources[0]).stem
     if shared:
         target = target.with_suffix(".so")
     everything = dict.fromkeys((*sources, RUNTIME, *MACHINE))
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda source: _object(source, mode, flags), everything))
+        # Folders to include first are for sources from outside of the repository: the others' objects serve everyone.
+        objects = list(
+            pool.map(
+                lambda source: _object(source, mode, flags, includes if Path(source).is_absolute() else ()), everything
+            )
+        )
     _compiler(*objects, "-pthread", *_SANITIZERS[mode], *(["-shared"] if shared else []), "-o", str(target))
     return target
 
 
-def program(*sources: str, mode: str = "plain", flags: Sequence[str] = ()) -> Path:
+def program(*sources: str, mode: str = "plain", flags: Sequence[str] = (), includes: Sequence[str] = ()) -> Path:
     """The program of ``sources`` (relative to the repository; one of them has ``main``), the emulator and its runtime.
 
-    ``flags`` are more options for the compiler. A compiler error fails the calling test with the compiler's output.
+    ``flags`` are more options for the compiler; sources given by an absolute path look for headers in ``includes``
+    first.
+    A compiler error fails the calling test with the compiler's output.
     """
-    return _link(sources, mode, tuple(flags), False)
+    return _link(sources, mode, tuple(flags), False, tuple(includes))
 
 
 def shared_object(*sources: str, mode: str = "plain", flags: Sequence[str] = ()) -> Path:

@@ -1,14 +1,16 @@
-"""Fixtures ``models`` (name -> Model) and ``backend`` (the oracle, then the C++ engine): one test body for both."""
+"""Fixtures ``models`` (name -> Model) and ``backend`` (oracle, CPU engine, CUDA engine emulated): one test body."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from emulated_cuda import installed
 
 from fcntag.modelfile import Model
 
@@ -65,7 +67,7 @@ def in_plain_db(model: Model) -> Model:
 class OracleBackend:
     """The float64 oracle, behind the interface of an engine but with the model as an argument."""
 
-    name = "oracle"
+    name = kind = "oracle"
 
     def log_mel(self, model: Model, waves: np.ndarray) -> np.ndarray:
         from fcntag import oracle
@@ -90,24 +92,30 @@ class OracleBackend:
 
 
 class EngineBackend:
-    """The C++ engine on one device; engines are kept for the session, one a model."""
+    """The C++ engine on one device; engines are kept for the session, one a model. ``core``: the emulated module."""
 
-    def __init__(self, device: str) -> None:
-        self.name = device
+    kind = "engine"
+
+    def __init__(self, device: str, core: ModuleType | None = None) -> None:
+        self.name, self._core = device, core
         self._engines: dict[int, tuple[Model, Any]] = {}
 
-    def _engine(self, model: Model) -> Any:
+    def _create(self, model: Model) -> Any:
         from fcntag.engine import create_engine
 
+        if self._core is None:
+            return create_engine(model, device=self.name)
+        with installed(self._core):
+            return create_engine(model, device=self.name, max_batch=4)
+
+    def _engine(self, model: Model) -> Any:
         if id(model) not in self._engines:  # the model is kept too, so that its id stays its own
-            self._engines[id(model)] = (model, create_engine(model, device=self.name))
+            self._engines[id(model)] = (model, self._create(model))
         return self._engines[id(model)][1]
 
     def mel_power(self, model: Model, waves: np.ndarray) -> np.ndarray:
         """[B, n_mels, n_frames]: the engine gives no power, so it comes back from its dB, to 1e-6 of its value."""
-        from fcntag.engine import create_engine
-
-        with create_engine(in_plain_db(model), device=self.name) as engine:
+        with self._create(in_plain_db(model)) as engine:
             power = 10.0 ** (engine.log_mel(waves).astype(np.float64) / 10.0)
         return power if model.document.frontend.layout == "mel_time" else power.transpose(0, 2, 1)
 
@@ -136,12 +144,13 @@ def one_block_errors(model: Model, x: np.ndarray, device: str = "cpu") -> list[f
     return errors
 
 
-@pytest.fixture(scope="session", params=["oracle", "cpu"])
+@pytest.fixture(scope="session", params=["oracle", "cpu", "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[OracleBackend | EngineBackend]:
-    """What computes: ``backend.name`` picks the tolerance in ``numerics``."""
+    """What computes: ``backend.kind`` picks the tolerance in ``numerics``."""
     if request.param == "oracle":
         yield OracleBackend()
     else:
-        engines = EngineBackend(request.param)
+        core = request.getfixturevalue("emulated_core") if request.param == "cuda" else None
+        engines = EngineBackend(request.param, core)
         yield engines
         engines.close()

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -328,7 +329,9 @@ def test_doctor(capsys):
     report = json.loads(out)
     assert (code, report["problems"]) == (0, [])
     assert report["fcntag"]["version"] == package.__version__
-    assert report["cuda"]["build"] == "not built"
+    built = find_spec("fcntag._cuda") is not None
+    assert report["cuda"]["build"].startswith("for sm_" if built else "this build of fcntag has no CUDA kernels")
+    assert "driver" in report["cuda"]
     assert report["models"]["mtt-vgg"].startswith("embedded, ok")
     assert report["engine"]["device"] == "cpu"
     assert report["decoders"]["mp3"] is True

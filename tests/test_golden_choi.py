@@ -139,7 +139,7 @@ def test_log_mel(backend, models, shared, name) -> None:
     # golden: float64, stored as float32 (4e-6 dB); engine: float32 dB, or float32 after an affine of up to 13 per dB
     assert (
         max_abs(db[0], golden(shared, "golden_frontend")[FRONT_ENDS[name]])
-        <= {"oracle": 5e-6, "cpu": 2e-5}[backend.name]
+        <= {"oracle": 5e-6, "engine": 2e-5}[backend.kind]
     )
 
 
@@ -148,7 +148,7 @@ def test_log_mel_standardised_over_the_track(backend, models, shared) -> None:
     db = golden(shared, "golden_frontend")[FRONT_ENDS[KERAS2]].astype(np.float64)
     expected = (db - db.mean()) / (db.std() + 1e-10)
     x = backend.log_mel(model, synth(shared, model.document.segments.n_samples))[0]
-    assert max_abs(x, expected) <= {"oracle": 5e-7, "cpu": 2e-6}[backend.name]  # 5e-6 and 2e-5 dB, by a std of 15 dB
+    assert max_abs(x, expected) <= {"oracle": 5e-7, "engine": 2e-6}[backend.kind]  # 5e-6 and 2e-5 dB, by a std of 15 dB
 
 
 @pytest.mark.parametrize("name", [R1, COMPACT, KERAS2])
@@ -238,20 +238,20 @@ def per_frame(model, mels: np.ndarray) -> np.ndarray:
 def test_published_predictions_one_track_at_a_time(backend, models, shared, track) -> None:
     model, g = models(R1), golden(shared, "golden_fcn5_R1")
     x = per_frame(model, golden(shared, "golden_mels_bensound")["mels"][track : track + 1])
-    assert_scores(backend.run(model, x)[0], g["y_batch4_k105"][track], SCORES[backend.name])
+    assert_scores(backend.run(model, x)[0], g["y_batch4_k105"][track], SCORES[backend.kind])
 
 
 def test_r1_frozen_blocks(backend, models, shared) -> None:
     model, g = models(R1), golden(shared, "golden_fcn5_R1")
     track = list(golden(shared, "golden_mels_bensound")["tracks"]).index(str(g["block_track"]))
     x = per_frame(model, golden(shared, "golden_mels_bensound")["mels"][track : track + 1])
-    check_blocks(backend.blocks(model, x), g, BLOCKS[backend.name])
+    check_blocks(backend.blocks(model, x), g, BLOCKS[backend.kind])
 
 
 def test_r1_from_the_waveform(backend, models, shared) -> None:
     model = models(R1)
     y = backend.scores(model, synth(shared, 349440))[0]
-    assert_scores(y, golden(shared, "golden_fcn5_R1")["y_frozen4_synth"], SCORES[backend.name])
+    assert_scores(y, golden(shared, "golden_fcn5_R1")["y_frozen4_synth"], SCORES[backend.kind])
 
 
 # ---- R4: stored running statistics, standardised input ----
@@ -261,16 +261,16 @@ def test_r4_scores_and_blocks(backend, models, shared) -> None:
     model, g = models(R4), golden(shared, "golden_fcn5_R4")
     mels = golden(shared, "golden_mels_bensound")
     x = per_frame(model, mels["mels"])
-    assert_scores(backend.run(model, x), g["y_std_input_running"], SCORES[backend.name])
-    assert_scores(backend.run(model, x), g["real_keras1.0.6_theano_std_input_batch1"], SCORES[backend.name])
+    assert_scores(backend.run(model, x), g["y_std_input_running"], SCORES[backend.kind])
+    assert_scores(backend.run(model, x), g["real_keras1.0.6_theano_std_input_batch1"], SCORES[backend.kind])
     track = list(mels["tracks"]).index(str(g["block_track"]))
-    check_blocks(backend.blocks(model, x[track : track + 1]), g, BLOCKS[backend.name])
+    check_blocks(backend.blocks(model, x[track : track + 1]), g, BLOCKS[backend.kind])
 
 
 def test_r4_from_the_waveform(backend, models, shared) -> None:
     model = models(R4)
     y = backend.scores(model, synth(shared, 349440))[0]
-    assert_scores(y, golden(shared, "golden_fcn5_R4")["y_std_input_running_synth"], SCORES[backend.name])
+    assert_scores(y, golden(shared, "golden_fcn5_R4")["y_std_input_running_synth"], SCORES[backend.kind])
 
 
 def test_r4_unfolded(shared) -> None:
@@ -325,24 +325,24 @@ def test_compact_frozen(backend, models, shared) -> None:
     model, g = models(COMPACT), golden(shared, "golden_compact")
     track = list(g["tracks"]).index(str(g["block_track"]))
     x = g["mel"][None].astype(np.float64)
-    assert_scores(backend.run(model, x)[0], g["y_batch4_trackref"][track], SCORES[backend.name])
+    assert_scores(backend.run(model, x)[0], g["y_batch4_trackref"][track], SCORES[backend.kind])
     maps = backend.blocks(model, x)
     reference = unfolded(compact(shared), COMPACT_POOLS, x, eps=1e-3, rule="k11", stats=frozen(g)).maps
     for i, (block, expected) in enumerate(zip(maps, reference, strict=True)):
-        assert_block(block, expected, BLOCKS[backend.name], what=f"block {i}")
+        assert_block(block, expected, BLOCKS[backend.kind], what=f"block {i}")
     means = np.concatenate([np.asarray(block, np.float64).mean(axis=(2, 3)) for block in maps], axis=1)
-    assert relative_l2(means[0], g["feat160_batch4"][track]) <= BLOCKS[backend.name]
+    assert relative_l2(means[0], g["feat160_batch4"][track]) <= BLOCKS[backend.kind]
 
 
 def test_compact_from_the_waveform(backend, models, shared) -> None:
     model, g = models(COMPACT), golden(shared, "golden_compact")
     waves = synth(shared, 348000)
-    assert_scores(backend.scores(model, waves)[0], g["y_frozen4_synth"], SCORES[backend.name])
+    assert_scores(backend.scores(model, waves)[0], g["y_frozen4_synth"], SCORES[backend.kind])
     mel = golden(shared, "golden_frontend")["mel_kapre_theano_synth"][None]
     expected = features160(unfolded(compact(shared), COMPACT_POOLS, mel, eps=1e-3, rule="k11", stats=frozen(g)))
     features = backend.features(model, waves, "blocks")
     assert features.shape == (1, 160)
-    assert relative_l2(features, expected) <= 2 * BLOCKS[backend.name]  # the mel's float32 adds its own share
+    assert relative_l2(features, expected) <= 2 * BLOCKS[backend.kind]  # the mel's float32 adds its own share
 
 
 # ---- compact, Keras 2: stored statistics, standardised per track ----
@@ -353,14 +353,14 @@ def test_keras2_scores_and_blocks(backend, models, shared) -> None:
     track = list(g["tracks"]).index(str(g["block_track"]))
     mel = g["mel"][None].astype(np.float64)
     x = (mel - mel.mean()) / (mel.std() + 1e-10)
-    assert_scores(backend.run(model, x)[0], g["y"][track], SCORES[backend.name])
-    check_blocks(backend.blocks(model, x), g, BLOCKS[backend.name])
+    assert_scores(backend.run(model, x)[0], g["y"][track], SCORES[backend.kind])
+    check_blocks(backend.blocks(model, x), g, BLOCKS[backend.kind])
 
 
 def test_keras2_from_the_waveform(backend, models, shared) -> None:
     model = models(KERAS2)
     y = backend.scores(model, synth(shared, 348000))[0]
-    assert_scores(y, golden(shared, "golden_keras2compact")["y_synth"], SCORES[backend.name])
+    assert_scores(y, golden(shared, "golden_keras2compact")["y_synth"], SCORES[backend.kind])
 
 
 def test_keras2_unfolded(shared) -> None:

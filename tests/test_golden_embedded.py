@@ -50,7 +50,7 @@ def test_input(backend, models, name, signal) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_features_and_scores(backend, models, name, signal) -> None:
     model, g, key = models(name), golden(), f"{signal}/{name}/"
-    tolerance = BLOCKS[backend.name]
+    tolerance = BLOCKS[backend.kind]
     x = backend.log_mel(model, waves(signal))
     maps = [np.asarray(block[0], np.float64) for block in backend.blocks(model, x)]
     first = 0
@@ -64,5 +64,5 @@ def test_blocks_features_and_scores(backend, models, name, signal) -> None:
     assert first == len(g[key + "l2"])
     assert relative_l2(backend.features(model, waves(signal))[0], g[key + "features"]) <= tolerance
     # dense: 256 products of features up to 60, so 1e-6 of the features is up to 2e-5 of a logit
-    assert max_abs(backend.logits(model, x)[0], g[key + "logits"]) <= {"oracle": 1e-9, "cpu": 3e-5}[backend.name]
-    assert_scores(backend.scores(model, waves(signal))[0], g[key + "scores"], SCORES[backend.name])
+    assert max_abs(backend.logits(model, x)[0], g[key + "logits"]) <= {"oracle": 1e-9, "engine": 3e-5}[backend.kind]
+    assert_scores(backend.scores(model, waves(signal))[0], g[key + "scores"], SCORES[backend.kind])

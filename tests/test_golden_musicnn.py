@@ -26,12 +26,12 @@ CLIPS = ["ambient_singularity_nebula", "metal_muldjord_chaos_god", "orch_ardentr
 
 # What TensorFlow's own float32 convolutions are away from float64, from one and the same log-mel: 2.0e-6 on the
 # sigmoid over 199 patches, 1.9e-5 on the logits (musicnn-vgg.md section 3), 5e-6 relative L2 on the last maps.
-SCORES_FROM_MEL = {"oracle": 2e-6, "cpu": 1e-5}
-LOGITS_FROM_MEL = {"oracle": 2e-5, "cpu": 4e-5}
+SCORES_FROM_MEL = {"oracle": 2e-6, "engine": 1e-5}
+LOGITS_FROM_MEL = {"oracle": 2e-5, "engine": 4e-5}
 TENSORFLOW_BLOCKS = 5e-6
 # From the waveform: a last-bit difference of the original's float32 STFT moves about 1e-4 of the values by one
 # float16 step when the mel power is rounded: 4.3e-6 on the sigmoid (section 3).
-SCORES_FROM_WAVE = {"oracle": 5e-6, "cpu": 1e-5}
+SCORES_FROM_WAVE = {"oracle": 5e-6, "engine": 1e-5}
 FLOAT16_STEP_IN_LOG = np.log10(1 + 2.0**-10)  # 4.2e-4: one float16 step of the power, after the log
 FLIPPED = 5e-4  # share of values that may differ by one step; measured 2.2e-4 at most
 
@@ -92,7 +92,7 @@ def test_blocks_from_the_mel(backend, models, shared, clip, name) -> None:
             # TensorFlow's float32 error of one value is up to 9.3e-5 (section 3), the rms of a map 0.5 and up
             assert_rounds_to_float16(maps[i][:, :, ::step], expected, slack=2e-4, what=stored)
         else:
-            assert_block(maps[i], expected, TENSORFLOW_BLOCKS + BLOCKS[backend.name], what=stored)
+            assert_block(maps[i], expected, TENSORFLOW_BLOCKS + BLOCKS[backend.kind], what=stored)
     assert checked == (1 if name == "msd-vgg-as-shipped" else 5)
 
 
@@ -106,7 +106,7 @@ def test_every_channel_of_every_block(backend, models, shared, name) -> None:
         if expected.dtype == np.float16:
             assert_rounds_to_float16(as_nhwc(block), expected, slack=2e-4, what=f"pool{i + 1}")
         else:
-            assert_block(as_nhwc(block), expected, TENSORFLOW_BLOCKS + BLOCKS[backend.name], what=f"pool{i + 1}")
+            assert_block(as_nhwc(block), expected, TENSORFLOW_BLOCKS + BLOCKS[backend.kind], what=f"pool{i + 1}")
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -116,9 +116,9 @@ def test_logits_and_scores(backend, models, shared, clip, name) -> None:
     patch = int(g["patch_index"])
     logits, scores = g[f"{prefix}_logits_all"][patch], g[f"{prefix}_sigmoid_all"][patch]
     x = input_from(model, g["logmel"])
-    assert max_abs(backend.logits(model, x)[0], logits) <= LOGITS_FROM_MEL[backend.name]
-    assert_scores(backend.run(model, x)[0], scores, SCORES_FROM_MEL[backend.name])
-    assert_scores(backend.scores(model, g["wave"][None])[0], scores, SCORES_FROM_WAVE[backend.name])
+    assert max_abs(backend.logits(model, x)[0], logits) <= LOGITS_FROM_MEL[backend.kind]
+    assert_scores(backend.run(model, x)[0], scores, SCORES_FROM_MEL[backend.kind])
+    assert_scores(backend.scores(model, g["wave"][None])[0], scores, SCORES_FROM_WAVE[backend.kind])
 
 
 @pytest.mark.parametrize("name", PREFIX)
@@ -140,8 +140,8 @@ def test_track_from_its_samples(backend, models, shared, name) -> None:
     assert np.mean(error > FLOAT16_STEP_IN_LOG / 2 + 2e-6) <= FLIPPED
 
     scores = backend.scores(model, waves)
-    assert_scores(scores, g[f"{prefix}_sigmoid"], SCORES_FROM_WAVE[backend.name])
-    assert_scores(scores.mean(axis=0), g[f"{prefix}_mean"], SCORES_FROM_WAVE[backend.name])
+    assert_scores(scores, g[f"{prefix}_sigmoid"], SCORES_FROM_WAVE[backend.kind])
+    assert_scores(scores.mean(axis=0), g[f"{prefix}_mean"], SCORES_FROM_WAVE[backend.kind])
 
 
 @pytest.mark.parametrize("name", PREFIX)

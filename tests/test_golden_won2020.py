@@ -28,7 +28,7 @@ N_SAMPLES = 464000
 FILTERS = 2e-5  # relative L2 that the filters' 1.1e-5 leaves in a map (the dB it moves are near zero, after a + c)
 LOG_MEL = 4e-3  # dB: what 1.1e-5 of a filter's peak is on a band that holds little else, measured 2.7e-3
 
-SCORES_FROM_WAVE = {"oracle": 5e-6, "cpu": 1e-5}  # the filters move a sigmoid by up to 3.6e-6 (won2020.md section 2)
+SCORES_FROM_WAVE = {"oracle": 5e-6, "engine": 1e-5}  # the filters move a sigmoid by up to 3.6e-6 (won2020.md section 2)
 # A chirp leaves most bins empty: there the golden holds the rounding noise of its float32 window, up to 0.9 dB above
 # what an exact window leaves. Measured 2.7e-4; torch's own float32 FFT differs by as much (section 3).
 CHIRP = 5e-4
@@ -88,7 +88,7 @@ def test_log_mel(backend, models, shared, name) -> None:
     db = in_decibels(model, backend.log_mel(model, signals(shared)["sigmoid"]))
     assert max_abs(db, g["log_mel_db"]) <= LOG_MEL
     # half of the golden's spacing, and for the engine float32 of scale * dB + shift, undone by a scale of 0.006
-    assert np.median(np.abs(db - g["log_mel_db"])) <= {"oracle": 1e-5, "cpu": 2e-5}[backend.name]
+    assert np.median(np.abs(db - g["log_mel_db"])) <= {"oracle": 1e-5, "engine": 2e-5}[backend.kind]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,9 +96,9 @@ def test_blocks_logits_and_scores_from_the_log_mel(backend, models, shared, name
     """From the golden's dB, so neither window nor filters matter: its float32 storage is all that is left."""
     model, g = models(name), golden(shared, NAMES[name])
     x = from_decibels(model, g["log_mel_db"])
-    check_blocks(backend.blocks(model, x), g, {"oracle": 1e-6, "cpu": 2e-6}[backend.name])
-    assert max_abs(backend.logits(model, x)[0], g["logits"]) <= {"oracle": 3e-6, "cpu": 3e-5}[backend.name]
-    assert_scores(backend.run(model, x)[0], g["sigmoid"], SCORES[backend.name])
+    check_blocks(backend.blocks(model, x), g, {"oracle": 1e-6, "engine": 2e-6}[backend.kind])
+    assert max_abs(backend.logits(model, x)[0], g["logits"]) <= {"oracle": 3e-6, "engine": 3e-5}[backend.kind]
+    assert_scores(backend.run(model, x)[0], g["sigmoid"], SCORES[backend.kind])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +111,7 @@ def test_blocks_from_the_waveform(backend, models, shared, name) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_from_the_waveform(backend, models, shared, name, signal) -> None:
     model, g = models(name), golden(shared, NAMES[name])
-    tolerance = CHIRP if signal == "_chirp" else SCORES_FROM_WAVE[backend.name]
+    tolerance = CHIRP if signal == "_chirp" else SCORES_FROM_WAVE[backend.kind]
     assert_scores(backend.scores(model, signals(shared)["sigmoid" + signal])[0], g["sigmoid" + signal], tolerance)
 
 

@@ -1,0 +1,75 @@
+"""Fixture ``cuda_core``: the CUDA module, compiled for the emulator, in the place of ``fcntag._cuda``.
+
+The same sources that nvcc compiles: bindings, engine, planner and kernels. What is wrong in them is wrong here too, but
+for what only hardware shows (speed, the memory model beyond barriers).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from types import ModuleType
+
+import emulation
+import pytest
+
+_FOLDER = emulation.REPOSITORY / "csrc/cuda"
+KERNELS = tuple(str(path.relative_to(emulation.REPOSITORY)) for path in sorted(_FOLDER.glob("*.cu")))
+SOURCES = (
+    "csrc/bindings/cuda_module.cpp",
+    "csrc/bindings/dlpack.cpp",
+    "csrc/bindings/parse.cpp",
+    *KERNELS,
+    "csrc/cuda/conv_plan.cpp",
+    "csrc/cuda/convert.cpp",
+    "csrc/cuda/network.cpp",
+    "csrc/cuda/scorer.cpp",
+    "csrc/melspec_config.cpp",
+)
+
+
+def build() -> ModuleType:
+    """Compile and load the module; it is not put anywhere."""
+    import pybind11
+
+    flags = (
+        "-O2",
+        "-fvisibility=hidden",
+        f"-I{pybind11.get_include()}",
+        f"-I{sysconfig.get_path('include')}",
+        '-DFCNTAG_CUDA_ARCHITECTURES="emulated"',
+    )
+    spec = importlib.util.spec_from_file_location("fcntag._cuda", emulation.shared_object(*SOURCES, flags=flags))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated_core() -> ModuleType:
+    return build()
+
+
+@contextlib.contextmanager
+def installed(core: ModuleType) -> Iterator[ModuleType]:
+    """``core`` as ``fcntag._cuda``, and no process that has started CUDA yet."""
+    import fcntag
+    from fcntag import cuda
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fcntag._cuda", core)
+        patch.setattr(fcntag, "_cuda", core, raising=False)
+        patch.setattr(cuda, "_started_in", None)
+        yield core
+
+
+@pytest.fixture
+def cuda_core(emulated_core: ModuleType) -> Iterator[ModuleType]:
+    """The emulated module as ``fcntag._cuda``, for one test."""
+    with installed(emulated_core):
+        yield emulated_core

@@ -1,0 +1,372 @@
+"""The CUDA engine on the emulator against the float64 oracle: every precision, shapes of its own, device arrays."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from make_models import block, make_model
+from test_engine import NETWORKS, relative_l2
+
+from fcntag import Tagger, cuda, oracle, resample_filter
+from fcntag.cuda_engine import CudaEngine
+from fcntag.engine import create_engine
+from fcntag.errors import DeviceError
+
+# Relative L2 of a block's output from the network's input. float32: as the CPU's. The others round every map once, and
+# each further block adds its inputs' roundings: half a unit in the last place, 2^-12 or 2^-9, a few times over.
+BLOCK_TOLERANCE = {"float32": 3e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.6e-2}
+# DESIGN's tolerances, for networks whose logits are of order 1.
+SCORE_TOLERANCE = {"float32": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+PRECISIONS = tuple(BLOCK_TOLERANCE)
+
+pytestmark = pytest.mark.usefixtures("cuda_core")
+
+
+class Elsewhere:
+    """Host memory that claims to lie on a GPU, as the emulator's does: ``__cuda_array_interface__``."""
+
+    def __init__(self, array: np.ndarray, stream: int | None = None) -> None:
+        self.array, self.stream = array, stream
+
+    @property
+    def __cuda_array_interface__(self):
+        a = self.array
+        return {
+            "shape": a.shape,
+            "typestr": a.dtype.str,
+            "data": (a.ctypes.data, False),
+            "strides": None if a.flags.c_contiguous else a.strides,
+            "version": 3,
+            "stream": self.stream,
+        }
+
+
+class ByDlpack:
+    """Host memory that claims to lie on a GPU: DLPack."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.asked = array, []
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, stream=None):
+        self.asked.append(stream)
+        return self.array.__dlpack__()
+
+
+@pytest.fixture(params=NETWORKS)
+def model(request, rng):
+    return make_model(rng, **NETWORKS[request.param])
+
+
+def small_model(rng, **options):
+    return make_model(
+        rng, [block(12, window=(2, 2)), block(20, window=(2, 4), activation="elu", affine=True)], **options
+    )
+
+
+def waves_for(model, rng, batch):
+    return rng.uniform(-0.5, 0.5, (batch, model.document.segments.n_samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_blocks_and_scores_match_the_oracle(model, rng, precision):
+    x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
+    with CudaEngine(model, precision=precision, max_batch=4) as engine:
+        ours, theirs = engine.blocks(x), oracle.blocks(model, x)
+        assert [a.shape for a in ours] == [b.shape for b in theirs]
+        errors = [relative_l2(a, b) for a, b in zip(ours, theirs, strict=True)]
+        assert max(errors) <= BLOCK_TOLERANCE[precision], errors
+        logits = oracle.logits(model, x)
+        assert relative_l2(engine.logits(x), logits) <= 2 * BLOCK_TOLERANCE[precision]
+        scale = max(1.0, float(np.abs(logits).max()))
+        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=scale * SCORE_TOLERANCE[precision], rtol=0)
+
+
+def test_tf32x3_is_as_exact_as_float32(model, rng):
+    x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
+    with CudaEngine(model, algorithm="tf32x3", max_batch=1) as engine:
+        errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
+    assert max(errors) <= BLOCK_TOLERANCE["float32"], errors
+
+
+@pytest.mark.parametrize("which", ["head", "blocks"])
+def test_features_match_the_oracle(model, rng, which):
+    waves = waves_for(model, rng, 2)
+    expected = oracle.features(model, oracle.network_input(model, waves), which)
+    with CudaEngine(model, max_batch=2) as engine:
+        ours = engine.features(waves, which)
+    assert ours.shape == expected.shape
+    assert relative_l2(ours, expected) <= BLOCK_TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scores_from_waves(model, rng, precision):
+    waves = waves_for(model, rng, 5)
+    expected = oracle.scores(model, waves)
+    with CudaEngine(model, precision=precision, max_batch=4) as engine:  # five: a batch of four and one of one
+        scores = engine.scores(waves)
+        scale = max(1.0, float(np.abs(oracle.logits(model, oracle.network_input(model, waves))).max()))
+        np.testing.assert_allclose(scores, expected, atol=scale * SCORE_TOLERANCE[precision], rtol=0)
+        # bit-equal alone, in any batch and position, with recorded graphs and without
+        for i in (0, 4):
+            np.testing.assert_array_equal(engine.scores(waves[i : i + 1])[0], scores[i])
+        np.testing.assert_array_equal(engine.scores(waves[::-1].copy()), scores[::-1])
+        engine.use_graphs(False)
+        np.testing.assert_array_equal(engine.scores(waves), scores)
+
+
+def test_empty_batches(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=2) as engine:
+        assert engine.scores(waves_for(model, rng, 0)).shape == (0, 7)
+        assert engine.run(np.zeros((0, *model.document.input_size()), np.float32)).shape == (0, 7)
+        out = np.full((0, 7), np.nan, np.float32)
+        assert engine.scores(Elsewhere(waves_for(model, rng, 0)), out=Elsewhere(out)) is not None
+
+
+def test_the_reduced_network_gives_the_same_scores(rng):
+    model = small_model(rng)
+    dead = {name: value.copy() for name, value in model.tensors.items()}
+    dead["blocks.0.bias"][:5] = -1000.0  # ReLU holds these channels at zero
+    dead["blocks.0.weight"][:5] *= 1e-3
+    model = type(model)(document=model.document, tensors=dead, sha256=model.sha256, path=model.path)
+    waves = waves_for(model, rng, 2)
+    with CudaEngine(model, max_batch=2) as reduced, CudaEngine(model, max_batch=2, reduce=False) as whole:
+        assert reduced.reduction is not None
+        assert reduced.reduction.blocks[0].channels_after < 12
+        np.testing.assert_allclose(reduced.scores(waves), whole.scores(waves), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(reduced.features(waves), whole.features(waves), atol=1e-5, rtol=1e-5)
+
+
+# ---- arrays on the device ----
+
+
+@pytest.mark.parametrize("kind", [Elsewhere, ByDlpack])
+def test_device_arrays_are_taken_in_place(rng, kind):
+    model = small_model(rng)
+    waves = waves_for(model, rng, 3)
+    with Tagger(model, device="cuda", max_batch=4) as tagger:
+        expected = tagger.scores(waves)
+        out = np.full((3, 7), np.nan, np.float32)
+        target = kind(out)
+        assert tagger.scores(kind(waves), out=target) is target
+        np.testing.assert_array_equal(out, expected)
+        # a stream of the caller's, and rows that lie further apart than they are long
+        wide = np.full((3, waves.shape[1] + 100), np.nan, np.float32)
+        wide[:, : waves.shape[1]] = waves
+        out[:] = np.nan
+        tagger.scores(kind(wide[:, : waves.shape[1]]), out=kind(out), stream=0)
+        np.testing.assert_array_equal(out, expected)
+        # other addresses and other counts through the same recorded graph
+        for count in (1, 2):
+            part = np.full((count, 7), np.nan, np.float32)
+            tagger.scores(kind(waves[1 : 1 + count].copy()), out=kind(part))
+            np.testing.assert_array_equal(part, expected[1 : 1 + count])
+
+
+def test_a_dlpack_producer_is_told_the_stream(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=1) as engine:
+        waves, out = ByDlpack(waves_for(model, rng, 1)), ByDlpack(np.zeros((1, 7), np.float32))
+        engine.scores(waves, out=out)
+        assert waves.asked == [1]  # the legacy default stream, in DLPack's numbers
+
+
+def test_the_callers_neighbours_are_not_written(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=8) as engine:  # three clips run in the bucket of four
+        guarded = np.full((5, 7), np.nan, np.float32)
+        engine.scores(Elsewhere(waves_for(model, rng, 3)), out=Elsewhere(guarded[1:4]))
+        assert np.isfinite(guarded[1:4]).all()
+        assert np.isnan(guarded[[0, 4]]).all()
+
+
+def test_bad_device_arrays_are_named(rng):
+    model = small_model(rng)
+    waves, out = waves_for(model, rng, 2), np.zeros((2, 7), np.float32)
+    with Tagger(model, device="cuda", max_batch=2) as tagger:
+        for bad, message in (
+            ((Elsewhere(waves.astype(np.float64)), Elsewhere(out)), r"waves: elements are <f8; expected float32"),
+            (
+                (ByDlpack(waves.astype(np.float64)), Elsewhere(out)),
+                r"waves: elements are DLPack type 2; expected float32",
+            ),
+            ((Elsewhere(waves[0]), Elsewhere(out)), r"waves: shape \[4000\]; expected \[B, n_samples\]"),
+            ((Elsewhere(waves[:, ::2]), Elsewhere(out)), r"waves: shape \[2, 2000\]; .*rows without gaps"),
+            ((Elsewhere(waves[:, :100]), Elsewhere(out)), r"segments of 100 samples; it takes 4000"),
+            ((Elsewhere(np.repeat(waves, 2, 0)), Elsewhere(out)), r"4 segments; at most max_batch=2"),
+            ((Elsewhere(waves), Elsewhere(out[:1])), r"out: shape \[1, 7\]; expected \[2, 7\]"),
+            ((Elsewhere(waves), Elsewhere(out.astype(np.float16))), r"out: elements are <f2"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                tagger.scores(bad[0], out=bad[1])
+        with pytest.raises(TypeError, match="out: list is no array on a GPU"):
+            tagger.scores(Elsewhere(waves), out=[])
+        with pytest.raises(TypeError, match="stream: str"):
+            tagger.scores(Elsewhere(waves), out=Elsewhere(out), stream="0")
+        with pytest.raises(ValueError, match="out and stream go with waves on the GPU"):
+            tagger.scores(waves, out=Elsewhere(out))
+        with pytest.raises(DeviceError, match=r"pass out=, or install CuPy"):
+            tagger.scores(Elsewhere(waves))
+        np.testing.assert_array_equal(tagger.scores(waves).shape, (2, 7))  # and it still works
+    with Tagger(model, device="cpu") as tagger, pytest.raises(ValueError, match="computes on the CPU"):
+        tagger.scores(Elsewhere(waves))
+
+
+# ---- PCM: mixed and resampled on the device ----
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (48000, 1), (22050, 3)])
+def test_pcm_gives_the_scores_of_the_reference_resampler(rng, rate, channels):
+    model = small_model(rng)
+    n_in = -(-4000 * rate // 16000)
+    pcm = rng.uniform(-0.5, 0.5, (3, n_in, channels)).astype(np.float32)
+    mono = np.stack([resample_filter.resample(clip, rate, 16000)[:4000] for clip in pcm]).astype(np.float32)
+    with Tagger(model, device="cuda", max_batch=4) as tagger:
+        expected = tagger.scores(mono)
+        scores = tagger.scores(pcm, sample_rate=rate)
+        np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
+        out = np.full((3, 7), np.nan, np.float32)
+        tagger.scores(Elsewhere(pcm), out=Elsewhere(out), sample_rate=rate)
+        np.testing.assert_array_equal(out, scores)
+        np.testing.assert_array_equal(tagger.scores(pcm[2:], sample_rate=rate)[0], scores[2])  # bit-equal alone
+        np.testing.assert_array_equal(tagger.scores(mono), expected)  # and the plain way is undisturbed
+
+
+def test_the_models_own_rate_is_not_resampled(rng):
+    model = small_model(rng)
+    waves = waves_for(model, rng, 2)
+    with Tagger(model, device="cuda", max_batch=2) as tagger:
+        np.testing.assert_array_equal(tagger.scores(waves, sample_rate=16000), tagger.scores(waves))
+
+
+def test_pcm_of_a_wrong_length_or_device_is_named(rng):
+    model = small_model(rng)
+    pcm = np.zeros((1, 5000, 2), np.float32)
+    with Tagger(model, device="cuda", max_batch=2) as tagger:
+        with pytest.raises(ValueError, match=r"5000 samples at 44100 Hz; random takes 11025 \(4000 at 16000 Hz\)"):
+            tagger.scores(pcm, sample_rate=44100)
+        with pytest.raises(ValueError, match=r"expected float32 \[B, n_in\] or \[B, n_in, n_channels\]"):
+            tagger.scores(pcm[0, 0], sample_rate=44100)
+    with (
+        Tagger(model, device="cpu") as tagger,
+        pytest.raises(ValueError, match="sample_rate=44100: needs device='cuda'"),
+    ):
+        tagger.scores(pcm, sample_rate=44100)
+
+
+def test_many_kinds_of_pcm_do_not_pile_up(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=1) as engine:
+        memory = []
+        for rate in (44100, 48000, 32000, 22050, 24000, 8000, 11025):
+            n_in = -(-4000 * rate // 16000)
+            engine.scores(np.zeros((1, n_in), np.float32), sample_rate=rate)
+            memory.append(engine.memory_bytes)
+        assert len(engine._resampling) == 4
+        assert max(memory[4:]) <= 2 * memory[3]
+
+
+# ---- devices, memory, processes ----
+
+
+def test_who_computed_is_said(rng):
+    model = small_model(rng)
+    with Tagger(model, device="cuda:0", precision="float16", max_batch=2) as tagger:
+        assert (tagger.device, tagger.precision) == ("emulated:0", "float16")
+        result = tagger.tag(rng.uniform(-0.5, 0.5, 9000).astype(np.float32), sample_rate=16000)
+        assert result.to_dict()["engine"]["device"] == "emulated:0"
+        assert tagger.memory_bytes > 0
+
+
+def test_devices_that_are_not_there(rng, monkeypatch):
+    model = small_model(rng)
+    with pytest.raises(DeviceError, match=r"device='cuda:7': this machine has 1 GPU"):
+        create_engine(model, device="cuda:7")
+    monkeypatch.setenv("FCNTAG_EMULATED_DEVICES", "0")
+    assert cuda.unavailable()
+    assert cuda.devices() == []
+    with pytest.raises(DeviceError, match=r"device='cuda': .*; use device='cpu'"):
+        create_engine(model, device="cuda")
+
+
+def test_no_kernels_in_this_build(rng, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntag._cuda", None)
+    monkeypatch.delattr("fcntag._cuda")
+    with pytest.raises(DeviceError, match="no CUDA kernels"):
+        create_engine(small_model(rng), device="cuda")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_old_gpus_name_what_they_lack(rng, monkeypatch, precision):
+    monkeypatch.setenv("FCNTAG_EMULATED_CAPABILITY", "7.5")
+    monkeypatch.setenv("FCNTAG_EMULATED_SHARED_BYTES", "65536")
+    model = small_model(rng)
+    with pytest.raises(DeviceError, match=rf"precision='{precision}' needs .* 8\.0; emulated has 7\.5"):
+        create_engine(model, device="cuda", precision=precision)
+    x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
+    with create_engine(model, device="cuda", precision="float16", max_batch=1) as engine:
+        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=5e-3, rtol=0)
+
+
+def test_out_of_memory_is_one_clear_error(rng, monkeypatch):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=2) as engine:
+        scores = engine.scores(waves_for(model, rng, 2))
+        monkeypatch.setenv("FCNTAG_EMULATED_MEMORY", str(engine.memory_bytes + (1 << 20)))
+        with pytest.raises(
+            DeviceError, match=r"max_batch=4096 needs \d+ MB, \d+ MB of emulated are free; lower max_batch"
+        ):
+            CudaEngine(model, max_batch=4096)
+        again = engine.scores(waves_for(model, np.random.default_rng(1), 2))
+        assert scores.shape == again.shape
+
+
+def test_a_forked_child_is_told(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=1) as engine:
+        waves = waves_for(model, rng, 1)
+        engine.scores(waves)
+        pid = os.fork()
+        if pid == 0:
+            found = []
+            for attempt in (lambda: engine.scores(waves), lambda: CudaEngine(model, max_batch=1)):
+                try:
+                    attempt()
+                except DeviceError as error:
+                    found.append("forked child" in str(error) and "spawn" in str(error))
+            os._exit(0 if found == [True, True] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_bad_arguments_are_named(rng):
+    model = small_model(rng)
+    with pytest.raises(ValueError, match="max_batch=0"):
+        CudaEngine(model, max_batch=0)
+    with pytest.raises(ValueError, match="max_batch=5000; allowed on a GPU: 1 to 4096"):
+        CudaEngine(model, max_batch=5000)
+    with pytest.raises(ValueError, match="algorithm='tf32x3' goes with precision='float32'"):
+        CudaEngine(model, precision="bfloat16", algorithm="tf32x3")
+    engine = CudaEngine(model, max_batch=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        engine.scores(waves_for(model, rng, 1))
+
+
+def test_measurements_have_the_shape_that_bench_expects(rng):
+    model = small_model(rng)
+    with CudaEngine(model, max_batch=2) as engine:
+        stages = engine.stage_times(2, 3)
+        assert list(stages) == ["h2d", "mel", "block 1", "block 2", "head"]
+        assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in stages.values())
+        assert len(engine.replay_times(1, 4, inputs=2, flush_bytes=1024)) == 4
+        assert len(engine.end_to_end_times(2, 3)) == 3
+        (plan,) = engine.describe_plan(2)
+        assert plan["ctas"] >= 1
+    assert cuda.devices()[0]["name"] == "emulated"
