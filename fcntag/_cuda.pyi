@@ -33,6 +33,17 @@ class Network:
         precision: str,
         device: int,
     ) -> None: ...
+    @staticmethod
+    def planned_bytes(
+        blocks: Sequence[dict[str, Any]],
+        head: dict[str, Any],
+        *,
+        height: int,
+        width: int,
+        max_batch: int,
+        precision: str,
+        device: int,
+    ) -> int: ...
     def run(
         self,
         x: NDArray[np.float32],

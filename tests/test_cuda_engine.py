@@ -11,7 +11,7 @@ from make_models import block, make_model
 from test_engine import NETWORKS, relative_l2
 
 from fcntag import Tagger, cuda, oracle, resample_filter
-from fcntag.cuda_engine import CudaEngine
+from fcntag.cuda_engine import CudaEngine, memory_needed
 from fcntag.engine import create_engine
 from fcntag.errors import DeviceError
 
@@ -325,6 +325,15 @@ def test_out_of_memory_is_one_clear_error(rng, monkeypatch):
             CudaEngine(model, max_batch=4096)
         again = engine.scores(waves_for(model, np.random.default_rng(1), 2))
         assert scores.shape == again.shape
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("max_batch", [1, 64])
+def test_memory_is_known_before_it_is_taken(models, precision, max_batch):
+    model = models("mtt-vgg")
+    needed = memory_needed(model, precision=precision, max_batch=max_batch)
+    with CudaEngine(model, precision=precision, max_batch=max_batch) as engine:
+        assert abs(engine.memory_bytes - needed) <= 0.01 * needed
 
 
 def test_a_forked_child_is_told(rng):

@@ -36,8 +36,8 @@ FeatureOrder parse_order(const std::string& name) {
   return FeatureOrder::kMax;
 }
 
-std::shared_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                                      int max_batch, const std::string& precision, int device) {
+NetworkConfig parse_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
+                            int max_batch, const std::string& precision, int device) {
   NetworkConfig config{};
   for (const py::dict& block : blocks) config.blocks.push_back(parse_block(block));
   config.head.order = parse_order(head["flatten"].cast<std::string>());
@@ -51,8 +51,7 @@ std::shared_ptr<Network> make_network(const std::vector<py::dict>& blocks, const
   config.max_batch = max_batch;
   config.precision = parse_precision(precision);
   config.device = device;
-  py::gil_scoped_release release;
-  return std::make_shared<Network>(config);
+  return config;
 }
 
 py::dict run_network(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
@@ -250,8 +249,25 @@ void register_all(py::module_& m) {
       .def_property_readonly("memory_bytes", [](const HostMelSpec& m) { return m.get()->memory_bytes(); });
   py::class_<Network, std::shared_ptr<Network>>(m, "Network",
                                                 "Conv blocks and head, planned for inputs up to [height, width].")
-      .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
-           py::arg("width"), py::arg("max_batch"), py::arg("precision"), py::arg("device"))
+      .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
+                       const std::string& precision, int device) {
+             const NetworkConfig config = parse_network(blocks, head, height, width, max_batch, precision, device);
+             py::gil_scoped_release release;
+             return std::make_shared<Network>(config);
+           }),
+           py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
+           py::arg("precision"), py::arg("device"))
+      .def_static(
+          "planned_bytes",
+          [](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
+             const std::string& precision, int device) {
+            const NetworkConfig config = parse_network(blocks, head, height, width, max_batch, precision, device);
+            py::gil_scoped_release release;
+            return Network::planned_bytes(config);
+          },
+          py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
+          py::arg("precision"), py::arg("device"),
+          "Bytes of device memory that the constructor would take; allocates none.")
       .def("run", &run_network, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "As _C.Network.run: x float32 [B, H, W] -> dict of float32 arrays.")

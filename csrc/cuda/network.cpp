@@ -48,7 +48,7 @@ int batch_bucket(int batch, int max_batch) {
   return std::min(bucket, max_batch);
 }
 
-Network::Network(const NetworkConfig& config)
+Network::Network(const NetworkConfig& config, PlanOnly)
     : precision_(config.precision),
       max_batch_(config.max_batch),
       max_height_(config.height),
@@ -89,37 +89,41 @@ Network::Network(const NetworkConfig& config)
     channels = spec.out_channels;
   }
 
-  // Everything is planned before anything is allocated: what does not fit is refused whole.
-  std::size_t maps[2] = {0, 0}, partial = 0, weights = 0;
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
-    const Plan& plan =
-        plans_.emplace(std::tuple(batch, max_height_, max_width_), make_plan(batch, max_height_, max_width_))
-            .first->second;
-    for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
+    const std::tuple key(batch, max_height_, max_width_);
+    const Plan& plan = plans_.emplace(key, make_plan(batch, max_height_, max_width_)).first->second;
+    for (const ConvPlan& block : plan.blocks) sizes_.partial = std::max(sizes_.partial, block.partial_bytes);
     for (int i = 0; i < n_blocks(); ++i) {
       const auto [h, w] = plan.sizes[i + 1];
       const std::size_t bytes = static_cast<std::size_t>(batch) * h * w *
                                 padded_channels(layers_[i].out_channels, layers_[i].storage) *
                                 storage_bytes(layers_[i].storage);
-      maps[i % 2] = std::max(maps[i % 2], bytes);
+      sizes_.maps[i % 2] = std::max(sizes_.maps[i % 2], bytes);
     }
     if (batch == max_batch_) break;
   }
-  const std::size_t input = static_cast<std::size_t>(max_batch_) * max_height_ * max_width_ * sizeof(float);
-  const std::size_t results = static_cast<std::size_t>(max_batch_) * n_tags_ * sizeof(float);
-  for (const ConvLayer& layer : layers_) {
-    weights += static_cast<std::size_t>(std::max(1, layer.channel_blocks())) * layer.kernel * layer.kernel *
-                   layer.n_padded() * kBlockBytes +
-               4 * static_cast<std::size_t>(layer.n_padded()) * sizeof(float);
+  sizes_.input = static_cast<std::size_t>(max_batch_) * max_height_ * max_width_ * sizeof(float);
+  sizes_.results = static_cast<std::size_t>(max_batch_) * n_tags_ * sizeof(float);
+  for (int i = 0; i < n_blocks(); ++i) {
+    const ConvLayer& layer = layers_[i];
+    const std::size_t taps = static_cast<std::size_t>(layer.kernel) * layer.kernel;
+    const std::size_t row = i == 0 ? 9 * sizeof(float) : layer.channel_blocks() * taps * kBlockBytes;
+    sizes_.weights += layer.n_padded() * (row + 4 * sizeof(float));
   }
-  const std::size_t total = maps[0] + maps[1] + partial + input + 2 * results + weights;
+  sizes_.weights += static_cast<std::size_t>(in_features_ + 1) * n_tags_ * sizeof(float);
+  sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.input + 2 * sizes_.results + sizes_.weights +
+                 sizeof(Io);
+}
+
+std::size_t Network::planned_bytes(const NetworkConfig& config) { return Network(config, PlanOnly{}).sizes_.total; }
+
+Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   const std::size_t available = free_memory();
-  if (total > available) {
+  if (sizes_.total > available) {
     throw DeviceError("not enough memory on the device: max_batch=" + std::to_string(max_batch_) + " needs " +
-                      megabytes(total) + ", " + megabytes(available) + " of " + device_.name +
+                      megabytes(sizes_.total) + ", " + megabytes(available) + " of " + device_.name +
                       " are free; lower max_batch");
   }
-
   for (std::size_t i = 0; i < config.blocks.size(); ++i) {
     weights_.push_back(i == 0 ? upload(pack_first_weights(config.blocks[i]))
                               : upload(pack_conv_weights(config.blocks[i], precision_)));
@@ -130,12 +134,14 @@ Network::Network(const NetworkConfig& config)
   head_weight_ = upload(pack_head_weights(config.head.weight, n_tags_, last.out_channels,
                                           padded_channels(last.out_channels, last.storage), h * w, order_));
   head_bias_ = upload(std::vector<float>(config.head.bias, config.head.bias + n_tags_));
-  for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(maps[i]);
-  partial_ = DeviceMemory(partial);
-  input_ = DeviceMemory(input);
-  scores_ = DeviceMemory(results);
-  logits_ = DeviceMemory(results);
+  for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(sizes_.maps[i]);
+  partial_ = DeviceMemory(sizes_.partial);
+  input_ = DeviceMemory(sizes_.input);
+  scores_ = DeviceMemory(sizes_.results);
+  logits_ = DeviceMemory(sizes_.results);
   io_ = DeviceMemory(sizeof(Io));
+  stream_ = std::make_unique<OwnStream>();
+  idle_ = std::make_unique<Event>(false);
 }
 
 std::vector<std::pair<int, int>> Network::sizes(int height, int width) const {
@@ -229,11 +235,11 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
 }
 
 void Network::claim(Stream stream) {
-  if (used_ && stream != last_stream_) idle_.make_wait(stream);
+  if (used_ && stream != last_stream_) idle_->make_wait(stream);
 }
 
 void Network::release(Stream stream) {
-  idle_.record(stream);
+  idle_->record(stream);
   last_stream_ = stream;
   used_ = true;
 }
@@ -258,9 +264,9 @@ void Network::read_block(const Plan& plan, int block, int images, int64_t row, i
   if (whole != nullptr || (last && outputs.features != nullptr)) {
     DeviceMemory out(static_cast<std::size_t>(images) * size * sizeof(float));
     std::vector<float> values(static_cast<std::size_t>(images) * size);
-    run_unpack(map_params(plan, block, out.as<float>()), images, stream_.get());
-    copy_to_host(values.data(), out.as<void>(), out.bytes(), stream_.get());
-    synchronize(stream_.get());
+    run_unpack(map_params(plan, block, out.as<float>()), images, stream_->get());
+    copy_to_host(values.data(), out.as<void>(), out.bytes(), stream_->get());
+    synchronize(stream_->get());
     if (whole != nullptr) std::copy(values.begin(), values.end(), whole + row * size);
     for (int i = 0; last && outputs.features != nullptr && i < images; ++i) {
       flatten(values.data() + i * size, channels, static_cast<int>(size / channels), order_,
@@ -269,10 +275,10 @@ void Network::read_block(const Plan& plan, int block, int images, int64_t row, i
   }
   if (outputs.block_means != nullptr) {
     DeviceMemory out(static_cast<std::size_t>(images) * channels * sizeof(float));
-    run_means(map_params(plan, block, out.as<float>()), images, stream_.get());
+    run_means(map_params(plan, block, out.as<float>()), images, stream_->get());
     std::vector<float> means(static_cast<std::size_t>(images) * channels);
-    copy_to_host(means.data(), out.as<void>(), out.bytes(), stream_.get());
-    synchronize(stream_.get());
+    copy_to_host(means.data(), out.as<void>(), out.bytes(), stream_->get());
+    synchronize(stream_->get());
     for (int i = 0; i < images; ++i) {
       std::copy_n(means.data() + static_cast<std::size_t>(i) * channels, channels,
                   outputs.block_means + (row + i) * block_channels() + channel_base);
@@ -286,19 +292,19 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
                "network: ", outputs.blocks.size(), " block outputs for ", n_blocks(), " blocks");
   set_device(device_.index);
   const int64_t image = static_cast<int64_t>(height) * width;
-  claim(stream_.get());
+  claim(stream_->get());
   for (int begin = 0; begin < batch; begin += max_batch_) {
     const int images = std::min(max_batch_, batch - begin);
     const Plan& p = plan(images, height, width);
-    copy_to_device(input_.as<void>(), x + begin * image, images * image * sizeof(float), stream_.get());
-    set_io(io_.as<Io>(), {nullptr, 0, scores_.as<float>(), logits_.as<float>(), images}, stream_.get());
+    copy_to_device(input_.as<void>(), x + begin * image, images * image * sizeof(float), stream_->get());
+    set_io(io_.as<Io>(), {nullptr, 0, scores_.as<float>(), logits_.as<float>(), images}, stream_->get());
     const InputView view{input_.as<float>(), image, width};
     int channel_base = 0;
     for (int i = 0; i <= n_blocks(); ++i) {
       Event start(true), end(true);
-      start.record(stream_.get());
-      enqueue(p, view, io_.as<Io>(), i, i + 1, stream_.get());
-      end.record(stream_.get());
+      start.record(stream_->get());
+      enqueue(p, view, io_.as<Io>(), i, i + 1, stream_->get());
+      end.record(stream_->get());
       if (outputs.seconds != nullptr) outputs.seconds[i] += Event::seconds_between(start, end);
       if (i < n_blocks()) {
         read_block(p, i, images, begin, channel_base, outputs);
@@ -307,11 +313,11 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
     }
     const std::size_t bytes = static_cast<std::size_t>(images) * n_tags_ * sizeof(float);
     const int64_t at = static_cast<int64_t>(begin) * n_tags_;
-    if (outputs.scores != nullptr) copy_to_host(outputs.scores + at, scores_.as<void>(), bytes, stream_.get());
-    if (outputs.logits != nullptr) copy_to_host(outputs.logits + at, logits_.as<void>(), bytes, stream_.get());
-    synchronize(stream_.get());
+    if (outputs.scores != nullptr) copy_to_host(outputs.scores + at, scores_.as<void>(), bytes, stream_->get());
+    if (outputs.logits != nullptr) copy_to_host(outputs.logits + at, logits_.as<void>(), bytes, stream_->get());
+    synchronize(stream_->get());
   }
-  release(stream_.get());
+  release(stream_->get());
 }
 
 int Network::block_channels() const {

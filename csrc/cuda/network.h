@@ -51,8 +51,11 @@ struct NetworkOutputs {
 
 class Network {
  public:
-  // Throws std::invalid_argument for what no GPU can run, DeviceError for what this one cannot, or has no memory for.
+  // Throws std::invalid_argument for what no GPU can run, DeviceError for what this one cannot, or has no memory for:
+  // everything is planned before anything is allocated.
   explicit Network(const NetworkConfig& config);
+  // What the constructor would allocate, in bytes, without doing it.
+  static std::size_t planned_bytes(const NetworkConfig& config);
 
   // How batches of up to `batch` images of [height][width] are computed.
   struct Plan {
@@ -91,6 +94,11 @@ class Network {
   int generation() const { return generation_; }
 
  private:
+  struct Sizes {  // bytes
+    std::size_t maps[2], partial, input, results, weights, total;
+  };
+  struct PlanOnly {};
+  Network(const NetworkConfig& config, PlanOnly);
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
@@ -107,8 +115,9 @@ class Network {
   DeviceMemory head_weight_, head_bias_;
   DeviceMemory maps_[2], partial_, input_, scores_, logits_, io_;
   std::map<std::tuple<int, int, int>, Plan> plans_;
-  OwnStream stream_;
-  Event idle_{false};  // recorded when the last run has been enqueued
+  Sizes sizes_{};
+  std::unique_ptr<OwnStream> stream_;
+  std::unique_ptr<Event> idle_;  // recorded when the last run has been enqueued
   Stream last_stream_ = nullptr;
   bool used_ = false;
   int generation_ = 0;
