@@ -61,9 +61,12 @@ def test_networks_of_the_paper_at_full_size(rng, name, precision):
     )
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-6)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("tf32", 1e-6), ("bfloat16", 3e-4)])
 def test_the_first_block_at_full_size(rng, precision, tolerance):
-    """96 x 1366 into 128 channels, the largest map of FCN-4, every element: float32 in every precision."""
+    """96 x 1366 into 128 channels, the largest map of FCN-4, every element.
+
+    float32 arithmetic but for the 16-bit precisions, which round input and weights to 11 bits: 2^-12 each, at most.
+    """
     model = make_model(rng, [block(128, window=(2, 4))], n_mels=96, n_samples=349_440, n_tags=2)
     x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
     assert x.shape[1:] == (96, 1366)

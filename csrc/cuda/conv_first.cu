@@ -1,8 +1,10 @@
 #include "cuda/conv_first.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "check.h"
+#include "cuda/convert.h"
 #include "cuda/epilogue.h"
 
 namespace fcntag {
@@ -64,10 +66,11 @@ conv_first(const FCNTAG_GRID_CONSTANT FirstParams p) {
   const int tile_y = static_cast<int>(blockIdx.x) / p.tiles_w * p.tile_h;
   const int tile_x = static_cast<int>(blockIdx.x) % p.tiles_w * p.tile_w;
   const int n = (static_cast<int>(blockIdx.y) * p.channel_lanes + lane) * kChannels;
+  const float* weight = static_cast<const float*>(p.weight);
   float w[9][kChannels];
   FCNTAG_UNROLL for (int tap = 0; tap < 9; ++tap) {
     FCNTAG_UNROLL for (int i = 0; i < kChannels; ++i) w[tap][i] =
-        n + i < p.n_padded ? p.weight[tap * p.n_padded + n + i] : 0;
+        n + i < p.n_padded ? weight[tap * p.n_padded + n + i] : 0;
   }
   dev::release_successors();
   dev::wait_for_predecessors();
@@ -127,7 +130,8 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   p.stride_w = layer.stride_w;
   p.activation = static_cast<int>(layer.activation);
   p.storage = static_cast<int>(layer.storage);
-  p.channel_lanes = layer.out_channels > 64 ? 32 : layer.out_channels > 32 ? 16 : 8;
+  const bool halves = element_bytes(layer.precision) == 2;
+  p.channel_lanes = layer.out_channels > 64 && !halves ? 32 : layer.out_channels > 32 ? 16 : 8;
   // A patch of at most 32 KB; about 64 windows, wide rather than high, as rows of the input are contiguous.
   constexpr int kPatchFloats = 8192, kWindows = 64;
   p.tile_h = 1;
@@ -141,7 +145,7 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   while (set_patch() > kPatchFloats && p.tile_h * p.tile_w > 1) {
     (p.tile_h > 1 ? p.tile_h : p.tile_w) = divide_up(p.tile_h > 1 ? p.tile_h : p.tile_w, 2);
   }
-  plan.shared_bytes = static_cast<std::size_t>(set_patch()) * sizeof(float);
+  plan.shared_bytes = static_cast<std::size_t>(set_patch()) * (halves ? sizeof(uint16_t) : sizeof(float));
   if (plan.shared_bytes > 48 * 1024) {
     throw DeviceError("conv_block: a first pool window of (" + std::to_string(layer.pool_h) + ", " +
                       std::to_string(layer.pool_w) + ") is larger than the 48 KB that its input may take");
@@ -151,6 +155,10 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   plan.grid =
       dim3(static_cast<unsigned>(p.tiles_h * p.tiles_w),
            static_cast<unsigned>(divide_up(p.out_stride, p.channel_lanes * kChannels)), static_cast<unsigned>(batch));
+  if (halves) {
+    plan.kernel = first_kernel_float16(p.channel_lanes * kChannels);
+    return plan;
+  }
   for (const Built& built : kBuilt) {
     if ((built.pool_h == p.pool_h && built.pool_w == p.pool_w) || built.pool_h == 0) {
       plan.kernel = built.kernel;
@@ -160,15 +168,28 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   return plan;
 }
 
-std::vector<float> pack_first_weights(const ConvBlockSpec& spec) {
+PackedFirst pack_first(const ConvBlockSpec& spec, Precision precision) {
   const int padded = (spec.out_channels + 31) / 32 * 32;
-  std::vector<float> packed(9 * static_cast<std::size_t>(padded));
+  const bool halves = element_bytes(precision) == 2;
+  PackedFirst packed{std::vector<uint8_t>(static_cast<std::size_t>(padded) * (halves ? 32 : 36)), pack_epilogue(spec)};
+  const int taps = spec.kernel * spec.kernel;
   for (int n = 0; n < spec.out_channels; ++n) {
-    const float sign = spec.scale != nullptr && spec.scale[n] < 0 ? -1.0f : 1.0f;
-    for (int tap = 0; tap < 9; ++tap) {
-      const bool middle = tap == 4;
-      if (spec.kernel == 1 && !middle) continue;
-      packed[static_cast<std::size_t>(tap) * padded + n] = sign * spec.weight[spec.kernel == 1 ? n : n * 9 + tap];
+    const float* row = spec.weight + static_cast<std::size_t>(n) * taps;
+    float factor = spec.scale != nullptr && spec.scale[n] < 0 ? -1.0f : 1.0f;
+    if (halves) {  // the largest weight to [0.5, 1): exact, and undone by the epilogue
+      float largest = 0.0f;
+      for (int i = 0; i < taps; ++i) largest = std::max(largest, std::fabs(row[i]));
+      int exponent = 0;
+      std::frexp(largest, &exponent);
+      exponent = std::clamp(exponent, -100, 100);
+      factor = std::ldexp(factor, -exponent);
+      packed.epilogue[n] = std::ldexp(packed.epilogue[n], exponent);
+    }
+    for (int i = 0; i < taps; ++i) {
+      const int tap = spec.kernel == 1 ? 4 : i;
+      const std::size_t at = halves ? (static_cast<std::size_t>(n) * 16 + tap) * 2
+                                    : (static_cast<std::size_t>(tap) * padded + n) * sizeof(float);
+      store_as(packed.weight.data() + at, factor * row[i], halves ? Precision::kFloat16 : Precision::kFloat32);
     }
   }
   return packed;

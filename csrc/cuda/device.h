@@ -108,6 +108,19 @@ FCNTAG_DEVICE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b
                : "r"(a[2]), "r"(a[3]), "r"(b1));
 #endif
 }
+// c [16 x 8] = a [16 x 16] b [16 x 8]: as above, from zero.
+FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+#else
+  c[0] = c[1] = c[2] = c[3] = 0.0f;
+  mma_float16(c, a, b0, b1);
+#endif
+}
 // c [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands are not looked at.
 FCNTAG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
@@ -227,6 +240,10 @@ FCNTAG_NOINLINE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_
   emulator::mma(emulator::Operand::kBfloat16, c, a, b0, b1, site);
 }
 FCNTAG_NOINLINE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
+  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
+}
+FCNTAG_NOINLINE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
+  c[0] = c[1] = c[2] = c[3] = 0.0f;
   emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
 }
 FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {

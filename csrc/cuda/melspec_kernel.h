@@ -21,7 +21,8 @@ constexpr int kMelFrames = 2 * kMelWarps;  // of a block
 // powers.
 constexpr int kMelRow = 17;
 constexpr int kMelFrameBytes = 16 * kMelRow * 8;
-constexpr int kMelStage = kMelFrames + 2;  // floats per band of staged output: rows 10 apart share no bank when written
+// Floats per band of staged output: with an odd number, lanes that write neighbouring bands share no bank.
+constexpr int kMelStage = kMelFrames + 1;
 constexpr std::size_t kMelFixedBytes = kMelFrames * kMelFrameBytes + 16;
 
 template <typename Real>

@@ -29,7 +29,7 @@ class Mfcc {
 
  private:
   int n_mels_, n_mfcc_;
-  DeviceMemory dct_;  // [n_mels][n_mfcc rounded up to kMfccTile]
+  DeviceMemory dct_;  // [n_mels][n_mfcc, rounded up to what blocks take]
 };
 
 }  // namespace cuda

@@ -125,9 +125,14 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
                       " are free; lower max_batch");
   }
   for (std::size_t i = 0; i < config.blocks.size(); ++i) {
-    weights_.push_back(i == 0 ? upload(pack_first_weights(config.blocks[i]))
-                              : upload(pack_conv_weights(config.blocks[i], precision_)));
-    epilogues_.push_back(upload(pack_epilogue(config.blocks[i])));
+    if (i == 0) {
+      const PackedFirst packed = pack_first(config.blocks[0], precision_);
+      weights_.push_back(upload(packed.weight));
+      epilogues_.push_back(upload(packed.epilogue));
+    } else {
+      weights_.push_back(upload(pack_conv_weights(config.blocks[i], precision_)));
+      epilogues_.push_back(upload(pack_epilogue(config.blocks[i])));
+    }
   }
   const auto [h, w] = plans_.begin()->second.sizes.back();
   const ConvLayer& last = layers_.back();
@@ -202,7 +207,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
       params.x = x.data;
       params.image_stride = x.image_stride;
       params.row_stride = x.row_stride;
-      params.weight = weights_[0].as<float>();
+      params.weight = weights_[0].as<void>();
       params.epilogue = epilogues_[0].as<float>();
       params.y = map(0);
       params.io = io;

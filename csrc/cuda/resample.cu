@@ -49,7 +49,8 @@ FCNTAG_DEVICE float mixed(const float* x, int n) {
   return sum / static_cast<float>(n);
 }
 
-// Where float i of the staged input lies. Threads read four floats on from a multiple of 4: never across the padding.
+// Where float i of the staged input lies. Groups that are a multiple of 4 samples apart would share a few banks: they
+// get a float of padding after every 32, and start at multiples of 4, so that four taps never lie across it.
 template <bool kPadded>
 FCNTAG_HOST_DEVICE int staged_at(int i) {
   return kPadded ? i + (i >> 5) : i;
@@ -114,8 +115,8 @@ resample(const FCNTAG_GRID_CONSTANT ResampleParams p) {
   int base[kThreadRows];
   FCNTAG_UNROLL for (int r = 0; r < kThreadRows; ++r) {
     const int row = row_lane + kRowLanes * r;  // one that this plan does not have repeats the last
-    base[r] = (row < plan.rows ? row : plan.rows - 1) * plan.row_pitch +
-              static_cast<int>(group_position(p, group) - group_position(p, first_group));
+    const int offset = static_cast<int>(group_position(p, group) - group_position(p, first_group));
+    base[r] = (row < plan.rows ? row : plan.rows - 1) * plan.row_pitch + (kPadded ? offset & ~3 : offset);
   }
   float sums[kThreadRows][kGroup] = {};
   const float4* weights = reinterpret_cast<const float4*>(p.weights) + 2 * (group % plan.unique);
@@ -166,23 +167,36 @@ int64_t stage(ResamplePlan* plan, int up, int down) {
   return static_cast<int64_t>(plan->shared_bytes() / sizeof(float));
 }
 
+// The most lanes of a block's first warp that read different floats of one bank.
+int bank_conflicts(const ResamplePlan& plan, int up, int down) {
+  int lanes[32] = {}, most = 0;
+  for (int lane = 0; lane < std::min(32, plan.groups * kRowLanes); ++lane) {
+    const int at = lane % kRowLanes * plan.row_pitch +
+                   static_cast<int>(static_cast<int64_t>(lane / kRowLanes) * kGroup * down / up);
+    most = std::max(most, ++lanes[(plan.padded ? staged_at<true>(at & ~3) : at) % 32]);
+  }
+  return most;
+}
+
 ResamplePlan make_plan(int up, int down, int n_taps) {
   ResamplePlan plan = {};
   plan.unique = up / std::gcd(up, kGroup);
   const int64_t unique_in = static_cast<int64_t>(plan.unique) * kGroup * down / up;
-  // Every group starts at a multiple of 4 samples: so do its reads, and without padding they would share a few banks.
-  plan.padded = plan.unique == 1 && unique_in % 4 == 0;
-  int64_t reach = 0;
+  int64_t reach = 0;  // of a group's positions, from the first
   for (int64_t g = 0; g < plan.unique; ++g) {
     reach = std::max(reach, (g * kGroup + kGroup - 1) * down / up - g * kGroup * down / up);
   }
-  const int64_t taps = (n_taps + reach + 3) / 4 * 4;
-  FCNTAG_CHECK(taps <= kSharedFloats, "resample: ", down, " to ", up, " samples needs filters of ", n_taps,
-               " taps: too many for a GPU; resample on the host");
-  plan.taps = static_cast<int>(taps);
+  const auto rounded_taps = [](int64_t taps) { return static_cast<int>((taps + 3) / 4 * 4); };
+  FCNTAG_CHECK(n_taps + reach + 3 <= kSharedFloats, "resample: ", down, " to ", up, " samples needs filters of ",
+               n_taps, " taps: too many for a GPU; resample on the host");
 
-  // Whole periods if they fit: as many groups as fill warps well, not more than 32, so that short clips fill a GPU.
+  // Whole periods if they fit: the number that fills warps with threads and leaves few bank conflicts, but not more
+  // than 32 groups, so that short clips fill a GPU. A step of a warp is 2 x 4 loads of weights and `conflicts` x 4 of
+  // samples.
+  plan.padded = unique_in % 4 == 0;
+  plan.taps = rounded_taps(n_taps + reach + (plan.padded ? 3 : 0));
   double best = 0;
+  ResamplePlan chosen;
   for (int64_t times = 1; times * plan.unique <= std::max(32, plan.unique); ++times) {
     ResamplePlan trial = plan;
     if (times * plan.unique * kRowLanes > kMaxThreads || times * unique_in > kSharedFloats) break;
@@ -191,12 +205,15 @@ ResamplePlan make_plan(int up, int down, int n_taps) {
     trial.period_in = static_cast<int>(times * unique_in);
     if (stage(&trial, up, down) > kSharedFloats) break;
     const double used = static_cast<double>(trial.groups * kRowLanes) / trial.threads();
-    if (used >= best) best = used, plan = trial;
+    const double speed = used / (2 + bank_conflicts(trial, up, down));
+    if (speed >= best) best = speed, chosen = trial;
   }
-  if (best > 0) return plan;
+  if (best > 0) return chosen;
 
   // Else a part of a period, its rows staged one by one.
   FCNTAG_CHECK(unique_in <= INT32_MAX, "resample: ", down, " to ", up, " samples: too little in common");
+  plan.padded = false;
+  plan.taps = rounded_taps(n_taps + reach);
   plan.period = plan.unique;
   plan.period_in = static_cast<int>(unique_in);
   for (plan.rows = kRows; plan.rows > 0; plan.rows /= 2) {
@@ -230,7 +247,7 @@ Resampler::Resampler(int up, int down, const std::vector<float>& phases) : up_(u
     const int64_t base = static_cast<int64_t>(group) * kGroup * down / up;
     for (int j = 0; j < kGroup; ++j) {
       const int64_t numerator = (static_cast<int64_t>(group) * kGroup + j) * down;
-      const int64_t shift = numerator / up - base, phase = numerator % up;
+      const int64_t shift = numerator / up - (plan_.padded ? base & ~int64_t{3} : base), phase = numerator % up;
       for (int k = 0; k < n_taps_; ++k) {
         weights[((k + shift) * plan_.unique + group) * kGroup + j] = phases[phase * n_taps_ + k];
       }

@@ -21,9 +21,9 @@ struct ResamplePlan {
   int unique, period, groups, rows;
   int period_in;  // input samples of a period
   int taps;       // of a group: the filter's, and room for eight positions; a multiple of 4
-  int staged_rows, staged_length,
-      row_pitch;  // shared memory, in floats; one row where the periods' inputs are adjoining
-  bool padded;    // one float of padding after 32, against bank conflicts
+  // Shared memory, in floats: one row where the periods' inputs adjoin, else one for each.
+  int staged_rows, staged_length, row_pitch;
+  bool padded;  // groups start at multiples of 4, and a float is left free after every 32: see staged_at()
 
   int threads() const { return (groups * 4 + 31) / 32 * 32; }
   std::size_t shared_bytes() const;
@@ -33,8 +33,8 @@ class Resampler {
  public:
   // From `down` to `up` samples, coprime; phases [up, n_taps], n_taps even: output n, at input position
   // n * down / up = i + p / up, is sum_k phases[p][k] x[i + 1 - n_taps / 2 + k]. Uploads the table.
-  // Throws std::invalid_argument for sizes that do not fit, or a filter too long for shared memory (rates some 50
-  // apart).
+  // Throws std::invalid_argument for sizes that do not fit, or a filter too long for shared memory: rates some 50
+  // apart.
   Resampler(int up, int down, const std::vector<float>& phases);
 
   // Puts the work on `stream`: PCM io->waves, clips of [n_in, n_channels] io->wave_stride floats apart, n_channels from

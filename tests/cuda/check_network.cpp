@@ -190,9 +190,21 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     specs.push_back({channels, b.channels, b.kernel, b.activation, b.pool_h, b.pool_w, b.stride_h, b.stride_w,
                      weights[i].data(), biases[i].data(), b.affine ? scales[i].data() : nullptr,
                      b.affine ? shifts[i].data() : nullptr});
-    exact.push_back(weights[i]);  // as the kernel multiplies them; the first block's stay float32
+    exact.push_back(weights[i]);  // as the kernel multiplies them
     if (i > 0) {
       for (float& w : exact.back()) w = rounded(w, precision);
+    } else if (element_bytes(precision) == 2) {  // the first block's are float16, scaled channel by channel; or float32
+      const int taps = b.kernel * b.kernel;
+      for (int n = 0; n < b.channels; ++n) {
+        int exponent = 0;
+        float largest = 0;
+        for (int t = 0; t < taps; ++t) largest = std::max(largest, std::fabs(weights[0][n * taps + t]));
+        std::frexp(largest, &exponent);
+        for (int t = 0; t < taps; ++t) {
+          float& w = exact.back()[n * taps + t];
+          w = std::ldexp(rounded(std::ldexp(w, -exponent), Precision::kFloat16), exponent);
+        }
+      }
     }
     channels = b.channels;
   }
@@ -210,6 +222,10 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
   Network network({specs, head_spec, c.height, c.width, c.max_batch, precision, 0});
 
   const std::vector<float> x = normal(static_cast<std::size_t>(c.batch) * c.height * c.width, 1.0);
+  std::vector<float> first_input = x;  // as the first block multiplies it
+  if (element_bytes(precision) == 2) {
+    for (float& v : first_input) v = rounded(v, Precision::kFloat16);
+  }
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> scores(c.batch * n_tags, nan), logits(scores), feature_values(c.batch * features, nan);
   std::vector<std::vector<float>> maps;
@@ -231,7 +247,7 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     const std::size_t in = static_cast<std::size_t>(specs[i].in_channels) * sizes[i].first * sizes[i].second;
     const std::size_t out = maps[i].size() / c.batch;
     for (int image = 0; image < c.batch; ++image) {
-      const float* input = i == 0 ? x.data() + image * in : maps[i - 1].data() + image * in;
+      const float* input = (i == 0 ? first_input : maps[i - 1]).data() + image * in;
       const double error = relative_l2(maps[i].data() + image * out,
                                        reference(specs[i], exact[i], input, sizes[i].first, sizes[i].second));
       worst = std::max(worst, error / tolerance);
