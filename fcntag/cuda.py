@@ -107,11 +107,16 @@ def is_device_array(array: Any) -> bool:
     return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) == _DLPACK_CUDA
 
 
-def device_array(array: Any, what: str, stream: int = 0) -> DeviceArray:
+def device_array(array: Any, what: str, stream: int = 0, device: int = 0) -> DeviceArray:
     """``array`` without a copy. ``stream``: where it is going to be used; a DLPack producer orders its work before it.
 
-    Raises TypeError if it is no array on a GPU, ValueError if it is not float32.
+    Raises TypeError if it is no array on a GPU, ValueError if it is not float32 or says that it lies on another GPU than
+    ``device``.
     """
+    if hasattr(array, "__dlpack_device__") and is_device_array(array):
+        place = int(array.__dlpack_device__()[1])
+        if place != device:
+            raise ValueError(f"{what}: lies on GPU {place}; this engine computes on GPU {device}")
     if hasattr(array, "__cuda_array_interface__"):
         return _from_interface(array, what)
     if hasattr(array, "__dlpack__") and is_device_array(array):

@@ -212,7 +212,7 @@ class CudaEngine(Engine):
 
     def _device_scores(self, waves: Any, out: Any, stream: Any, sample_rate: int | None) -> Any:
         address = None if stream is None else cuda.stream_address(stream)
-        source = cuda.device_array(waves, "waves", address or 0)
+        source = cuda.device_array(waves, "waves", address or 0, self._index)
         if address is None:
             address = source.stream or 0
         elif source.stream is not None and source.stream != address:
@@ -232,7 +232,7 @@ class CudaEngine(Engine):
             self._check_length(n_samples)
         if out is None:
             out = _new_cupy_array((batch, n_tags), self._index, address)
-        target = cuda.device_array(out, "out", address)
+        target = cuda.device_array(out, "out", address, self._index)
         if target.shape != (batch, n_tags) or not target.rows_are_dense or (batch > 1 and target.strides[0] != n_tags):
             raise ValueError(f"out: shape {list(target.shape)}; expected {[batch, n_tags]}, without gaps")
         row = source.strides[0] if batch > 1 else int(np.prod(source.shape[1:]))

@@ -47,11 +47,11 @@ class Elsewhere:
 class ByDlpack:
     """Host memory that claims to lie on a GPU: DLPack."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array, self.asked = array, []
+    def __init__(self, array: np.ndarray, device: int = 0) -> None:
+        self.array, self.asked, self.device = array, [], device
 
     def __dlpack_device__(self):
-        return 2, 0
+        return 2, self.device
 
     def __dlpack__(self, stream=None):
         self.asked.append(stream)
@@ -196,6 +196,7 @@ def test_bad_device_arrays_are_named(rng):
                 (ByDlpack(waves.astype(np.float64)), Elsewhere(out)),
                 r"waves: elements are DLPack type 2; expected float32",
             ),
+            ((ByDlpack(waves, device=1), Elsewhere(out)), r"waves: lies on GPU 1; this engine computes on GPU 0"),
             ((Elsewhere(waves[0]), Elsewhere(out)), r"waves: shape \[4000\]; expected \[B, n_samples\]"),
             ((Elsewhere(waves[:, ::2]), Elsewhere(out)), r"waves: shape \[2, 2000\]; .*rows without gaps"),
             ((Elsewhere(waves[:, :100]), Elsewhere(out)), r"segments of 100 samples; it takes 4000"),

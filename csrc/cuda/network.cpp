@@ -249,6 +249,17 @@ void Network::release(Stream stream) {
   used_ = true;
 }
 
+void Network::wait() const {
+  if (used_) idle_->synchronize();
+}
+
+Network::~Network() {
+  try {
+    wait();
+  } catch (const DeviceError&) {  // the device is lost: nothing runs any more
+  }
+}
+
 MapParams Network::map_params(const Plan& plan, int block, float* out) const {
   const auto [h, w] = plan.sizes[block + 1];
   const ConvLayer& layer = layers_[block];

@@ -54,6 +54,7 @@ class Network {
   // Throws std::invalid_argument for what no GPU can run, DeviceError for what this one cannot, or has no memory for:
   // everything is planned before anything is allocated.
   explicit Network(const NetworkConfig& config);
+  ~Network();  // waits for what still runs, on whatever stream
   // What the constructor would allocate, in bytes, without doing it.
   static std::size_t planned_bytes(const NetworkConfig& config);
 
@@ -76,6 +77,7 @@ class Network {
   // on the device.
   void claim(Stream stream);
   void release(Stream stream);
+  void wait() const;  // the host waits for the last run
 
   // x [batch, height, width] in host memory; returns when the outputs are there. Any batch.
   void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);

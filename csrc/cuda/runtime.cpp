@@ -132,6 +132,9 @@ void Event::record(Stream stream) {
 void Event::make_wait(Stream stream) const {
   check(cudaStreamWaitEvent(native(stream), static_cast<cudaEvent_t>(event_), 0), "waiting for an event");
 }
+void Event::synchronize() const {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), "waiting for the GPU");
+}
 double Event::seconds_between(const Event& start, const Event& end) {
   float milliseconds = 0;
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(end.event_)), "waiting for the GPU");

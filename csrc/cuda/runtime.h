@@ -106,6 +106,7 @@ class Event {
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
   void make_wait(Stream stream) const;  // what is put on `stream` from now on waits for the event
+  void synchronize() const;             // the host waits; at once where nothing was recorded
   static double seconds_between(const Event& start, const Event& end);  // waits for `end`
 
  private:

@@ -46,6 +46,13 @@ Scorer::Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> networ
   pinned_results_ = PinnedMemory(results_.bytes());
 }
 
+Scorer::~Scorer() {
+  try {
+    network_->wait();
+  } catch (const DeviceError&) {  // the device is lost: nothing runs any more
+  }
+}
+
 InputView Scorer::input_view(const SegmentShape& shape) const {
   const int n_mels = melspec_->n_mels();
   return {log_mel_.as<float>(), static_cast<int64_t>(n_mels) * shape.n_frames,
