@@ -110,27 +110,24 @@ def is_device_array(array: Any) -> bool:
 def device_array(array: Any, what: str, stream: int = 0, device: int = 0) -> DeviceArray:
     """``array`` without a copy. ``stream``: where it is going to be used; a DLPack producer orders its work before it.
 
-    Raises TypeError if it is no array on a GPU, ValueError if it is not float32 or says that it lies on another GPU than
-    ``device``.
+    Raises TypeError if it is no array on a GPU, ValueError if it is not float32 or lies on another GPU than ``device``.
     """
-    if hasattr(array, "__dlpack_device__") and is_device_array(array):
-        place = int(array.__dlpack_device__()[1])
-        if place != device:
-            raise ValueError(f"{what}: lies on GPU {place}; this engine computes on GPU {device}")
-    if hasattr(array, "__cuda_array_interface__"):
-        return _from_interface(array, what)
-    if hasattr(array, "__dlpack__") and is_device_array(array):
+    if not is_device_array(array):
+        raise TypeError(f"{what}: {type(array).__name__} is no array on a GPU (no __cuda_array_interface__, no DLPack)")
+    if hasattr(array, "__dlpack_device__"):
+        _check_place(what, int(array.__dlpack_device__()[1]), device)
+    # An interface without a stream (PyTorch's) leaves it to us what to wait for; DLPack does the waiting itself.
+    ordered = "stream" in getattr(array, "__cuda_array_interface__", ())
+    if hasattr(array, "__dlpack__") and not ordered:
         # Numbers 0 and 1 are no streams in DLPack: the legacy default stream is 1.
         described = core().describe_dlpack(array.__dlpack__(stream=stream or 1))
         _check_float32(what, (described["code"], described["bits"]) == (2, 32), f"DLPack type {described['code']}")
-        return DeviceArray(
-            described["address"],
-            tuple(described["shape"]),
-            tuple(described["strides"]),
-            None,
-            (array, described["owner"]),
-        )
-    raise TypeError(f"{what}: {type(array).__name__} is no array on a GPU (no __cuda_array_interface__, no DLPack)")
+        shape, strides = tuple(described["shape"]), tuple(described["strides"])
+        return DeviceArray(described["address"], shape, strides, None, (array, described["owner"]))
+    found = _from_interface(array, what)
+    if found.address:  # a foreign address would take every CUDA library of the process down with it
+        _check_place(what, int(core().device_of(found.address)), device)
+    return found
 
 
 _DLPACK_CUDA = 2
@@ -150,6 +147,12 @@ def _from_interface(array: Any, what: str) -> DeviceArray:
     else:
         strides = tuple(int(s) // 4 for s in strides)
     return DeviceArray(int(interface["data"][0] or 0), shape, strides, interface.get("stream"), array)
+
+
+def _check_place(what: str, place: int, device: int) -> None:
+    if place != device:
+        found = "is no device memory" if place < 0 else f"lies on GPU {place}"
+        raise ValueError(f"{what}: {found}; this engine computes on GPU {device}")
 
 
 def _check_float32(what: str, good: bool, found: str) -> None:

@@ -215,8 +215,6 @@ class CudaEngine(Engine):
         source = cuda.device_array(waves, "waves", address or 0, self._index)
         if address is None:
             address = source.stream or 0
-        elif source.stream is not None and source.stream != address:
-            self._module.wait_for(address, source.stream)
         resample = sample_rate is not None and sample_rate != self.document.frontend.sample_rate
         if len(source.shape) not in ((2, 3) if resample else (2,)) or not source.rows_are_dense:
             expected = "[B, n_in] or [B, n_in, n_channels]" if resample else "[B, n_samples]"
@@ -233,6 +231,11 @@ class CudaEngine(Engine):
         if out is None:
             out = _new_cupy_array((batch, n_tags), self._index, address)
         target = cuda.device_array(out, "out", address, self._index)
+        if getattr(out, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
+            raise ValueError("out: is read-only")
+        for array in (source, target):  # what their producers still have to do comes first
+            if array.stream is not None and array.stream != address:
+                self._module.wait_for(address, array.stream, self._index)
         if target.shape != (batch, n_tags) or not target.rows_are_dense or (batch > 1 and target.strides[0] != n_tags):
             raise ValueError(f"out: shape {list(target.shape)}; expected {[batch, n_tags]}, without gaps")
         row = source.strides[0] if batch > 1 else int(np.prod(source.shape[1:]))

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("cuda_core")
 class Elsewhere:
     """Host memory that claims to lie on a GPU, as the emulator's does: ``__cuda_array_interface__``."""
 
-    def __init__(self, array: np.ndarray, stream: int | None = None) -> None:
-        self.array, self.stream = array, stream
+    def __init__(self, array: np.ndarray, stream: int | None = None, readonly: bool = False) -> None:
+        self.array, self.stream, self.readonly = array, stream, readonly
 
     @property
     def __cuda_array_interface__(self):
@@ -37,7 +37,7 @@ class Elsewhere:
         return {
             "shape": a.shape,
             "typestr": a.dtype.str,
-            "data": (a.ctypes.data, False),
+            "data": (a.ctypes.data, self.readonly),
             "strides": None if a.flags.c_contiguous else a.strides,
             "version": 3,
             "stream": self.stream,
@@ -202,6 +202,7 @@ def test_bad_device_arrays_are_named(rng):
             ((Elsewhere(waves[:, :100]), Elsewhere(out)), r"segments of 100 samples; it takes 4000"),
             ((Elsewhere(np.repeat(waves, 2, 0)), Elsewhere(out)), r"4 segments; at most max_batch=2"),
             ((Elsewhere(waves), Elsewhere(out[:1])), r"out: shape \[1, 7\]; expected \[2, 7\]"),
+            ((Elsewhere(waves), Elsewhere(out, readonly=True)), r"out: is read-only"),
             ((Elsewhere(waves), Elsewhere(out.astype(np.float16))), r"out: elements are <f2"),
         ):
             with pytest.raises(ValueError, match=message):

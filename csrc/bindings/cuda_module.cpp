@@ -119,52 +119,24 @@ py::list describe_plan(Network& network, int batch, int height, int width) {
   return list;
 }
 
-// A front end with what it needs to take host arrays.
-class HostMelSpec {
- public:
-  HostMelSpec(const py::dict& config, bool double_precision, int device)
-      : device_((set_device(device), device)),
-        melspec_(std::make_shared<MelSpec>(parse_melspec(config), double_precision)),
-        io_(sizeof(Io)) {
-    synchronize(nullptr);
-  }
-
-  FloatArray run(const FloatArray& waves, int64_t pad_left, int n_frames) {
-    FCNTAG_CHECK(waves.ndim() == 2, "melspec: waves must be [batch, n_samples], not ", waves.ndim(), "-dimensional");
-    FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
-    const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
-    std::vector<py::ssize_t> shape = {batch, melspec_->n_mels(), n_frames};
-    if (melspec_->time_mel()) std::swap(shape[1], shape[2]);
-    FloatArray out(shape);
-    if (batch == 0) return out;
-    const float* data = waves.data();
-    float* target = out.mutable_data();
-    const std::size_t out_bytes = static_cast<std::size_t>(out.size()) * sizeof(float);
-    const std::size_t wave_bytes = static_cast<std::size_t>(waves.size()) * sizeof(float);
-    py::gil_scoped_release release;
-    set_device(device_);
-    DeviceMemory device_waves(wave_bytes), device_out(out_bytes);
-    DeviceMemory scratch(melspec_->scratch_bytes(static_cast<int>(batch), n_frames));
-    copy_to_device(device_waves.as<void>(), data, wave_bytes, nullptr);
-    set_io(io_.as<Io>(), {device_waves.as<float>(), n_samples, nullptr, nullptr, static_cast<int32_t>(batch)}, nullptr);
-    melspec_->run(io_.as<Io>(), nullptr, static_cast<int>(batch), n_samples, pad_left, n_frames, device_out.as<float>(),
-                  scratch.as<void>(), nullptr);
-    copy_to_host(target, device_out.as<void>(), out_bytes, nullptr);
-    synchronize(nullptr);
-    return out;
-  }
-
-  const std::shared_ptr<MelSpec>& get() const { return melspec_; }
-
- private:
-  int device_;
-  std::shared_ptr<MelSpec> melspec_;
-  DeviceMemory io_;
+// A stage of a chain, and the GPU that it was made on.
+template <typename Stage>
+struct OnDevice {
+  int device;
+  std::shared_ptr<Stage> stage;
 };
 
-// Runs `enqueue(io, out)` on host values: what a test, or someone who wants to look, needs of one stage alone.
+template <typename Stage, typename... Arguments>
+OnDevice<Stage> make_stage(int device, const Arguments&... arguments) {
+  const DeviceScope scope(device);
+  OnDevice<Stage> made{device, std::make_shared<Stage>(arguments...)};
+  synchronize(nullptr);  // tables are there before any stream of our own reads them
+  return made;
+}
+
+// Runs `enqueue(io, in, out)` on host values: what a test, or someone who wants to look, needs of one stage alone.
 template <typename Enqueue>
-FloatArray run_stage(const FloatArray& in, std::vector<py::ssize_t> shape, const Enqueue& enqueue) {
+FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> shape, const Enqueue& enqueue) {
   FloatArray out(shape);
   if (out.size() == 0) return out;
   const float* data = in.data();
@@ -172,7 +144,8 @@ FloatArray run_stage(const FloatArray& in, std::vector<py::ssize_t> shape, const
   const std::size_t in_bytes = static_cast<std::size_t>(in.size()) * sizeof(float);
   const std::size_t out_bytes = static_cast<std::size_t>(out.size()) * sizeof(float);
   const int32_t batch = static_cast<int32_t>(in.shape(0));
-  py::gil_scoped_release release;
+  const py::gil_scoped_release release;
+  const DeviceScope scope(device);
   DeviceMemory device_in(in_bytes), device_out(out_bytes), io(sizeof(Io));
   copy_to_device(device_in.as<void>(), data, in_bytes, nullptr);
   set_io(io.as<Io>(), {device_in.as<float>(), in.size() / batch, nullptr, nullptr, batch}, nullptr);
@@ -182,21 +155,36 @@ FloatArray run_stage(const FloatArray& in, std::vector<py::ssize_t> shape, const
   return out;
 }
 
-FloatArray run_resampler(const Resampler& resampler, const FloatArray& pcm, int64_t n_out) {
-  FCNTAG_CHECK(pcm.ndim() == 3, "resample: pcm must be [batch, n_in, n_channels], not ", pcm.ndim(), "-dimensional");
-  const py::ssize_t batch = pcm.shape(0), n_in = pcm.shape(1), channels = pcm.shape(2);
-  return run_stage(pcm, {batch, n_out}, [&](const Io* io, const float*, float* out) {
-    resampler.run(io, static_cast<int>(batch), n_in, static_cast<int>(channels), out, n_out, nullptr);
+FloatArray run_melspec(const OnDevice<MelSpec>& melspec, const FloatArray& waves, int64_t pad_left, int n_frames) {
+  FCNTAG_CHECK(waves.ndim() == 2, "melspec: waves must be [batch, n_samples], not ", waves.ndim(), "-dimensional");
+  FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
+  const MelSpec& stage = *melspec.stage;
+  const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
+  std::vector<py::ssize_t> shape = {batch, stage.n_mels(), n_frames};
+  if (stage.time_mel()) std::swap(shape[1], shape[2]);
+  return run_stage(melspec.device, waves, shape, [&](const Io* io, const float*, float* out) {
+    DeviceMemory scratch(stage.scratch_bytes(static_cast<int>(batch), n_frames));
+    stage.run(io, nullptr, static_cast<int>(batch), n_samples, pad_left, n_frames, out, scratch.as<void>(), nullptr);
+    synchronize(nullptr);  // before the scratch memory goes
   });
 }
 
-FloatArray run_mfcc(const Mfcc& mfcc, const FloatArray& log_mel) {
+FloatArray run_resampler(const OnDevice<Resampler>& resampler, const FloatArray& pcm, int64_t n_out) {
+  FCNTAG_CHECK(pcm.ndim() == 3, "resample: pcm must be [batch, n_in, n_channels], not ", pcm.ndim(), "-dimensional");
+  const py::ssize_t batch = pcm.shape(0), n_in = pcm.shape(1), channels = pcm.shape(2);
+  return run_stage(resampler.device, pcm, {batch, n_out}, [&](const Io* io, const float*, float* out) {
+    resampler.stage->run(io, static_cast<int>(batch), n_in, static_cast<int>(channels), out, n_out, nullptr);
+  });
+}
+
+FloatArray run_mfcc(const OnDevice<Mfcc>& mfcc, const FloatArray& log_mel) {
   FCNTAG_CHECK(log_mel.ndim() == 3, "mfcc: log_mel must be [batch, n_mels, n_frames], not ", log_mel.ndim(),
                "-dimensional");
   const py::ssize_t batch = log_mel.shape(0), n_frames = log_mel.shape(2);
-  return run_stage(log_mel, {batch, mfcc.rows(), n_frames}, [&](const Io* io, const float* in, float* out) {
-    mfcc.run(io, in, static_cast<int>(batch), static_cast<int>(n_frames), out, nullptr);
-  });
+  return run_stage(mfcc.device, log_mel, {batch, mfcc.stage->rows(), n_frames},
+                   [&](const Io* io, const float* in, float* out) {
+                     mfcc.stage->run(io, in, static_cast<int>(batch), static_cast<int>(n_frames), out, nullptr);
+                   });
 }
 
 SegmentShape parse_shape(const py::tuple& shape) {
@@ -240,13 +228,14 @@ void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // A kernel chain's first launch is its slowest; nothing here runs at import.
 void register_all(py::module_& m) {
-  py::class_<HostMelSpec>(m, "MelSpec", "Front end of a model: waveform to normalised log-mel.")
-      .def(py::init<const py::dict&, bool, int>(), py::arg("config"), py::kw_only(), py::arg("double_precision"),
-           py::arg("device"))
-      .def("run", &HostMelSpec::run, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"),
-           py::arg("n_frames"),
+  py::class_<OnDevice<MelSpec>>(m, "MelSpec", "Front end of a model: waveform to normalised log-mel.")
+      .def(py::init([](const py::dict& config, bool double_precision, int device) {
+             return make_stage<MelSpec>(device, parse_melspec(config), double_precision);
+           }),
+           py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("device"))
+      .def("run", &run_melspec, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
            "waves float32 [B, n_samples] -> float32 [B, n_mels, n_frames], or [B, n_frames, n_mels] if time_mel.")
-      .def_property_readonly("memory_bytes", [](const HostMelSpec& m) { return m.get()->memory_bytes(); });
+      .def_property_readonly("memory_bytes", [](const OnDevice<MelSpec>& m) { return m.stage->memory_bytes(); });
   py::class_<Network, std::shared_ptr<Network>>(m, "Network",
                                                 "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
@@ -274,27 +263,23 @@ void register_all(py::module_& m) {
       .def("describe_plan", &describe_plan, py::arg("batch"), py::arg("height"), py::arg("width"),
            "What the tile planner chose for each block after the first.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes);
-  py::class_<Resampler, std::shared_ptr<Resampler>>(m, "Resampler", "PCM to mono at the model's rate.")
+  py::class_<OnDevice<Resampler>>(m, "Resampler", "PCM to mono at the model's rate.")
       .def(py::init([](int up, int down, const std::vector<float>& filter, int device) {
-             set_device(device);
-             return std::make_shared<Resampler>(up, down, filter);
+             return make_stage<Resampler>(device, up, down, filter);
            }),
            py::kw_only(), py::arg("up"), py::arg("down"), py::arg("filter"), py::arg("device"))
       .def("run", &run_resampler, py::arg("pcm").noconvert(), py::kw_only(), py::arg("n_out"),
            "PCM float32 [B, n_in, n_channels] -> float32 [B, n_out].");
-  py::class_<Mfcc>(m, "Mfcc", "Log-mel to MFCC, delta and delta-delta.")
-      .def(py::init([](int n_mels, int n_mfcc, int device) {
-             set_device(device);
-             return std::make_unique<Mfcc>(n_mels, n_mfcc);
-           }),
+  py::class_<OnDevice<Mfcc>>(m, "Mfcc", "Log-mel to MFCC, delta and delta-delta.")
+      .def(py::init([](int n_mels, int n_mfcc, int device) { return make_stage<Mfcc>(device, n_mels, n_mfcc); }),
            py::kw_only(), py::arg("n_mels"), py::arg("n_mfcc"), py::arg("device"))
       .def("run", &run_mfcc, py::arg("log_mel").noconvert(),
            "log_mel float32 [B, n_mels, n_frames] -> float32 [B, 3 * n_mfcc, n_frames]; n_frames is at least 9.");
   py::class_<Scorer>(m, "Scorer", "Front end and network as one recorded graph.")
-      .def(py::init([](const HostMelSpec& melspec, std::shared_ptr<Network> network, const py::tuple& shape,
-                       std::shared_ptr<Resampler> resampler, int64_t n_in, int n_channels) {
-             return std::make_unique<Scorer>(melspec.get(), std::move(network), parse_shape(shape),
-                                             std::move(resampler), n_in, n_channels);
+      .def(py::init([](const OnDevice<MelSpec>& melspec, std::shared_ptr<Network> network, const py::tuple& shape,
+                       const OnDevice<Resampler>* resampler, int64_t n_in, int n_channels) {
+             return std::make_unique<Scorer>(melspec.stage, std::move(network), parse_shape(shape),
+                                             resampler == nullptr ? nullptr : resampler->stage, n_in, n_channels);
            }),
            py::arg("melspec"), py::arg("network"), py::arg("shape"), py::kw_only(), py::arg("resampler") = nullptr,
            py::arg("n_in") = 0, py::arg("n_channels") = 1)
@@ -357,7 +342,15 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("device_count", &cuda::device_count);
   m.def("device_info", &cuda::info_dict, pybind11::arg("device"));
   m.def(
-      "free_memory", [](int device) { return cuda::set_device(device), cuda::free_memory(); }, pybind11::arg("device"));
+      "free_memory",
+      [](int device) {
+        const cuda::DeviceScope scope(device);
+        return cuda::free_memory();
+      },
+      pybind11::arg("device"));
+  m.def(
+      "device_of", [](uintptr_t address) { return cuda::device_of(cuda::pointer(address)); }, pybind11::arg("address"),
+      "The GPU that an address lies on; -1 if it is no device memory.");
   m.def(
       "arithmetic_tflops",
       [](const std::string& precision, int device) {
@@ -369,14 +362,15 @@ PYBIND11_MODULE(_cuda, m) {
       pybind11::arg("device"));
   m.def("describe_dlpack", &fcntag::describe_dlpack, pybind11::arg("capsule"),
         "What a DLPack capsule holds; the memory lives as long as the dict's \"owner\".");
-  m.def("synchronize", [](uintptr_t stream) { cuda::synchronize(cuda::pointer(stream)); }, pybind11::arg("stream"));
   m.def(
       "wait_for",
-      [](uintptr_t stream, uintptr_t other) {  // what comes on `stream` waits for what is on `other`
+      [](uintptr_t stream, uintptr_t other, int device) {
+        const cuda::DeviceScope scope(device);
         cuda::Event event(false);
         event.record(cuda::pointer(other));
         event.make_wait(cuda::pointer(stream));
       },
-      pybind11::arg("stream"), pybind11::arg("other"));
+      pybind11::arg("stream"), pybind11::arg("other"), pybind11::arg("device"),
+      "What comes on `stream` waits for what is on `other`.");
   cuda::register_all(m);
 }

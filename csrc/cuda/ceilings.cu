@@ -83,7 +83,7 @@ double best_seconds(const Run& run) {
 }  // namespace
 
 double arithmetic_tflops(Precision precision, const DeviceInfo& device) {
-  set_device(device.index);
+  const DeviceScope scope(device.index);
   const unsigned blocks = static_cast<unsigned>(device.multiprocessors) * 2;
   DeviceMemory out(static_cast<std::size_t>(blocks) * kThreads * sizeof(float));
   ArithmeticParams params{out.as<float>(), 4096};
@@ -101,7 +101,7 @@ double arithmetic_tflops(Precision precision, const DeviceInfo& device) {
 }
 
 double copy_gigabytes(const DeviceInfo& device) {
-  set_device(device.index);
+  const DeviceScope scope(device.index);
   // A sixth of the memory at most: the caches hold nothing of a gigabyte.
   const std::size_t bytes = std::min<std::size_t>(std::size_t{1} << 30, device.memory_bytes / 6);
   DeviceMemory source(bytes), target(bytes);

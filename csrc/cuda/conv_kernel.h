@@ -102,8 +102,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       dev::copy_commit();
       dev::copy_wait<0>();
     }
+    int block = first_block, tap = 0, stage = 0;  // counted along: divisions in every step would cost as much as a tap
     for (int step = 0; step < steps; ++step) {
-      const int block = first_block + step / p.taps, tap = step % p.taps;
       dev::copy_wait<kStages - 2>();
       dev::sync();
       if (tap == 0 && step > 0 && p.halo_buffers == 1) {
@@ -120,12 +120,17 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       const int offset = p.taps == 9 ? tap / 3 * p.halo_w + tap % 3 : 0;
       const dev::SharedAddress x = staged_halo(block);
       Math::template multiply<Shape::kHalves, Shape::kTileN>(
-          sums, x, weights_address + step % kStages * Shape::kStageBytes, pixels, offset, p.key_shift,
+          sums, x, weights_address + stage * Shape::kStageBytes, pixels, offset, p.key_shift,
           block + 1 == p.channel_blocks ? p.last_chunks : 8, warp_n, lane);
       if (Shape::kChunked && p.split == 0 && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
         total.add(sums);
         sums.clear();
       }
+      if (++tap == p.taps) {
+        tap = 0;
+        ++block;
+      }
+      stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     dev::copy_wait<0>();
     if (Shape::kChunked) {

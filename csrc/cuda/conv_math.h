@@ -75,8 +75,9 @@ struct MmaMath {
                                          int thread) {
     const uint8_t* source =
         static_cast<const uint8_t*>(p.weight) + static_cast<int64_t>(slab) * p.n_padded * kBlockBytes;
-    for (int i = thread; i < kTileN * 8; i += kThreads) {
-      const int n = i >> 3, c = i & 7;
+    static_assert(kTileN * 8 % kThreads == 0, "every thread copies the same number of chunks");
+    FCNTAG_UNROLL for (int k = 0; k < kTileN * 8 / kThreads; ++k) {
+      const int i = thread + k * kThreads, n = i >> 3, c = i & 7;
       const bool valid = channel + n < p.n_padded;
       dev::copy_async(target + n * kBlockBytes + ((c ^ (n & 7)) << 4),
                       source + (valid ? static_cast<int64_t>(channel + n) * kBlockBytes + c * 16 : 0), valid);
@@ -121,7 +122,10 @@ struct Tf32 {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_tf32(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
-// float32 as two tf32: x = high + low exactly, and of the four products only low * low (2^-22) is left out.
+// float32 as two tf32: x = high + low exactly, and of the four products only low * low (2^-22) is left out. Tensor
+// cores cut off what they add to a sum instead of rounding it, always towards zero: over hundreds of steps that would
+// be the largest error. So the products of one step are a sum of their own, and an ordinary addition puts it to the
+// rest.
 struct Tf32x3 {
   static constexpr int kMinimumCapability = 80;
 
@@ -133,9 +137,11 @@ struct Tf32x3 {
     FCNTAG_UNROLL for (int i = 0; i < 4; ++i) a_low[i] = low(a[i]);
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) {
       const uint32_t b0 = b[j / 2][j % 2 * 2], b1 = b[j / 2][j % 2 * 2 + 1];
-      dev::mma_tf32(c[j], a_low, b0, b1);
-      dev::mma_tf32(c[j], a, low(b0), low(b1));
-      dev::mma_tf32(c[j], a, b0, b1);
+      float step[4];
+      dev::product_tf32(step, a_low, b0, b1);
+      dev::mma_tf32(step, a, low(b0), low(b1));
+      dev::mma_tf32(step, a, b0, b1);
+      FCNTAG_UNROLL for (int i = 0; i < 4; ++i) c[j][i] += step[i];
     }
   }
 };
@@ -186,8 +192,9 @@ struct SimtMath {
                                          int thread) {
     constexpr int kRow = kTileN / 4;
     const float* source = static_cast<const float*>(p.weight) + static_cast<int64_t>(slab) * 32 * p.n_padded;
-    for (int i = thread; i < 32 * kRow; i += kThreads) {
-      const int k = i / kRow, n = i % kRow * 4;
+    static_assert(32 * kRow % kThreads == 0, "every thread copies the same number of chunks");
+    FCNTAG_UNROLL for (int j = 0; j < 32 * kRow / kThreads; ++j) {
+      const int i = thread + j * kThreads, k = i / kRow, n = i % kRow * 4;
       const bool valid = channel + n < p.n_padded;
       dev::copy_async(target + i * 16, source + (valid ? static_cast<int64_t>(k) * p.n_padded + channel + n : 0),
                       valid);

@@ -121,6 +121,18 @@ FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32
   mma_float16(c, a, b0, b1);
 #endif
 }
+// c [16 x 8] = a [16 x 8] b [8 x 8]: as the next one, from zero.
+FCNTAG_DEVICE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+#else
+  c[0] = c[1] = c[2] = c[3] = 0.0f;
+#endif
+}
 // c [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands are not looked at.
 FCNTAG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
@@ -252,6 +264,10 @@ FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0
 template <typename T>
 inline T* global(T* p) {
   return p;
+}
+FCNTAG_NOINLINE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
+  c[0] = c[1] = c[2] = c[3] = 0.0f;
+  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
 }
 inline float as_float(uint32_t x) {
   float f;

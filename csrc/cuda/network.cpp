@@ -63,7 +63,6 @@ Network::Network(const NetworkConfig& config, PlanOnly)
                "; allowed on a GPU: 1 to ", kMaxBatch);
   FCNTAG_CHECK(n_tags_ > 0 && in_features_ > 0, "network: head of ", in_features_, " features and ", n_tags_, " tags");
   device_ = device_info(config.device);
-  set_device(device_.index);
   const int needed = precision_ == Precision::kFloat32 || precision_ == Precision::kFloat16 ? 75 : 80;
   if (device_.major * 10 + device_.minor < needed) {
     std::ostringstream text;
@@ -118,6 +117,7 @@ Network::Network(const NetworkConfig& config, PlanOnly)
 std::size_t Network::planned_bytes(const NetworkConfig& config) { return Network(config, PlanOnly{}).sizes_.total; }
 
 Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
+  const DeviceScope scope(device_.index);
   const std::size_t available = free_memory();
   if (sizes_.total > available) {
     throw DeviceError("not enough memory on the device: max_batch=" + std::to_string(max_batch_) + " needs " +
@@ -188,6 +188,7 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
   const std::tuple key(batch_bucket(batch, max_batch_), height, width);
   auto found = plans_.find(key);
   if (found == plans_.end()) {
+    const DeviceScope scope(device_.index);
     Plan plan = make_plan(std::get<0>(key), height, width);
     std::size_t partial = 0;
     for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
@@ -240,12 +241,11 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
 }
 
 void Network::claim(Stream stream) {
-  if (used_ && stream != last_stream_) idle_->make_wait(stream);
+  if (used_) idle_->make_wait(stream);  // also on the same handle: it may be a new stream's
 }
 
 void Network::release(Stream stream) {
   idle_->record(stream);
-  last_stream_ = stream;
   used_ = true;
 }
 
@@ -306,9 +306,9 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   FCNTAG_CHECK(batch >= 0, "network: batch=", batch);
   FCNTAG_CHECK(outputs.blocks.empty() || static_cast<int>(outputs.blocks.size()) == n_blocks(),
                "network: ", outputs.blocks.size(), " block outputs for ", n_blocks(), " blocks");
-  set_device(device_.index);
+  const DeviceScope scope(device_.index);
   const int64_t image = static_cast<int64_t>(height) * width;
-  claim(stream_->get());
+  const Claim claimed(*this, stream_->get());
   for (int begin = 0; begin < batch; begin += max_batch_) {
     const int images = std::min(max_batch_, batch - begin);
     const Plan& p = plan(images, height, width);
@@ -333,7 +333,6 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
     if (outputs.logits != nullptr) copy_to_host(outputs.logits + at, logits_.as<void>(), bytes, stream_->get());
     synchronize(stream_->get());
   }
-  release(stream_->get());
 }
 
 int Network::block_channels() const {

@@ -120,13 +120,30 @@ class Network {
   Sizes sizes_{};
   std::unique_ptr<OwnStream> stream_;
   std::unique_ptr<Event> idle_;  // recorded when the last run has been enqueued
-  Stream last_stream_ = nullptr;
   bool used_ = false;
   int generation_ = 0;
 };
 
 // The smallest power of two that holds `batch`, but at most `max_batch`: batches in between share plans and graphs.
 int batch_bucket(int batch, int max_batch);
+
+// Claims a network's buffers for a stream, and releases them when it goes: also after an error on the way.
+class Claim {
+ public:
+  Claim(Network& network, Stream stream) : network_(network), stream_(stream) { network_.claim(stream_); }
+  ~Claim() {
+    try {
+      network_.release(stream_);
+    } catch (const DeviceError&) {  // the device is lost: nothing will run
+    }
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+ private:
+  Network& network_;
+  Stream stream_;
+};
 
 // Writes `value` to device memory in stream order, as a kernel's parameter: no host memory has to outlive the call.
 void set_io(Io* target, const Io& value, Stream stream);

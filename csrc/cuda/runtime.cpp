@@ -1,8 +1,12 @@
 #include "cuda/runtime.h"
 
 #include <cuda_runtime.h>
+#include <unistd.h>
 
+#include <mutex>
+#include <set>
 #include <sstream>
+#include <utility>
 
 namespace fcntag {
 namespace cuda {
@@ -17,11 +21,18 @@ void check(cudaError_t code, const char* what) {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
+// A forked child inherits the objects but not the context: what their destructors would call cannot work there.
+bool forked() {
+  static const pid_t started = getpid();
+  return getpid() != started;
+}
+
 std::string megabytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; }
 
 }  // namespace
 
 std::string unavailable() {
+  forked();  // remembers the process
   int driver = 0;
   cudaDriverGetVersion(&driver);
   if (driver == 0) return "no NVIDIA driver is installed";
@@ -65,7 +76,23 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
-void set_device(int device) { check(cudaSetDevice(device), "choosing the GPU"); }
+DeviceScope::DeviceScope(int device) : device_(device) {
+  check(cudaGetDevice(&before_), "asking for the GPU");
+  if (before_ != device_) check(cudaSetDevice(device_), "choosing the GPU");
+}
+DeviceScope::~DeviceScope() {
+  if (before_ != device_) cudaSetDevice(before_);
+}
+
+int device_of(const void* address) {
+  cudaPointerAttributes attributes;
+  if (cudaPointerGetAttributes(&attributes, address) != cudaSuccess) {
+    cudaGetLastError();
+    return -1;
+  }
+  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return on_device ? attributes.device : -1;
+}
 
 std::size_t free_memory() {
   std::size_t available = 0, total = 0;
@@ -85,7 +112,7 @@ DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   check(code, "allocating device memory");
 }
 DeviceMemory::~DeviceMemory() {
-  if (data_ != nullptr) cudaFree(data_);
+  if (data_ != nullptr && !forked()) cudaFree(data_);
 }
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
   other.data_ = nullptr;
@@ -101,7 +128,7 @@ PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
   if (bytes != 0) check(cudaMallocHost(&data_, bytes), "allocating page-locked memory");
 }
 PinnedMemory::~PinnedMemory() {
-  if (data_ != nullptr) cudaFreeHost(data_);
+  if (data_ != nullptr && !forked()) cudaFreeHost(data_);
 }
 PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
   other.data_ = nullptr;
@@ -118,14 +145,18 @@ OwnStream::OwnStream() {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   stream_ = stream;
 }
-OwnStream::~OwnStream() { cudaStreamDestroy(native(stream_)); }
+OwnStream::~OwnStream() {
+  if (!forked()) cudaStreamDestroy(native(stream_));
+}
 
 Event::Event(bool timing) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming), "creating an event");
   event_ = event;
 }
-Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(event_)); }
+Event::~Event() {
+  if (!forked()) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+}
 void Event::record(Stream stream) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(event_), native(stream)), "recording an event");
 }
@@ -159,18 +190,23 @@ void copy_on_device(void* target, const void* source, std::size_t bytes, Stream 
 void set_zero(void* target, std::size_t bytes, Stream stream) {
   if (bytes != 0) check(cudaMemsetAsync(target, 0, bytes, native(stream)), "clearing device memory");
 }
+bool is_capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(native(stream), &status), "asking whether a stream is recorded");
+  return status != cudaStreamCaptureStatusNone;
+}
 void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "waiting for the GPU"); }
 
 Graph::~Graph() {
-  if (state_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(state_));
+  if (state_ != nullptr && !forked()) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(state_));
 }
 void Graph::launch(Stream stream) {
   check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(state_), native(stream)), "launching a graph");
 }
 
 GraphCapture::GraphCapture(Stream stream) : stream_(stream) {
-  // Other threads of the process may allocate meanwhile: only this thread's unsafe calls end the capture.
-  check(cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeThreadLocal), "recording a graph");
+  // Relaxed: a kernel's first use may load its module meanwhile, and other threads may allocate.
+  check(cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeRelaxed), "recording a graph");
 }
 GraphCapture::~GraphCapture() {
   if (!open_) return;
@@ -192,12 +228,26 @@ std::unique_ptr<Graph> GraphCapture::finish() {
   return result;
 }
 
+namespace {
+// Kernels start with a limit of 48 KB. It belongs to the kernel, not to a launch: raised once to all there is, it
+// cannot be lowered under another thread's launch, or under a recorded one.
+void allow_shared_memory(const void* kernel, int device) {
+  static std::mutex mutex;
+  static std::set<std::pair<int, const void*>> allowed;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({device, kernel}) != 0) return;
+  int limit = 0;
+  check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "reading the GPU's properties");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "asking for shared memory");
+  allowed.insert({device, kernel});
+}
+}  // namespace
+
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params) {
-  if (shape.shared_bytes > 48 * 1024) {  // the limit that every kernel starts with
-    check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
-        "asking for shared memory");
-  }
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "asking for the GPU");
+  if (shape.shared_bytes > 48 * 1024) allow_shared_memory(kernel, device);
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(shape.threads);
@@ -207,12 +257,9 @@ void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, 
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  static const bool programmatic = [] {  // the attribute is an error before compute capability 9.0
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
-  }();
-  config.numAttrs = programmatic ? 1 : 0;
+  // The attribute is an error before compute capability 9.0. Launches are recorded: what this asks costs nothing later.
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading the GPU's properties");
+  config.numAttrs = major >= 9 ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, params), "launching a kernel");
 }
 

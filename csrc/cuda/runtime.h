@@ -40,8 +40,21 @@ struct DeviceInfo {
 std::string unavailable();
 int device_count();  // 0 if unavailable() says so
 DeviceInfo device_info(int device);
-void set_device(int device);  // of the calling thread
-std::size_t free_memory();    // bytes, of the current device
+// While it lives, the calling thread works on `device`; afterwards on the one that it had before: a library must not
+// move its caller's next allocation to another GPU.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0, device_ = 0;
+};
+// The GPU that `address` lies on, or -1 if it is no device memory (host memory, or nothing at all).
+int device_of(const void* address);
+std::size_t free_memory();  // bytes, of the current device
 
 using Stream = void*;  // a cudaStream_t; null is the legacy default stream
 
@@ -118,6 +131,7 @@ void copy_to_host(void* target, const void* source, std::size_t bytes, Stream st
 void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream);
 void set_zero(void* target, std::size_t bytes, Stream stream);
 void synchronize(Stream stream);
+bool is_capturing(Stream stream);  // somebody records what is put on it
 
 // Launches recorded from a stream, to be replayed as one.
 class Graph {

@@ -34,16 +34,23 @@ Scorer::Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> networ
       resampler_(std::move(resampler)),
       n_in_(n_in),
       n_channels_(n_channels) {
-  set_device(network_->device());
+  const DeviceScope scope(network_->device());
   const std::size_t batch = static_cast<std::size_t>(network_->max_batch());
+  stream_ = std::make_unique<OwnStream>();
   io_ = DeviceMemory(sizeof(Io));
-  waves_ = DeviceMemory(batch * clip_floats(largest_) * sizeof(float));
   if (resampler_) resampled_ = DeviceMemory(batch * largest_.n_samples * sizeof(float));
   log_mel_ = DeviceMemory(batch * melspec_->n_mels() * largest_.n_frames * sizeof(float));
   scratch_ = DeviceMemory(melspec_->scratch_bytes(network_->max_batch(), largest_.n_frames));
   results_ = DeviceMemory(2 * batch * network_->n_tags() * sizeof(float));
-  pinned_waves_ = PinnedMemory(waves_.bytes());
   pinned_results_ = PinnedMemory(results_.bytes());
+  if (!resampler_) make_host_buffers();  // PCM is large, and mostly on the device already
+}
+
+// Waves on their way from host memory.
+void Scorer::make_host_buffers() {
+  if (waves_.bytes() != 0) return;
+  waves_ = DeviceMemory(static_cast<std::size_t>(network_->max_batch()) * clip_floats(largest_) * sizeof(float));
+  pinned_waves_ = PinnedMemory(waves_.bytes());
 }
 
 Scorer::~Scorer() {
@@ -87,27 +94,30 @@ void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* 
   FCNTAG_CHECK(shape.n_samples <= largest_.n_samples && shape.n_frames <= largest_.n_frames, "scores: segments of ",
                shape.n_samples, " samples; planned for ", largest_.n_samples);
   if (count == 0) return;
-  set_device(network_->device());
+  const DeviceScope scope(network_->device());
+  if (is_capturing(stream)) {
+    throw DeviceError(
+        "scores: the stream is being captured; a run replays a graph of its own and cannot be part of another");
+  }
   const int batch = batch_bucket(count, network_->max_batch());
   network_->plan(batch, shape.height, shape.width);  // may move buffers: before anything is recorded
   Recorded* recorded = nullptr;
   if (use_graphs_) {
     recorded = &graphs_[{batch, shape}];
     if (!recorded->graph || recorded->generation != network_->generation()) {
-      GraphCapture capture(stream_.get());
-      put(batch, shape, stream_.get());
+      GraphCapture capture(stream_->get());
+      put(batch, shape, stream_->get());
       recorded->graph = capture.finish();
       recorded->generation = network_->generation();
     }
   }
-  network_->claim(stream);
+  const Claim claimed(*network_, stream);
   point_io({waves, wave_stride, scores, logits, count}, stream);
   if (recorded != nullptr) {
     recorded->graph->launch(stream);
   } else {
     put(batch, shape, stream);
   }
-  network_->release(stream);
 }
 
 void Scorer::run(const float* waves, int count, float* scores, float* logits, const SegmentShape& shape) {
@@ -115,16 +125,21 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
   const int64_t floats = clip_floats(shape);
   float* device_scores = results_.as<float>();
   float* device_logits = device_scores + static_cast<int64_t>(network_->max_batch()) * n_tags;
-  set_device(network_->device());
+  const DeviceScope scope(network_->device());
+  make_host_buffers();
   for (int begin = 0; begin < count; begin += network_->max_batch()) {
     const int clips = std::min(network_->max_batch(), count - begin);
-    const std::size_t bytes = static_cast<std::size_t>(clips) * floats * sizeof(float);
-    std::memcpy(pinned_waves_.as<void>(), waves + begin * floats, bytes);
-    network_->claim(stream_.get());
-    copy_to_device(waves_.as<void>(), pinned_waves_.as<void>(), bytes, stream_.get());
-    enqueue(waves_.as<float>(), floats, clips, device_scores, device_logits, shape, stream_.get());
-    copy_to_host(pinned_results_.as<void>(), results_.as<void>(), results_.bytes(), stream_.get());
-    synchronize(stream_.get());
+    network_->claim(stream_->get());
+    // In slices: one is on its way while the next is copied to where it can be sent from.
+    constexpr int64_t kSlice = int64_t{1} << 20;  // floats
+    for (int64_t at = 0; at < clips * floats; at += kSlice) {
+      const std::size_t bytes = static_cast<std::size_t>(std::min(kSlice, clips * floats - at)) * sizeof(float);
+      std::memcpy(pinned_waves_.as<float>() + at, waves + begin * floats + at, bytes);
+      copy_to_device(waves_.as<float>() + at, pinned_waves_.as<float>() + at, bytes, stream_->get());
+    }
+    enqueue(waves_.as<float>(), floats, clips, device_scores, device_logits, shape, stream_->get());
+    copy_to_host(pinned_results_.as<void>(), results_.as<void>(), results_.bytes(), stream_->get());
+    synchronize(stream_->get());
     const float* results = pinned_results_.as<float>();
     const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
     if (scores != nullptr) std::copy_n(results, values, scores + at);
@@ -135,12 +150,13 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
 
 std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int batch, int repeats,
                                                                              const SegmentShape& shape) {
-  set_device(network_->device());
+  const DeviceScope scope(network_->device());
+  make_host_buffers();
   const Network::Plan& plan = network_->plan(batch, shape.height, shape.width);
   const int64_t floats = clip_floats(shape);
   const std::vector<float> waves = random_waves(static_cast<std::size_t>(batch) * floats, 1);
   std::memcpy(pinned_waves_.as<void>(), waves.data(), waves.size() * sizeof(float));
-  Stream stream = stream_.get();
+  Stream stream = stream_->get();
   std::vector<std::pair<std::string, std::vector<double>>> times;
   std::vector<std::pair<std::string, std::function<void()>>> stages;
   stages.emplace_back("h2d", [&] {
@@ -156,7 +172,7 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
     stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head",
                         [&, i] { network_->enqueue(plan, input_view(shape), io_.as<Io>(), i, i + 1, stream); });
   }
-  network_->claim(stream);
+  const Claim claimed(*network_, stream);
   point_io({waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);
   for (const auto& [name, stage] : stages) times.emplace_back(name, std::vector<double>());
   for (int repeat = -2; repeat < repeats; ++repeat) {  // the first two warm up
@@ -169,15 +185,14 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
       if (repeat >= 0) times[i].second.push_back(seconds);
     }
   }
-  network_->release(stream);
   return times;
 }
 
 std::vector<double> Scorer::replay_times(int batch, int repeats, int inputs, std::size_t flush_bytes,
                                          const SegmentShape& shape) {
   FCNTAG_CHECK(inputs >= 1, "replay_times: inputs=", inputs, "; must be at least 1");
-  set_device(network_->device());
-  Stream stream = stream_.get();
+  const DeviceScope scope(network_->device());
+  Stream stream = stream_->get();
   const int64_t floats = clip_floats(shape);
   const std::size_t size = static_cast<std::size_t>(batch) * floats;
   DeviceMemory waves(inputs * size * sizeof(float)), flush(flush_bytes);

@@ -67,6 +67,7 @@ class Scorer {
     int generation;
   };
 
+  void make_host_buffers();
   void front_end(int batch, const SegmentShape& shape, Stream stream) const;
   void put(int batch, const SegmentShape& shape, Stream stream);
   void point_io(const Io& io, Stream stream);
@@ -83,7 +84,7 @@ class Scorer {
   std::map<std::pair<int, SegmentShape>, Recorded> graphs_;
   Io last_io_{};
   bool io_set_ = false, use_graphs_ = true;
-  OwnStream stream_;
+  std::unique_ptr<OwnStream> stream_;
 };
 
 }  // namespace cuda

@@ -223,10 +223,15 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
-void set_device(int device) {
+DeviceScope::DeviceScope(int device) : before_(current_device), device_(device) {
   check_device(device);
   current_device = device;
 }
+DeviceScope::~DeviceScope() { current_device = before_; }
+
+int device_of(const void*) { return current_device; }  // host memory is what the emulated device has
+
+bool is_capturing(Stream stream) { return stream != nullptr && static_cast<EmulatedStream*>(stream)->capturing; }
 
 std::size_t free_memory() {
   check_device(current_device);
