@@ -42,7 +42,9 @@ def build() -> ModuleType:
         f"-I{sysconfig.get_path('include')}",
         '-DFCNTAG_CUDA_ARCHITECTURES="emulated"',
     )
-    spec = importlib.util.spec_from_file_location("fcntag._cuda", emulation.shared_object(*SOURCES, flags=flags))
+    spec = importlib.util.spec_from_file_location(
+        "fcntag._cuda_emulated", emulation.shared_object(*SOURCES, flags=flags)
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -8,13 +8,12 @@
 #include "parse.h"
 #include "thread_pool.h"
 #include "register.h"
+#include "run_network.h"
 
 namespace py = pybind11;
 
 namespace fcntag {
 namespace {
-
-using Array = FloatArray;
 
 Flatten parse_flatten(const std::string& name) {
   if (name == "chw") return Flatten::kChw;
@@ -49,42 +48,14 @@ std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const
   return std::make_unique<Network>(specs, spec, height, width, bfloat16, parse_algorithm(algorithm), std::move(pool));
 }
 
-py::dict run(Network& network, const Array& x, bool features, bool block_means, bool blocks, bool times) {
-  FCNTAG_CHECK(x.ndim() == 3, "network: x must be [batch, height, width], not ", x.ndim(), "-dimensional");
-  const py::ssize_t batch = x.shape(0);
-  const int height = static_cast<int>(x.shape(1)), width = static_cast<int>(x.shape(2));
-  py::dict result;
-  NetworkOutputs out;
-  const auto add = [&](const char* name, std::vector<py::ssize_t> shape) {
-    Array array(shape);
-    result[name] = array;
-    return array.mutable_data();
+py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
+  const auto shapes = [&network](int height, int width) {
+    std::vector<std::array<int, 3>> shapes;
+    for (const MapLayout& map : network.map_sizes(height, width))
+      shapes.push_back({map.channels, map.height, map.width});
+    return shapes;
   };
-  out.scores = add("scores", {batch, network.n_tags()});
-  out.logits = add("logits", {batch, network.n_tags()});
-  if (features) out.features = add("features", {batch, network.in_features()});
-  if (block_means) out.block_means = add("block_means", {batch, network.block_channels()});
-  if (blocks) {
-    py::list list;
-    for (const MapLayout& map : network.map_sizes(height, width)) {
-      Array array(std::vector<py::ssize_t>{batch, map.channels, map.height, map.width});
-      out.blocks.push_back(array.mutable_data());
-      list.append(array);
-    }
-    result["blocks"] = list;
-  }
-  if (times) {
-    py::array_t<double> seconds(static_cast<py::ssize_t>(network.n_blocks()) + 1);
-    result["seconds"] = seconds;
-    out.seconds = seconds.mutable_data();
-    std::fill_n(out.seconds, seconds.size(), 0.0);
-  }
-  const float* data = x.data();
-  {
-    py::gil_scoped_release release;
-    network.run(data, static_cast<int>(batch), height, width, out);
-  }
-  return result;
+  return run_network(network, shapes, x, features, block_means, blocks, times);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "cuda/scorer.h"
 #include "dlpack.h"
 #include "parse.h"
+#include "run_network.h"
 
 namespace py = pybind11;
 
@@ -54,44 +55,16 @@ NetworkConfig parse_network(const std::vector<py::dict>& blocks, const py::dict&
   return config;
 }
 
-py::dict run_network(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
-  FCNTAG_CHECK(x.ndim() == 3, "network: x must be [batch, height, width], not ", x.ndim(), "-dimensional");
-  const py::ssize_t batch = x.shape(0);
-  const int height = static_cast<int>(x.shape(1)), width = static_cast<int>(x.shape(2));
-  py::dict result;
-  NetworkOutputs out;
-  const auto add = [&](const char* name, std::vector<py::ssize_t> shape) {
-    FloatArray array(shape);
-    result[name] = array;
-    return array.mutable_data();
-  };
-  out.scores = add("scores", {batch, network.n_tags()});
-  out.logits = add("logits", {batch, network.n_tags()});
-  if (features) out.features = add("features", {batch, network.in_features()});
-  if (block_means) out.block_means = add("block_means", {batch, network.block_channels()});
-  if (blocks) {
-    py::list list;
+py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
+  const auto shapes = [&network](int height, int width) {
     const auto sizes = network.sizes(height, width);
+    std::vector<std::array<int, 3>> shapes;
     for (int i = 0; i < network.n_blocks(); ++i) {
-      FloatArray array(
-          std::vector<py::ssize_t>{batch, network.layer(i).out_channels, sizes[i + 1].first, sizes[i + 1].second});
-      out.blocks.push_back(array.mutable_data());
-      list.append(array);
+      shapes.push_back({network.layer(i).out_channels, sizes[i + 1].first, sizes[i + 1].second});
     }
-    result["blocks"] = list;
-  }
-  if (times) {
-    py::array_t<double> seconds(network.n_blocks() + 1);
-    result["seconds"] = seconds;
-    out.seconds = seconds.mutable_data();
-    std::fill_n(out.seconds, seconds.size(), 0.0);
-  }
-  const float* data = x.data();
-  {
-    py::gil_scoped_release release;
-    network.run(data, static_cast<int>(batch), height, width, out);
-  }
-  return result;
+    return shapes;
+  };
+  return run_network(network, shapes, x, features, block_means, blocks, times);
 }
 
 // What the tile planner chose for a batch, one dict a block: for tests, `fcntag doctor` and tuning.
@@ -228,7 +201,8 @@ void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // A kernel chain's first launch is its slowest; nothing here runs at import.
 void register_all(py::module_& m) {
-  py::class_<OnDevice<MelSpec>>(m, "MelSpec", "Front end of a model: waveform to normalised log-mel.")
+  py::class_<OnDevice<MelSpec>>(m, "MelSpec", py::module_local(),
+                                "Front end of a model: waveform to normalised log-mel.")
       .def(py::init([](const py::dict& config, bool double_precision, int device) {
              return make_stage<MelSpec>(device, parse_melspec(config), double_precision);
            }),
@@ -236,7 +210,7 @@ void register_all(py::module_& m) {
       .def("run", &run_melspec, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
            "waves float32 [B, n_samples] -> float32 [B, n_mels, n_frames], or [B, n_frames, n_mels] if time_mel.")
       .def_property_readonly("memory_bytes", [](const OnDevice<MelSpec>& m) { return m.stage->memory_bytes(); });
-  py::class_<Network, std::shared_ptr<Network>>(m, "Network",
+  py::class_<Network, std::shared_ptr<Network>>(m, "Network", py::module_local(),
                                                 "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
                        const std::string& precision, int device) {
@@ -257,25 +231,25 @@ void register_all(py::module_& m) {
           py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
           py::arg("precision"), py::arg("device"),
           "Bytes of device memory that the constructor would take; allocates none.")
-      .def("run", &run_network, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
+      .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "As _C.Network.run: x float32 [B, H, W] -> dict of float32 arrays.")
       .def("describe_plan", &describe_plan, py::arg("batch"), py::arg("height"), py::arg("width"),
            "What the tile planner chose for each block after the first.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes);
-  py::class_<OnDevice<Resampler>>(m, "Resampler", "PCM to mono at the model's rate.")
+  py::class_<OnDevice<Resampler>>(m, "Resampler", py::module_local(), "PCM to mono at the model's rate.")
       .def(py::init([](int up, int down, const std::vector<float>& filter, int device) {
              return make_stage<Resampler>(device, up, down, filter);
            }),
            py::kw_only(), py::arg("up"), py::arg("down"), py::arg("filter"), py::arg("device"))
       .def("run", &run_resampler, py::arg("pcm").noconvert(), py::kw_only(), py::arg("n_out"),
            "PCM float32 [B, n_in, n_channels] -> float32 [B, n_out].");
-  py::class_<OnDevice<Mfcc>>(m, "Mfcc", "Log-mel to MFCC, delta and delta-delta.")
+  py::class_<OnDevice<Mfcc>>(m, "Mfcc", py::module_local(), "Log-mel to MFCC, delta and delta-delta.")
       .def(py::init([](int n_mels, int n_mfcc, int device) { return make_stage<Mfcc>(device, n_mels, n_mfcc); }),
            py::kw_only(), py::arg("n_mels"), py::arg("n_mfcc"), py::arg("device"))
       .def("run", &run_mfcc, py::arg("log_mel").noconvert(),
            "log_mel float32 [B, n_mels, n_frames] -> float32 [B, 3 * n_mfcc, n_frames]; n_frames is at least 9.");
-  py::class_<Scorer>(m, "Scorer", "Front end and network as one recorded graph.")
+  py::class_<Scorer>(m, "Scorer", py::module_local(), "Front end and network as one recorded graph.")
       .def(py::init([](const OnDevice<MelSpec>& melspec, std::shared_ptr<Network> network, const py::tuple& shape,
                        const OnDevice<Resampler>* resampler, int64_t n_in, int n_channels) {
              return std::make_unique<Scorer>(melspec.stage, std::move(network), parse_shape(shape),
@@ -320,7 +294,12 @@ void register_all(py::module_& m) {
 }  // namespace cuda
 }  // namespace fcntag
 
+// The tests build this file for the emulator, under another name: both may be loaded in one process.
+#if defined(FCNTAG_EMULATED)
+PYBIND11_MODULE(_cuda_emulated, m) {
+#else
 PYBIND11_MODULE(_cuda, m) {
+#endif
   namespace cuda = fcntag::cuda;
   m.doc() = "fcntag's CUDA core. Importing it touches no driver.";
   py::register_local_exception_translator([](std::exception_ptr pointer) {

@@ -12,6 +12,7 @@
 #include "cuda/conv_plan.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
+#include "network_outputs.h"
 
 namespace fcntag {
 namespace cuda {
@@ -37,16 +38,6 @@ struct InputView {
   const float* data;
   int64_t image_stride;
   int row_stride;
-};
-
-// Where results go, in host memory; null: not wanted. Rows are images of the batch.
-struct NetworkOutputs {
-  float* scores = nullptr;       // [batch, n_tags]
-  float* logits = nullptr;       // [batch, n_tags]
-  float* features = nullptr;     // [batch, in_features], in the head's order
-  float* block_means = nullptr;  // [batch, sum of channels]
-  std::vector<float*> blocks;    // empty, or of each block [batch, channels, height, width]
-  double* seconds = nullptr;     // [n_blocks + 1]: added to, time of each block and of the head
 };
 
 class Network {
