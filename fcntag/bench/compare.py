@@ -65,7 +65,7 @@ def compare(old: Report, new: Report) -> Comparison:
     warnings = [
         f"{name} differs: {before.get(name)!r} before, {now.get(name)!r} now"
         for before, now, names in (
-            (old.environment, new.environment, ("cpu", "threads", "isa")),
+            (old.environment, new.environment, ("cpu", "threads", "isa", "gpu")),
             (old.settings, new.settings, ("device", "precision", "audio")),
         )
         for name in names

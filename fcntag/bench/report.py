@@ -24,7 +24,9 @@ class Row:
     Attributes:
         model: name of the network.
         stage: "decode", "resample", "mel", "network" or "tag" (the whole path), "block 0" ..., "head", or a phase:
-            "cold" (new process to its exit), "load" (engine from a model in memory), "first" (first call of it).
+            "cold" (new process to its exit), "load" (engine from a model in memory), "first" (first call of it). On a
+            GPU also "h2d" (waves to the GPU), "scores" (waves to scores, all on it), "scores, cold cache" (the level-2
+            cache cleared before it) and "end to end" (host arrays in and out).
         engine: "fcntag" or a peer's name.
         batch: windows in one call; 0: what one clip takes.
         samples_s: seconds of every timed call.
@@ -37,6 +39,7 @@ class Row:
         ratio: median of the ratios of a peer's samples to fcntag's of the same round; above 1: the peer is slower.
         others_cores: cores that other processes kept busy while this was timed.
         peak_rss_bytes: of the process ("cold" only).
+        precision: of the arithmetic, where one report has several; "" where its settings say it.
     """
 
     model: str
@@ -53,18 +56,20 @@ class Row:
     ratio: float | None = None
     others_cores: float | None = None
     peak_rss_bytes: int | None = None
+    precision: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str, int, str, int]:
+    def key(self) -> tuple[str, str, str, int, str, int, str]:
         """What makes rows of two results comparable."""
-        return (self.model, self.stage, self.engine, self.batch, self.network, self.contend)
+        return (self.model, self.stage, self.engine, self.batch, self.network, self.contend, self.precision)
 
     @property
     def label(self) -> str:
         """The key in words."""
         batch = f", batch {self.batch}" if self.batch else ""
         contend = f", {self.contend} busy processes" if self.contend else ""
-        return f"{self.model}, {self.stage}, {self.engine} ({self.network}){batch}{contend}"
+        precision = f", {self.precision}" if self.precision else ""
+        return f"{self.model}, {self.stage}, {self.engine} ({self.network}){precision}{batch}{contend}"
 
     @property
     def median_s(self) -> float:
@@ -75,7 +80,7 @@ class Row:
         """Plain JSON types; with the figures that follow from the samples, for readers that only want those."""
         out = dataclasses.asdict(self)
         out["samples_s"] = list(self.samples_s)
-        for q in (50, 90, 99):
+        for q in (10, 50, 90, 99):
             out[f"p{q}_s"] = percentile(self.samples_s, q)
         out["min_s"] = min(self.samples_s)
         if self.audio_s:

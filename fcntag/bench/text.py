@@ -51,21 +51,21 @@ def _model(report: Report, name: str) -> Iterator[str]:
     yield from _clip(report, [row for row in clip if row.stage in (*CLIP_STAGES, "tag")], "one clip")
     blocks = [row for row in report.rows if row.model == name and row.batch and row.stage != "network"]
     if blocks:
-        yield from _table(
+        yield from table(
             ("block", "batch", "p50 ms", "p90", "p99", "n", "GFLOP/s", "% FMA"),
             [(row.stage, str(row.batch), *_times(row), *_compute(report, row)) for row in blocks],
         )
     rows = [row for row in report.rows if row.model == name and row.batch and row.stage == "network"]
     if rows:
         head = ("network", "of", "batch", "p50 ms", "p90", "p99", "n", "windows/s", "x real time", "GFLOP/s", "% FMA")
-        yield from _table(
+        yield from table(
             (*head, "% copy", "max score diff", "x fcntag's time"), [_network(report, row) for row in rows]
         )
 
 
 def _clip(report: Report, rows: Sequence[Row], title: str) -> Iterator[str]:
     if rows:
-        yield from _table(
+        yield from table(
             (title, "p50 ms", "p90", "p99", "n", "clips/s", "x real time"),
             [
                 (
@@ -112,7 +112,8 @@ def _share(report: Report, row: Row) -> float:
     return 100 * row.flop / row.median_s / 1e9 / report.ceilings["fma_gflops"]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table: the first column left, the others right."""
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
     for line in (head, *rows):
         cells = [

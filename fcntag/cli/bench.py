@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # Their names without importing what knows them: help and usage errors are instant.
 PEERS = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+CUDA_PEERS = ("torch", "torch-graph", "jax", "torchaudio", "torchaudio-graph", "torch-compile")
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+REPEATS = {"cpu": 15, "cuda": 200}
+SECONDS = {"cpu": 20.0, "cuda": 3.0}
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -25,7 +29,8 @@ def add_parser(commands: options.Subparsers) -> None:
         "bench",
         help="measure speed, alone and against other runtimes",
         description="Time cold start, every stage of a clip, and the network by batch size, alternating with other "
-        "runtimes on the same weights in this process. Names the bottleneck.",
+        "runtimes on the same weights in this process. Names the bottleneck. On a GPU: every stage by events, "
+        "whole runs from waves to scores, shares of the measured ceilings.",
         epilog="exit codes: 1 a peer computed something else and was not timed, or --compare found a regression; else "
         "as everywhere",
     )
@@ -45,17 +50,17 @@ def add_parser(commands: options.Subparsers) -> None:
     parser.add_argument("--device", type=options.device, default="cpu", metavar="DEVICE", help="default: cpu")
     parser.add_argument(
         "--precision",
-        choices=("float32", "tf32", "float16", "bfloat16"),
-        default="float32",
+        type=_precisions,
+        default=("float32",),
         metavar="TYPE",
-        help="of fcntag: float32 (default), tf32, float16, bfloat16",
+        help=f"of fcntag: float32 (default), tf32, float16, bfloat16; on a GPU also several, {','.join(PRECISIONS)}",
     )
     parser.add_argument(
         "--peers",
         type=_peers,
         default=PEERS,
         metavar="LIST",
-        help=f"all (default), none, or some of {','.join(PEERS)}",
+        help=f"all (default), none, or some of {','.join(PEERS)}; on a GPU of {','.join(CUDA_PEERS)}",
     )
     parser.add_argument(
         "--peers-reduced", action="store_true", help="time peers on the losslessly reduced network as well"
@@ -64,14 +69,20 @@ def add_parser(commands: options.Subparsers) -> None:
     parser.add_argument(
         "--contend", type=options.natural_int, default=0, metavar="N", help="also with N busy processes beside"
     )
-    parser.add_argument("--repeats", type=options.positive_int, default=15, metavar="N", help="samples (default: 15)")
+    parser.add_argument("--repeats", type=options.positive_int, metavar="N", help="samples (default: 15; on a GPU 200)")
     parser.add_argument(
         "--seconds",
         type=options.positive_seconds,
-        default=20.0,
         metavar="S",
-        help="stop repeating a group of rows after so long (default: 20)",
+        help="stop repeating a group of rows after so long (default: 20; on a GPU 3)",
     )
+    parser.add_argument(
+        "--minutes",
+        type=options.positive_seconds,
+        metavar="M",
+        help="on a GPU: begin nothing new after so long, and name what is left out",
+    )
+    parser.add_argument("--no-cold", action="store_true", help="on a GPU: no new processes, whose start is timed")
     parser.add_argument("--audio", metavar="FILE", help="the clip (default: the demo piece, 30 s)")
     parser.add_argument("--json", metavar="FILE", help="everything, with raw samples")
     parser.add_argument("--plot", metavar="FILE.png", help="roofline and latencies (needs fcntag[plot])")
@@ -84,32 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, save, compare."""
     old = _read(arguments.compare) if arguments.compare is not None else None
     _check_outputs(arguments)
-    from ..bench import text
-    from ..bench.measure import Settings, SettingsError, measure
-
-    settings = Settings(
-        models=tuple(name for names in arguments.model or [("mtt-vgg",)] for name in names),
-        batches=arguments.batch,
-        threads=arguments.threads,
-        device=arguments.device,
-        precision=arguments.precision,
-        peers=arguments.peers,
-        peers_reduced=arguments.peers_reduced,
-        reduce=not arguments.no_reduce,
-        repeats=arguments.repeats,
-        seconds=arguments.seconds,
-        contend=arguments.contend,
-        audio=arguments.audio or "",
-    )
-    try:
-        report = measure(settings, _silent if arguments.quiet else log)
-    except SettingsError as error:
-        raise UsageError(str(error)) from None
+    on_gpu = arguments.device.startswith("cuda")
+    report = _measure_gpu(arguments) if on_gpu else _measure_cpu(arguments)
+    if on_gpu:
+        from ..bench import cuda_text as text
+    else:
+        from ..bench import text
     for line in text.lines(report):
         print(show_line(line))
-    if arguments.json is not None:
-        with named(arguments.json):
-            Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
+    _save(report, arguments.json)
     if arguments.plot is not None:
         from ..bench import plot
 
@@ -117,6 +111,82 @@ def run(arguments: argparse.Namespace) -> int:
             plot.save(report, arguments.plot)
     worse = _compare(old, report) if old is not None else False
     return 1 if worse or report.refused else 0
+
+
+def _measure_cpu(arguments: argparse.Namespace) -> Report:
+    if len(arguments.precision) > 1:
+        raise UsageError("--precision: one on the CPU")
+    for option, given in (("--minutes", arguments.minutes), ("--no-cold", arguments.no_cold)):
+        if given:
+            raise UsageError(f"{option}: goes with --device cuda")
+    from ..bench.measure import Settings, SettingsError, measure
+
+    settings = Settings(
+        models=_models(arguments),
+        batches=arguments.batch,
+        threads=arguments.threads,
+        device=arguments.device,
+        precision=arguments.precision[0],
+        peers=_fitting_peers(arguments, PEERS),
+        peers_reduced=arguments.peers_reduced,
+        reduce=not arguments.no_reduce,
+        repeats=arguments.repeats or REPEATS["cpu"],
+        seconds=arguments.seconds or SECONDS["cpu"],
+        contend=arguments.contend,
+        audio=arguments.audio or "",
+    )
+    try:
+        return measure(settings, _silent if arguments.quiet else log)
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+
+
+def _measure_gpu(arguments: argparse.Namespace) -> Report:
+    for name in ("threads", "contend", "audio", "plot"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name}: not with --device {arguments.device}")
+    peers = _fitting_peers(arguments, CUDA_PEERS)
+    from ..bench.cuda import Settings, measure
+    from ..bench.measure import SettingsError
+
+    settings = Settings(
+        models=_models(arguments),
+        batches=arguments.batch,
+        device=arguments.device,
+        precisions=arguments.precision,
+        peers=peers,
+        peers_reduced=arguments.peers_reduced,
+        reduce=not arguments.no_reduce,
+        repeats=arguments.repeats or REPEATS["cuda"],
+        seconds=arguments.seconds or SECONDS["cuda"],
+        minutes=arguments.minutes or 0.0,
+        cold=not arguments.no_cold,
+    )
+    try:
+        # Saved as it grows: what was measured is there even if the machine goes away.
+        return measure(settings, _silent if arguments.quiet else log, lambda report: _save(report, arguments.json))
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+
+
+def _models(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(name for names in arguments.model or [("mtt-vgg",)] for name in names)
+
+
+def _fitting_peers(arguments: argparse.Namespace, fitting: tuple[str, ...]) -> tuple[str, ...]:
+    """The peers asked for, where "all" means those of the device."""
+    if arguments.peers == PEERS:
+        return fitting
+    for name in arguments.peers:
+        if name not in fitting:
+            raise UsageError(f"--peers {name}: not on {arguments.device}; there: {', '.join(fitting)}")
+    return tuple(arguments.peers)
+
+
+def _save(report: Report, path: str | None) -> None:
+    if path is not None:
+        with named(path):
+            Path(path).write_text(report.to_json(), encoding="utf-8")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -133,13 +203,23 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _peers(text: str) -> tuple[str, ...]:
-    """all, none, or a comma list of PEERS."""
+    """all, none, or a comma list of names; the device is not known yet."""
     if text in ("all", "none"):
         return PEERS if text == "all" else ()
     names = _names(text)
     for name in names:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of all, none, {', '.join(PEERS)}")
+        if name not in PEERS + CUDA_PEERS:
+            known = dict.fromkeys(PEERS + CUDA_PEERS)
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of all, none, {', '.join(known)}")
+    return names
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    """A comma list of PRECISIONS."""
+    names = _names(text)
+    for name in names:
+        if name not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(PRECISIONS)}")
     return names
 
 

@@ -1,0 +1,232 @@
+"""What benchmarks/gpu_correctness.py runs: networks of every pool and edge, front ends, sounds, and references."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from make_models import block, make_model
+
+from fcntag import demo, oracle, resample_filter
+from fcntag.document import Log
+from fcntag.modelfile import Model
+
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+
+# Pools of the published and the paper's networks (window, and stride where it differs), and some that nobody has.
+POOLS: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...] = (
+    ((1, 1), None),
+    ((2, 2), None),
+    ((2, 4), None),
+    ((2, 5), None),
+    ((3, 4), None),
+    ((3, 5), None),
+    ((4, 4), None),
+    ((4, 5), None),
+    ((3, 8), None),
+    ((4, 8), None),
+    ((4, 16), None),
+    ((8, 17), None),
+    ((1, 2), None),
+    ((4, 1), (2, 2)),  # musicnn's first
+    ((2, 3), (1, 2)),  # windows that overlap
+    ((2, 1), (3, 2)),  # and that leave gaps
+)
+# (input channels, output channels) of the block in question: below, at and beyond every tile's edge.
+CHANNELS = ((5, 7), (16, 16), (33, 65), (64, 128), (200, 70))
+
+
+def _spec(*blocks: Any, **options: Any) -> dict[str, Any]:
+    """Arguments of make_model."""
+    return {"blocks": list(blocks), **options}
+
+
+def _networks() -> dict[str, dict[str, Any]]:
+    """Name -> arguments of make_model. The pool in question is in the second block, by the tensor cores."""
+    found: dict[str, dict[str, Any]] = {}
+    for i, (window, stride) in enumerate(POOLS):
+        for k, (before, after) in enumerate(CHANNELS):
+            if (i + k) % 2 == 0 or k == 3:  # half of the pairs, all pools at full tiles
+                name = f"pool {window} stride {stride or window}, {before} to {after} channels"
+                last = block(after, affine=True, window=window, stride=stride)
+                found[name] = _spec(block(before, window=(1, 2)), last, n_mels=37, n_samples=256 * 150)
+    for window, stride in POOLS:  # the first block has kernels of its own
+        only = block(40, activation="elu", affine=True, window=window, stride=stride)
+        found[f"first block, pool {window} stride {stride or window}"] = _spec(only, n_mels=41, n_samples=38000)
+    for activation in ("relu", "elu", "none"):
+        for flatten in ("chw", "hwc", "max"):
+            found[f"{activation}, {flatten}, 1x1 in the middle"] = _spec(
+                block(12, activation=activation, window=(2, 2)),
+                block(24, kernel=1, activation=activation, affine=True),
+                block(40, activation=activation, window=(4, 7)),
+                flatten=flatten,
+                n_samples=12000,
+            )
+    found["deep, one window at the end"] = _spec(
+        block(48, window=(2, 1)), block(150, window=(2, 2)), block(512), block(96, window=(4, 7)), n_samples=256 * 16
+    )
+    found["single pixel"] = _spec(block(1, window=(20, 16)))
+    found["time by mel"] = _spec(
+        block(40, window=(4, 1), stride=(2, 2)), block(64, window=(2, 2)), layout="time_mel", flatten="hwc"
+    )
+    return found
+
+
+NETWORKS = _networks()
+SMALL = {  # for the emulator
+    "overlap": _spec(block(17, affine=True, window=(4, 1), stride=(2, 2)), block(20, activation="elu", window=(2, 3))),
+    "1x1, maximum": _spec(block(3, kernel=1, window=(2, 2)), block(24, window=(3, 5)), flatten="max"),
+}
+ONCE = ("pool (2, 4) stride (2, 4), 33 to 65 channels", "relu, chw, 1x1 in the middle", "deep, one window at the end")
+
+FRONT_ENDS: dict[str, dict[str, Any]] = {
+    "centre, reflected": {},
+    "floor below the maximum": {"log": Log(kind="db", amin=1e-10, ref="max", top_db=30.0), "normalization": "scalar"},
+    "log10p1 of float16, valid": {
+        "framing": "valid",
+        "rounding": "float16",
+        "log": Log(kind="log10p1", gain=1e4),
+        "layout": "time_mel",
+    },
+    "zeros, HTK, squared": {"pad_mode": "constant", "mel_scale": "htk", "mel_norm": "none", "power_exponent": 2},
+    "Theano": {"framing": "same_theano", "window": "hann_reversed", "pad_mode": "constant", "normalization": "per_mel"},
+    "TensorFlow": {"framing": "same_tensorflow", "pad_mode": "constant", "normalization": "per_frame"},
+    "standardised": {"normalization": "standardize", "log": Log(kind="db", amin=1e-7, top_db=60.0)},
+}
+
+
+def network(name: str) -> Model:
+    """The network ``name`` of NETWORKS or SMALL, the same each time."""
+    return make_model(np.random.default_rng(list(name.encode())), **(NETWORKS | SMALL)[name])
+
+
+def tiny(**frontend: Any) -> Model:
+    """Two small blocks behind a front end with these settings."""
+    blocks = [block(12, window=(2, 2)), block(20, window=(2, 4), activation="elu", affine=True)]
+    return make_model(np.random.default_rng(3), blocks, n_samples=8000, **frontend)
+
+
+def sounds(model: Model, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Clips [count, n_samples]: the demo piece at the model's rate, each another part, over noise at -40 dB.
+
+    The noise keeps every band above the logarithm's floor, where float32 says nothing about a transform's quality.
+    """
+    n_samples, rate = model.document.segments.n_samples, model.document.frontend.sample_rate
+    piece = resample_filter.resample(demo.synthesise(), demo.SAMPLE_RATE, rate)
+    starts = rng.integers(0, len(piece), count)
+    clips = np.stack([np.resize(np.roll(piece, -start), n_samples) for start in starts])
+    return (clips + 0.01 * rng.standard_normal(clips.shape)).astype(np.float32)
+
+
+@contextlib.contextmanager
+def installed(core: Any) -> Iterator[None]:
+    """``core`` as ``fcntag._cuda`` for the block; None: the module that is there."""
+    if core is None:
+        yield
+        return
+    import fcntag
+    from fcntag import cuda
+
+    missing = object()
+    saved = sys.modules.get("fcntag._cuda"), getattr(fcntag, "_cuda", missing), cuda._started_in
+    sys.modules["fcntag._cuda"] = fcntag._cuda = core  # type: ignore[attr-defined]
+    cuda._started_in = None
+    try:
+        yield
+    finally:
+        if saved[0] is None:
+            del sys.modules["fcntag._cuda"]
+        else:
+            sys.modules["fcntag._cuda"] = saved[0]
+        if saved[1] is missing:
+            del fcntag._cuda  # type: ignore[attr-defined]
+        else:
+            fcntag._cuda = saved[1]  # type: ignore[attr-defined]
+        cuda._started_in = saved[2]
+
+
+# ---- references ----
+
+
+def logits_of(model: Model, last: np.ndarray) -> np.ndarray:
+    """Logits [B, n_tags] of the last block's maps [B, C, H, W], in float64."""
+    weight, bias = (model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    return oracle.flatten(last, model.document.head.flatten) @ weight.T + bias
+
+
+def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:
+    """``values`` rounded to the type's precision, as float64: 11 bits for tf32 and float16, 8 for bfloat16.
+
+    float16 also has its range: subnormal numbers and the largest one count.
+    """
+    values = np.asarray(values, np.float64)
+    if precision == "float16":
+        return np.clip(values, -65504.0, 65504.0).astype(np.float16).astype(np.float64)
+    mantissa, exponent = np.frexp(values)
+    bits = {"tf32": 11, "bfloat16": 8}[precision]
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+
+
+def rounded_blocks(model: Model, x: np.ndarray, precision: str) -> list[np.ndarray]:
+    """The oracle's maps [B, C, H, W] with what enters every block, and its weights, rounded to ``precision``."""
+    maps, y = [], np.asarray(x, np.float64)[:, None]
+    for i, one in enumerate(model.document.blocks):
+        tensors = dict(model.tensors)
+        tensors[f"blocks.{i}.weight"] = rounded_to(model.tensors[f"blocks.{i}.weight"], precision)
+        y = oracle.one_block(one, tensors, i, rounded_to(y, precision))
+        if precision != "tf32":  # whose maps are kept in float32
+            y = rounded_to(y, precision)
+        maps.append(y)
+    return maps
+
+
+def mfcc_reference(log_mel: np.ndarray, n_mfcc: int, width: int = 9) -> np.ndarray:
+    """Log-mel [B, n_mels, T] -> coefficients, deltas, delta-deltas [B, 3 * n_mfcc, T], by definition, in float64."""
+    n_mels, n_frames = log_mel.shape[1:]
+    k, n = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None, :]
+    dct = np.sqrt(2.0 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
+    dct[0] = np.sqrt(1.0 / n_mels)
+    coefficients = np.matmul(dct, log_mel.astype(np.float64))
+    parts, half = [coefficients], width // 2
+    offsets = np.arange(width) - half
+    for order in (1, 2):  # the first derivative of a line, the second of a parabola, fitted to each window
+        fit = np.linalg.pinv(np.vander(offsets, order + 1, increasing=True))[order] * order
+        middle = np.lib.stride_tricks.sliding_window_view(coefficients, width, axis=2) @ fit
+        # Beyond the last whole window its fit goes on, and these derivatives are constant along it.
+        at = np.clip(np.arange(n_frames) - half, 0, n_frames - width)
+        parts.append(middle[:, :, at])
+    return np.concatenate(parts, axis=1)
+
+
+def top_gap(actual: np.ndarray, expected: np.ndarray, top: int = 5) -> float:
+    """How far ``expected`` puts two tags apart that ``actual`` has in another order among the best; 0: same order."""
+    if not np.isfinite(actual).all():
+        return float("inf")
+    ranks = (np.argsort(-scores, kind="stable")[:top] for scores in (actual, expected))
+    return float(max(abs(expected[i] - expected[j]) for i, j in zip(*ranks, strict=True)))
+
+
+def from_device_arrays(engine: Any, waves: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Scores of the same waves in the arrays of the libraries that are installed; [] on the emulator."""
+    found: list[tuple[str, np.ndarray]] = []
+    if not engine.device.startswith("cuda"):
+        return found
+    n_tags = len(engine.document.tags)
+    with contextlib.suppress(ImportError):
+        import torch
+
+        if torch.cuda.is_available():
+            stream = torch.cuda.Stream(engine.device)
+            with torch.cuda.stream(stream):
+                out = torch.full((len(waves), n_tags), float("nan"), device=engine.device)
+                engine.scores(torch.from_numpy(waves).to(engine.device), out=out, stream=stream)
+            stream.synchronize()
+            found.append(("PyTorch", out.cpu().numpy()))
+    with contextlib.suppress(ImportError):
+        import cupy
+
+        found.append(("CuPy", cupy.asnumpy(engine.scores(cupy.asarray(waves)))))
+    return found

@@ -1,0 +1,422 @@
+"""Everything that the CUDA engine computes, on the hardware at hand, against the float64 oracle.
+
+``check()`` gives one row a measurement: what, in which precision, the value, what is allowed, whether it holds. Needs
+NumPy and numba, no sound library. The same runs on the emulator (``core``), where it takes a small part of it.
+
+    export PYTHONPATH=.:tests
+    python benchmarks/gpu_correctness.py [--json FILE] [--minutes M]     all of it
+    python benchmarks/gpu_correctness.py --once                          every kernel once, for compute-sanitizer
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gpu_cases
+import numpy as np
+from gpu_cases import NETWORKS, ONCE, PRECISIONS, SMALL
+
+from fcntag import oracle
+from fcntag.bench import networks
+from fcntag.cuda_engine import CudaEngine
+
+Save = Callable[[dict[str, Any]], None]
+
+# DESIGN, section 3: sigmoid scores on real audio; and of networks whose logits are large, as much a unit of logit.
+SCORES = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+FLOAT32_BLOCKS = 3e-6  # relative L2: five blocks of 1e-6 each, independent
+# Half types: twice the error of the oracle's own arithmetic with maps and weights rounded to that type.
+ROUNDED_FACTOR, ROUNDED_FLOOR = 2.0, 1e-6
+# Log-mel, relative L2. float32 transforms in double precision; the others in float, on sounds without silent bands;
+# where the power is rounded to float16, the last bit may fall either way.
+LOG_MEL = {"float32": 2e-6, "other": 2e-5, "float16 power": 2e-4}
+RESAMPLED = 1e-4  # scores from PCM: two float32 roundings of every sample
+MFCC = 1e-5  # relative L2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement. ``value`` is a difference; it holds if it is at most ``allowed``."""
+
+    case: str
+    precision: str
+    what: str
+    value: float
+    allowed: float
+    seconds: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """False for NaN, too."""
+        return self.value <= self.allowed
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON has no NaN and no infinity."""
+        value = self.value if np.isfinite(self.value) else str(self.value)
+        return {**dataclasses.asdict(self), "value": value, "passed": self.passed}
+
+
+def max_abs(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference; infinite for another shape or a value that is not finite."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    return float(np.abs(actual - expected).max()) if actual.size else 0.0
+
+
+def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
+    """||actual - expected|| / ||expected||; infinite for another shape or a value that is not finite."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    norm = float(np.linalg.norm(expected))
+    error = float(np.linalg.norm(actual - expected))
+    return error / norm if norm else (0.0 if error == 0 else float("inf"))
+
+
+def unequal(a: np.ndarray, b: np.ndarray) -> float:
+    """How many values differ in any bit (NaN equals NaN)."""
+    if a.shape != b.shape:
+        return float("inf")
+    return float(np.count_nonzero(a.view(np.uint32) != b.view(np.uint32)))
+
+
+class Checker:
+    """Runs cases one after the other; what one of them raises is a row that failed, and the next one goes on."""
+
+    def __init__(
+        self,
+        precisions: tuple[str, ...],
+        say: Callable[[str], None],
+        save: Callable[[dict[str, Any]], None],
+        end: float,
+    ) -> None:
+        self.precisions, self.say, self.save, self.end = precisions, say, save, end
+        self.rows: list[Row] = []
+        self.left_out: list[str] = []
+        self.plans: set[tuple[Any, ...]] = set()
+        self._started = time.monotonic()
+
+    def add(self, case: str, precision: str, what: str, value: float, allowed: float, note: str = "") -> None:
+        now = time.monotonic()
+        row = Row(case, precision, what, value, allowed, round(now - self._started, 3), note)
+        self._started = now
+        self.rows.append(row)
+        if not row.passed:
+            self.say(f"FAILED {case}, {precision}, {what}: {value:.3g}, allowed {allowed:.3g} {note}")
+
+    @contextlib.contextmanager
+    def case(self, name: str, precision: str) -> Iterator[bool]:
+        """True if there is time for it. An exception inside is recorded."""
+        if time.monotonic() > self.end:
+            self.left_out.append(f"{name}, {precision}")
+            yield False
+            return
+        self._started = time.monotonic()
+        try:
+            yield True
+        except Exception as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self.add(name, precision, "no error", float("inf"), 0.0, text)
+
+    def result(self) -> dict[str, Any]:
+        """What is known so far, as plain JSON types."""
+        names = ("precision", "rows", "channels", "threads", "split")
+        return {
+            "rows": [row.to_dict() for row in self.rows],
+            "failed": sum(not row.passed for row in self.rows),
+            "left_out": self.left_out,
+            "kernels": sorted((dict(zip(names, plan, strict=True)) for plan in self.plans), key=str),
+        }
+
+    def begin(self, what: str) -> None:
+        """Say what comes, and save what is there: should the GPU hang, that is left."""
+        self.save(self.result())
+        self.say(what)
+
+    # ---- networks ----
+
+    def network(self, name: str, model: Any, x: np.ndarray, batches: tuple[int, ...] = (1,)) -> None:
+        """Blocks, logits and scores of network inputs x [B, H, W] in every precision; other batches bit for bit."""
+        try:
+            maps = oracle.blocks(model, x)
+            logits = gpu_cases.logits_of(model, maps[-1])
+        except Exception as error:
+            self.add(name, "oracle", "no error", float("inf"), 0.0, f"{type(error).__name__}: {error}")
+            return
+        expected = oracle.sigmoid(logits)
+        scale = max(1.0, float(np.abs(logits).max()))
+        for precision in (*self.precisions, *(["tf32x3"] if "tf32" in self.precisions else [])):
+            with self.case(name, precision) as there_is_time:
+                if there_is_time:
+                    self.one_network(name, model, precision, x, maps, logits, expected, scale, batches)
+
+    def one_network(
+        self,
+        name: str,
+        model: Any,
+        precision: str,
+        x: np.ndarray,
+        maps: list[np.ndarray],
+        logits: np.ndarray,
+        expected: np.ndarray,
+        scale: float,
+        batches: tuple[int, ...],
+    ) -> None:
+        allowed = [FLOAT32_BLOCKS] * len(maps)
+        if precision not in ("float32", "tf32x3"):
+            rounded = gpu_cases.rounded_blocks(model, x, precision)
+            allowed = [ROUNDED_FACTOR * relative_l2(r, m) + ROUNDED_FLOOR for r, m in zip(rounded, maps, strict=True)]
+        # tf32x3: float32 by three products of tf32 parts.
+        how = {"algorithm": "tf32x3"} if precision == "tf32x3" else {"precision": precision}
+        with CudaEngine(model, max_batch=max(len(x), *batches), **how) as engine:
+            for i, (ours, theirs) in enumerate(zip(engine.blocks(x), maps, strict=True)):
+                self.add(name, precision, f"block {i + 1}, relative L2", relative_l2(ours, theirs), allowed[i])
+            scores = engine.run(x)
+            self.add(name, precision, "scores, maximum", max_abs(scores, expected), scale * SCORES[precision])
+            self.add(name, precision, "logits, relative L2", relative_l2(engine.logits(x), logits), 2 * max(allowed))
+            for batch in batches:
+                many = np.ascontiguousarray(np.resize(x, (batch, *x.shape[1:])))
+                again = np.resize(scores, (batch, scores.shape[1]))
+                self.add(name, precision, f"batch {batch}, values of other bits", unequal(engine.run(many), again), 0)
+                for plan in engine.describe_plan(batch):
+                    kernel = tuple(plan[key] for key in ("rows", "channels", "threads", "split"))
+                    self.plans.add((precision, *kernel))
+
+    # ---- front ends ----
+
+    def front_end(self, name: str, model: Any, waves: np.ndarray) -> None:
+        """Log-mel of waves [B, n_samples], by the transform in double and in float."""
+        expected = oracle.network_input(model, waves)
+        rounded = model.document.frontend.rounding == "float16"
+        for precision in [p for p in self.precisions if p in ("float32", "float16")]:
+            with self.case(name, precision) as there_is_time:
+                if there_is_time:
+                    with CudaEngine(model, precision=precision, max_batch=len(waves)) as engine:
+                        ours = engine.log_mel(waves)
+                    limit = LOG_MEL["float16 power" if rounded else "float32" if precision == "float32" else "other"]
+                    self.add(name, precision, "log-mel, relative L2", relative_l2(ours, expected), limit)
+
+    def pcm(self, model: Any, rng: np.random.Generator) -> None:
+        """PCM at other rates, mixed and resampled on the GPU."""
+        from fcntag import resample_filter
+
+        rate, n_samples = model.document.frontend.sample_rate, model.document.segments.n_samples
+        for own, channels in ((44100, 2), (48000, 1), (22050, 2)):
+            name = f"PCM at {own} Hz, {channels} channels"
+            with self.case(name, "float32") as there_is_time:
+                if there_is_time:
+                    pcm = rng.uniform(-0.5, 0.5, (2, -(-n_samples * own // rate), channels)).astype(np.float32)
+                    mono = np.stack([resample_filter.resample(clip, own, rate)[:n_samples] for clip in pcm])
+                    expected = oracle.scores(model, mono)
+                    with CudaEngine(model, max_batch=2) as engine:
+                        ours = engine.scores(pcm, sample_rate=own)
+                        self.add(name, "float32", "scores, maximum", max_abs(ours, expected), RESAMPLED)
+                        alone = engine.scores(pcm[1:], sample_rate=own)
+                        self.add(name, "float32", "alone, values of other bits", unequal(alone, ours[1:]), 0)
+
+    def mfcc(self, core: Any, rng: np.random.Generator) -> None:
+        for n_mels, n_mfcc, n_frames in ((96, 20, 300), (20, 7, 9), (128, 40, 33)):
+            name = f"MFCC, {n_mfcc} of {n_mels} bands, {n_frames} frames"
+            with self.case(name, "float32") as there_is_time:
+                if there_is_time:
+                    log_mel = (40 * rng.standard_normal((3, n_mels, n_frames))).astype(np.float32)
+                    ours = core.Mfcc(n_mels=n_mels, n_mfcc=n_mfcc, device=0).run(log_mel)
+                    expected = gpu_cases.mfcc_reference(log_mel, n_mfcc)
+                    self.add(name, "float32", "relative L2", relative_l2(ours, expected), MFCC)
+
+    # ---- what must not depend on anything ----
+
+    def invariance(self, name: str, model: Any, rng: np.random.Generator, repeats: int) -> None:
+        """Bits do not depend on batch size, position, graphs, repetition, earlier runs, or what else runs."""
+        waves = gpu_cases.sounds(model, rng, 5)
+        for precision in self.precisions:
+            with self.case(f"{name}, same bits", precision) as there_is_time:
+                if there_is_time:
+                    with CudaEngine(model, precision=precision, max_batch=4) as engine:
+                        self.one_invariance(f"{name}, same bits", precision, engine, waves, repeats)
+
+    def one_invariance(self, name: str, precision: str, engine: Any, waves: np.ndarray, repeats: int) -> None:
+        scores = engine.scores(waves)
+        expected = oracle.scores(engine._model, waves[:1])
+        self.add(name, precision, "scores, maximum", max_abs(scores[:1], expected), SCORES[precision])
+
+        def add(what: str, found: np.ndarray, wanted: np.ndarray = scores) -> None:
+            self.add(name, precision, f"{what}, values of other bits", unequal(found, wanted), 0)
+
+        add("alone", np.concatenate([engine.scores(wave[None]) for wave in waves]))
+        add("backwards", engine.scores(waves[::-1].copy()), scores[::-1].copy())
+        for size in (2, 3):
+            add(
+                f"in batches of {size}", np.concatenate([engine.scores(waves[i : i + size]) for i in range(0, 5, size)])
+            )
+        worst = max(unequal(engine.scores(waves), scores) for _ in range(repeats))
+        self.add(name, precision, f"{repeats} repetitions, values of other bits", worst, 0)
+        engine.scores(np.full_like(waves, np.nan))
+        engine.scores(np.full_like(waves, 1e30))
+        add("after NaN and overflow", engine.scores(waves))
+        engine.use_graphs(False)
+        add("without graphs", engine.scores(waves))
+        engine.use_graphs(True)
+        add("beside another engine", self.concurrent(engine, precision, waves, repeats, scores))
+        for kind, found in gpu_cases.from_device_arrays(engine, waves[:4]):
+            add(f"from {kind} arrays", found, scores[:4])
+
+    def concurrent(
+        self, engine: Any, precision: str, waves: np.ndarray, repeats: int, wanted: np.ndarray
+    ) -> np.ndarray:
+        """Scores while a second engine runs in another thread; the first result that differs, if one does."""
+        stop = threading.Event()
+        with CudaEngine(engine._model, precision=precision, max_batch=3) as other:
+
+            def busy() -> None:
+                while not stop.is_set():
+                    other.scores(waves)
+
+            thread = threading.Thread(target=busy)
+            thread.start()
+            try:
+                found = [engine.scores(waves) for _ in range(repeats)]
+            finally:
+                stop.set()
+                thread.join()
+        return next((f for f in found if unequal(f, wanted)), found[-1])
+
+    # ---- whole models ----
+
+    def whole(self, name: str, rng: np.random.Generator) -> None:
+        """Scores and blocks of a model of the bench at full size, on sound."""
+        with self.case(name, "model") as there_is_time:
+            if not there_is_time:
+                return
+            model, _ = networks.load(name)
+            waves = gpu_cases.sounds(model, rng, 2)
+            self.network(name, model, oracle.network_input(model, waves).astype(np.float32))
+            expected = oracle.scores(model, waves)
+            for precision in self.precisions:
+                with self.case(f"{name}, from waves", precision) as there_is_time:
+                    if there_is_time:
+                        with CudaEngine(model, precision=precision, max_batch=2) as engine:
+                            ours = engine.scores(waves)
+                        limit = SCORES[precision]
+                        self.add(f"{name}, from waves", precision, "scores, maximum", max_abs(ours, expected), limit)
+                        gap = max(gpu_cases.top_gap(a, e) for a, e in zip(ours, expected, strict=True))
+                        self.add(f"{name}, from waves", precision, "top 5 apart, gap", gap, 2 * limit)
+
+
+def check(
+    core: Any = None,
+    *,
+    precisions: tuple[str, ...] = PRECISIONS,
+    minutes: float = 60.0,
+    say: Callable[[str], None] = print,
+    save: Save = lambda result: None,
+) -> dict[str, Any]:
+    """All rows, what there was no time for, and which kernels ran; ``save`` gets them as they grow.
+
+    ``core``: a module to put in the place of ``fcntag._cuda``, compiled for the emulator: then only small cases.
+    """
+    with gpu_cases.installed(core):
+        module = _usable(core)
+        precisions = tuple(p for p in precisions if p in _precisions(module))
+        checker = Checker(precisions, say, save, time.monotonic() + 60 * minutes)
+        rng = np.random.default_rng(606)
+        emulated = bool(module.emulated)
+        for name in SMALL if emulated else NETWORKS:
+            checker.begin(f"network {name}")
+            model = gpu_cases.network(name)
+            x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
+            checker.network(name, model, x, (1, 2) if emulated else (1, 2, 8, 40))
+        for name, options in gpu_cases.FRONT_ENDS.items():
+            checker.begin(f"front end {name}")
+            model = gpu_cases.tiny(**options)
+            checker.front_end(f"front end, {name}", model, gpu_cases.sounds(model, rng, 3))
+        checker.pcm(gpu_cases.tiny(), rng)
+        checker.mfcc(module, rng)
+        checker.begin("same bits")
+        checker.invariance("tiny", gpu_cases.tiny(), rng, 2 if emulated else 20)
+        if not emulated:
+            for name in ("mtt-vgg", "fcn5-narrow", "fcn4"):
+                checker.invariance(name, networks.load(name)[0], rng, 20)
+            for name in ("mtt-vgg", "msd-vgg", "fcn5-narrow", "fcn5", "fcn4", "fcn3"):
+                checker.begin(f"model {name}")
+                checker.whole(name, rng)
+    return checker.result()
+
+
+def _usable(core: Any) -> Any:
+    """The module ``fcntag._cuda``; ends the program, with the reason, where no GPU can be used."""
+    from fcntag import cuda
+
+    if core is None and cuda.unavailable():
+        raise SystemExit(f"gpu_correctness: {cuda.unavailable()}")
+    return cuda.core()
+
+
+def _precisions(module: Any) -> tuple[str, ...]:
+    """Those that the GPU has: before compute capability 8.0 neither tf32 nor bfloat16."""
+    new = tuple(module.device_info(0)["capability"]) >= (8, 0)
+    return PRECISIONS if new else ("float32", "float16")
+
+
+def once(core: Any = None) -> int:
+    """Every kind of kernel a single time on tiny networks, in every precision; results are looked at elsewhere."""
+    with gpu_cases.installed(core):
+        module = _usable(core)
+        precisions = _precisions(module)
+        rng = np.random.default_rng(1)
+        runs = 0
+        for name in ONCE:
+            model = gpu_cases.network(name)
+            waves = gpu_cases.sounds(model, rng, 2)
+            for precision in precisions:
+                with CudaEngine(model, precision=precision, max_batch=2) as engine:
+                    engine.scores(waves)
+                    engine.scores(waves[:1])
+                    engine.features(waves, "blocks")
+                    runs += 1
+            if "tf32" in precisions:
+                with CudaEngine(model, algorithm="tf32x3", max_batch=2) as engine:
+                    engine.scores(waves)
+                    runs += 1
+        model = gpu_cases.tiny(normalization="standardize")
+        with CudaEngine(model, max_batch=2) as engine:
+            n_in = -(-model.document.segments.n_samples * 44100 // model.document.frontend.sample_rate)
+            engine.scores(rng.uniform(-0.5, 0.5, (2, n_in, 2)).astype(np.float32), sample_rate=44100)
+        module.Mfcc(n_mels=20, n_mfcc=7, device=0).run(rng.standard_normal((2, 20, 30)).astype(np.float32))
+    print(f"{runs} engines ran")
+    return runs
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--json", help="write the result here as well")
+    options.add_argument("--minutes", type=float, default=60.0, help="begin no case after so long")
+    options.add_argument("--once", action="store_true", help="run every kernel once and compare nothing")
+    arguments = options.parse_args()
+    if arguments.once:
+        once()
+        return 0
+
+    def save(result: dict[str, Any]) -> None:
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    found = check(minutes=arguments.minutes, say=lambda text: print(text, flush=True), save=save)
+    save(found)
+    for name in found["left_out"]:
+        print(f"no time left for {name}")
+    print(f"{len(found['rows'])} measurements, {found['failed']} failed, {len(found['kernels'])} kernels")
+    return 1 if found["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""The same model on a GPU in other runtimes: same weights, same order of operations, waves to scores.
+
+Each gets what makes it fast: channels-last maps, cuDNN's own search for the best algorithm, activations in place, half
+precisions throughout, recorded CUDA graphs (one per input, so that none is copied first), and the compilers' longest
+search. Batch-norm is folded for all of them. What a peer is timed on lies in GPU memory, a different input each time.
+
+On ``device="cpu"`` they compute the same and are timed by the wall clock: that is for the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .cuda_frontend import TorchaudioFrontend, TorchFrontend, jax_frontend
+from .peers import _torch_layers
+
+if TYPE_CHECKING:
+    from .cuda_work import Variant
+
+STAGES = ("mel", "network", "scores", "end to end")
+WARM_UP = 3  # untimed calls in front of every series, after the first of each input
+_ROTATED_BYTES = 1 << 28  # of inputs: more than any level-2 cache
+
+
+class Contender(Protocol):
+    """One engine with one network, precision and batch size, ready to be timed."""
+
+    stages: tuple[str, ...]  # of STAGES, those that it can be timed on
+
+    def output(self, waves: np.ndarray) -> np.ndarray:
+        """What it makes of waves [batch, n_samples]: scores [batch, n_tags]; a front end alone, the network's input."""
+
+    def times(self, stage: str, repeats: int) -> list[float]:
+        """Seconds of ``repeats`` calls."""
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+
+
+def n_inputs(batch: int, n_samples: int) -> int:
+    """How many input sets are used in turn: 8, or fewer where so many are beyond every cache anyway, at least 2."""
+    return max(2, min(8, _ROTATED_BYTES // (4 * batch * n_samples)))
+
+
+# ---- PyTorch ----
+
+
+@contextlib.contextmanager
+def torch_settings(precision: str) -> Iterator[None]:
+    """cuDNN's search switched on; TF32 in convolutions only where that is the precision asked for."""
+    import torch
+
+    saved = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions have a second way to say it, and do not mix the two
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = False  # the mel filters must not be rounded
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = saved[:2]
+            torch.backends.cuda.matmul.allow_tf32 = saved[2]
+
+
+def record(cuda: Any, call: Callable[[], Any], pool: Any) -> tuple[Any, Any]:
+    """``call`` as a CUDA graph, and the result that each replay overwrites. ``cuda``: the module torch.cuda."""
+    stream = cuda.Stream()
+    stream.wait_stream(cuda.current_stream())
+    with cuda.stream(stream):
+        for _ in range(WARM_UP):  # algorithms are searched and compiled here, not while recording
+            call()
+    cuda.current_stream().wait_stream(stream)
+    cuda.synchronize()
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph, pool=pool):
+        result = call()
+    return graph, result
+
+
+def event_times(cuda: Any, call: Callable[[int], Any], count: int, repeats: int) -> list[float]:
+    """Seconds by events around each call, the GPU idle before it: as fcntag times itself."""
+    start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    seconds = []
+    for k in range(-count - WARM_UP, repeats):
+        start.record()
+        call(k % count)
+        end.record()
+        end.synchronize()
+        if k >= 0:
+            seconds.append(start.elapsed_time(end) / 1e3)
+    return seconds
+
+
+class Torch:
+    """PyTorch, operation by operation ("eager"), the same as one recorded CUDA graph ("graph"), or the network compiled
+    with the longest search and recorded ("compile")."""
+
+    stages: tuple[str, ...] = ("network", "scores", "end to end")
+    whole = "scores"  # the stage whose result is checked
+    frontend_class: type[TorchFrontend] = TorchFrontend
+
+    def __init__(self, variant: Variant, precision: str, batch: int, device: str, mode: str = "eager") -> None:
+        import torch
+
+        self.torch, self.device, self.mode, self.precision = torch, device, mode, precision
+        self.on_gpu = device.startswith("cuda")
+        if self.on_gpu:
+            torch.cuda.set_device(device)  # streams and graphs are the current device's
+        elif mode != "eager":
+            raise ValueError(f"{mode}: on a GPU only")
+        self.pool: Any = None
+        self.frontend = self.frontend_class(variant.original, variant.height, variant.width, device)
+        self.graphs: dict[str, list[tuple[Any, Any]]] = {}
+        n_samples = variant.original.document.segments.n_samples
+        generator = torch.Generator(device).manual_seed(0)
+        self.waves = [
+            torch.rand(batch, n_samples, generator=generator, device=device) - 0.5
+            for _ in range(n_inputs(batch, n_samples))
+        ]
+        self.pinned = torch.empty(batch, n_samples, pin_memory=self.on_gpu)
+        self.calls: dict[str, Callable[[int], Any]] = {}
+        self.prepare(variant)
+
+    def prepare(self, variant: Variant) -> None:
+        torch = self.torch
+        dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision, torch.float32)
+        module = torch.nn.Sequential(*_torch_layers(variant.model)).eval().requires_grad_(False)
+        for layer in module:
+            if hasattr(layer, "inplace"):
+                layer.inplace = True
+        module = module.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)
+        self.network = module
+        if self.mode == "compile":
+            torch._dynamo.reset()  # after eight networks it would run the next ones uncompiled, without a word
+            self.network = torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
+        self.dtype = dtype
+        with self.settings():
+            self.x = [self.frontend(w) for w in self.waves]
+        self.calls = {
+            "network": self.callable("network", lambda i: self.run_network(self.x[i])),
+            "scores": self.callable("scores", lambda i: self.run_network(self.frontend(self.waves[i]))),
+        }
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        with torch_settings(self.precision), self.torch.inference_mode():
+            yield
+
+    def run_network(self, x: Any) -> Any:
+        # [B, 1, H, W] whose strides say channels-last: with one channel, .to(memory_format) changes nothing.
+        return self.network(x.to(self.dtype)[..., None].permute(0, 3, 1, 2)).float()
+
+    def callable(self, stage: str, call: Callable[[int], Any]) -> Callable[[int], Any]:
+        """``call`` itself, or its recorded graphs, one an input."""
+        if self.mode == "eager":
+            return call
+        if self.pool is None:
+            self.pool = self.torch.cuda.graph_pool_handle()
+        with self.settings():
+            self.graphs[stage] = [
+                record(self.torch.cuda, lambda i=i: call(i), self.pool) for i in range(len(self.waves))
+            ]
+
+        def replay(i: int) -> Any:
+            graph, result = self.graphs[stage][i]
+            graph.replay()
+            return result
+
+        return replay
+
+    def output(self, waves: np.ndarray) -> np.ndarray:
+        return self.host_call(self.whole, waves)
+
+    def host_call(self, stage: str, waves: np.ndarray) -> np.ndarray:
+        with self.settings():
+            self.pinned.copy_(self.torch.from_numpy(waves))
+            self.waves[0].copy_(self.pinned, non_blocking=True)
+            return self.calls[stage](0).cpu().numpy()
+
+    def times(self, stage: str, repeats: int) -> list[float]:
+        if stage == "end to end":
+            waves = [w.cpu().numpy() for w in self.waves[:2]]
+            return _wall_times(lambda i: self.host_call("scores", waves[i]), len(waves), repeats)
+        call, count = self.calls[stage], len(self.waves)
+        with self.settings():
+            if not self.on_gpu:
+                return _wall_times(call, count, repeats)
+            return event_times(self.torch.cuda, call, count, repeats)
+
+    def close(self) -> None:
+        self.calls.clear()
+        self.graphs.clear()
+        for name in ("network", "frontend", "x", "waves", "pinned"):
+            self.__dict__.pop(name, None)
+        if self.on_gpu:
+            self.torch.cuda.synchronize()
+            self.torch.cuda.empty_cache()
+
+
+class Torchaudio(Torch):
+    """The front end alone, by torchaudio."""
+
+    stages = ("mel",)
+    whole = "mel"
+    frontend_class = TorchaudioFrontend
+
+    def prepare(self, variant: Variant) -> None:
+        del variant
+        self.calls = {"mel": self.callable("mel", lambda i: self.frontend(self.waves[i]))}
+
+
+# ---- JAX ----
+
+
+class Jax:
+    """XLA, NHWC. It has no events: times are the wall clock's, until the result is there."""
+
+    stages = ("network", "scores", "end to end")
+
+    def __init__(self, variant: Variant, precision: str, batch: int, device: str) -> None:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the others need memory, too
+        import jax
+
+        self.jax = jax
+        kind, _, index = device.partition(":")
+        self.device = jax.devices("gpu" if kind == "cuda" else "cpu")[int(index or 0)]
+        n_samples = variant.original.document.segments.n_samples
+        rng = np.random.default_rng(0)
+        network, parameters = _jax_network(variant, precision)
+        frontend = jax_frontend(variant.original, variant.height, variant.width)
+        self.parameters = jax.device_put(parameters, self.device)
+        self.host = [
+            rng.random((batch, n_samples), np.float32) - np.float32(0.5) for _ in range(n_inputs(batch, n_samples))
+        ]
+        self.waves = jax.device_put(self.host, self.device)
+        # float32 would be TF32 on these GPUs unless told otherwise.
+        self.rounding = {"float32": "highest", "tf32": "tensorfloat32"}.get(precision, "default")
+        with jax.default_matmul_precision(self.rounding):
+            self.run_network = jax.jit(network)
+            self.run = jax.jit(lambda parameters, waves: network(parameters, frontend(waves)))
+            self.x = [jax.jit(frontend)(w) for w in self.waves]
+            self.run(self.parameters, self.waves[0]).block_until_ready()  # compiles
+
+    def output(self, waves: np.ndarray) -> np.ndarray:
+        with self.jax.default_matmul_precision(self.rounding):
+            return np.asarray(self.run(self.parameters, self.jax.device_put(waves, self.device)))
+
+    def times(self, stage: str, repeats: int) -> list[float]:
+        calls: dict[str, Callable[[int], Any]] = {
+            "network": lambda i: self.run_network(self.parameters, self.x[i]).block_until_ready(),
+            "scores": lambda i: self.run(self.parameters, self.waves[i]).block_until_ready(),
+            "end to end": lambda i: np.asarray(
+                self.run(self.parameters, self.jax.device_put(self.host[i], self.device))
+            ),
+        }
+        with self.jax.default_matmul_precision(self.rounding):
+            return _wall_times(calls[stage], len(self.waves), repeats)
+
+    def close(self) -> None:
+        for name in ("parameters", "waves", "x", "run", "run_network", "host"):
+            self.__dict__.pop(name, None)
+        self.jax.clear_caches()
+
+
+def _jax_network(variant: Variant, precision: str) -> tuple[Callable[[Any, Any], Any], dict[str, np.ndarray]]:
+    """A function of (parameters, x [B, H, W]) -> scores [B, n_tags], and its parameters."""
+    import jax
+    from jax import lax
+    from jax import numpy as jnp
+
+    model, document = variant.model, variant.model.document
+    dtype = {"float16": jnp.float16, "bfloat16": jnp.bfloat16}.get(precision, jnp.float32)
+    parameters = {name: value for name, value in model.tensors.items() if not name.startswith("input.")}
+    for name, value in parameters.items():
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        parameters[name] = np.ascontiguousarray(value).astype(dtype)
+
+    def network(p: Any, x: Any) -> Any:
+        x = x.astype(dtype)[..., None]
+        for i, block in enumerate(document.blocks):
+            x = lax.conv_general_dilated(
+                x, p[f"blocks.{i}.weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = x + p[f"blocks.{i}.bias"]
+            if block.activation != "none":
+                x = jax.nn.relu(x) if block.activation == "relu" else jax.nn.elu(x)
+            if block.post_affine:
+                x = x * p[f"blocks.{i}.scale"] + p[f"blocks.{i}.shift"]
+            window, stride = ((1, *size, 1) for size in (block.pool.window, block.pool.stride))
+            if window != (1, 1, 1, 1) or stride != (1, 1, 1, 1):
+                x = lax.reduce_window(x, np.asarray(-np.inf, dtype), lax.max, window, stride, "VALID")
+        if document.head.flatten == "max":
+            x = x.max((1, 2))
+        elif document.head.flatten == "chw":
+            x = x.transpose(0, 3, 1, 2)
+        x = x.reshape(x.shape[0], -1) @ p["head.weight"].T + p["head.bias"]
+        return jax.nn.sigmoid(x.astype(jnp.float32))
+
+    return network, parameters
+
+
+def _wall_times(call: Callable[[int], Any], count: int, repeats: int) -> list[float]:
+    seconds = []
+    for k in range(-count - WARM_UP, repeats):
+        start = time.perf_counter()
+        call(k % count)
+        if k >= 0:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+# ---- all of them ----
+
+# In the order in which they are timed: the compilers' search takes minutes, and what time is left then is theirs.
+PEERS: dict[str, Callable[..., Contender]] = {
+    "torch": Torch,
+    "torch-graph": lambda *arguments: Torch(*arguments, mode="graph"),
+    "jax": Jax,
+    "torchaudio": Torchaudio,
+    "torchaudio-graph": lambda *arguments: Torchaudio(*arguments, mode="graph"),
+    "torch-compile": lambda *arguments: Torch(*arguments, mode="compile"),
+}
+FRONT_ENDS = ("torchaudio", "torchaudio-graph")  # these have no network, so no use for a reduced one
+_NEEDS = {
+    "torch": ("torch",),
+    "torch-graph": ("torch",),
+    "jax": ("jax",),
+    "torchaudio": ("torchaudio", "torch"),
+    "torchaudio-graph": ("torchaudio", "torch"),
+    "torch-compile": ("torch",),
+}
+
+
+def version(name: str) -> str:
+    """Version of the runtime behind peer ``name``. Raises ImportError, "not installed", that says what is missing."""
+    for module in _NEEDS[name]:
+        if importlib.util.find_spec(module) is None:
+            also = "" if module == _NEEDS[name][0] else f" (needs {module})"
+            raise ImportError(f"not installed{also}")
+    return importlib.metadata.version(_NEEDS[name][0])
+
+
+def device_name(device: str) -> str:
+    """What the peers call the engine's device: where that is the emulator, the CPU."""
+    return device if device.startswith("cuda") else "cpu"
+
+
+def make(name: str, variant: Variant, precision: str, batch: int, device: str) -> Contender:
+    """Peer ``name``, its inputs on ``device``. Raises whatever the runtime raises."""
+    return PEERS[name](variant, precision, batch, device)

@@ -1,0 +1,124 @@
+"""A report of the GPU bench for people: stages against the ceilings, whole runs beside peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .cuda_peers import STAGES
+from .cuda_work import peak_tflops
+from .report import PHASES, Report, Row
+from .samples import percentile
+from .text import table
+
+WHOLE = (*STAGES, "scores, cold cache")
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report, line by line."""
+    e, info = report.environment, report.environment["gpu_info"]
+    commit = f" ({e['commit']})" if e["commit"] else ""
+    yield f"fcntag {e['fcntag']}{commit}, {report.settings['device']}, {report.settings['precision']}"
+    capability = ".".join(map(str, info.get("capability", ())))
+    yield (
+        f"{e['gpu']}, compute capability {capability}, {info.get('multiprocessors')} multiprocessors,"
+        f" CUDA driver {info.get('driver')}, runtime {info.get('runtime')}"
+    )
+    for state in e["gpu_states"]:
+        if len(state) > 1:
+            names = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+            yield f"clocks {state['when']}: " + ", ".join(f"{name} {state[name]}" for name in names if name in state)
+    c = report.ceilings
+    peaks = ", ".join(f"{n.removeprefix('tflops_')} {v:.1f}" for n, v in c.items() if n.startswith("tflops_"))
+    yield f"ceilings (measured): copy {c['copy_gbytes']:.0f} GB/s, TFLOP/s {peaks}"
+    if report.peers:
+        yield "peers: " + ", ".join(
+            f"{name} {text}" if text[:1].isdigit() else f"{name}: {text}" for name, text in report.peers.items()
+        )
+    for name in report.models:
+        yield ""
+        yield from _model(report, name)
+    yield ""
+    yield "% peak: of the measured rate of the multiply-adds that a stage uses; % copy: of the measured copy bandwidth"
+    yield "scores, network, mel: resident in GPU memory, by events, GPU idle before; jax: by the wall clock, no events"
+    for text in report.refused:
+        yield text
+    for text in report.warnings:
+        yield f"warning: {text}"
+    for name in report.models:
+        yield report.bottleneck(name)
+
+
+def _model(report: Report, name: str) -> Iterator[str]:
+    info = report.models[name]
+    random = ", random weights" if info["random_weights"] else ""
+    gmac = f"{info['multiply_adds'] / 1e9:.3g} GMAC a window"
+    if info["reduced_multiply_adds"]:
+        gmac += f" ({info['reduced_multiply_adds'] / 1e9:.3g} reduced)"
+    yield f"{name}{random}: windows of {info['window_s']:.2f} s, {gmac}"
+    if "checked_against" in info:
+        yield f"  float32 scores within {info['float32_difference']:.1e} of {info['checked_against']}"
+    memory = ", ".join(f"{precision} {size / 1e6:.0f} MB" for precision, size in info["memory_bytes"].items())
+    if memory:
+        yield f"  GPU memory held: {memory}"
+    rows = [row for row in report.rows if row.model == name]
+    starts = [row for row in rows if row.stage in PHASES]
+    if starts:
+        yield from table(
+            ("start", "precision", "p50 ms", "n", "peak RSS MB"),
+            [
+                (
+                    row.stage,
+                    row.precision,
+                    f"{1e3 * row.median_s:.1f}",
+                    str(len(row.samples_s)),
+                    f"{row.peak_rss_bytes / 1e6:.0f}" if row.peak_rss_bytes else "",
+                )
+                for row in starts
+            ],
+        )
+    head = ("precision", "batch", "p10 us", "p50", "p90", "p99", "n", "TFLOP/s", "% peak", "GB/s", "% copy")
+    stages = [row for row in rows if row.batch and row.engine == "fcntag" and row.stage not in ("network", *WHOLE[2:])]
+    if stages:
+        yield from table(("stage", *head), [(row.stage, *_cells(report, row)) for row in stages])
+    precisions = list(dict.fromkeys(row.precision for row in rows))
+    for stage in WHOLE:
+        found = [row for row in rows if row.batch and row.stage == stage]
+        found.sort(key=lambda row: (precisions.index(row.precision), row.batch))  # beside one another what was in turn
+        if (stage != "mel" and found) or any(row.engine != "fcntag" for row in found):
+            more = ("windows/s", "x real time", "max diff", "x fcntag's time")
+            yield from table((stage, "of", *head, *more), [_whole(report, row) for row in found])
+
+
+def _cells(report: Report, row: Row) -> tuple[str, ...]:
+    times = (f"{1e6 * percentile(row.samples_s, q):.1f}" for q in (10, 50, 90, 99))
+    tflops, gbytes = (_rate(amount, row.median_s) for amount in (row.flop * 1e-12, row.bytes * 1e-9))
+    return (
+        row.precision,
+        str(row.batch),
+        *times,
+        str(len(row.samples_s)),
+        f"{tflops:.2f}" if row.flop else "",
+        _share(tflops, peak_tflops(report, row)) if row.flop else "",
+        f"{gbytes:.0f}",
+        _share(gbytes, report.ceilings["copy_gbytes"]),
+    )
+
+
+def _whole(report: Report, row: Row) -> tuple[str, ...]:
+    return (
+        row.engine,
+        row.network,
+        *_cells(report, row),
+        f"{_rate(row.batch, row.median_s):.0f}",
+        f"{_rate(row.audio_s, row.median_s):.0f}",
+        "" if row.max_score_difference is None else f"{row.max_score_difference:.1e}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+    )
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds else 0.0
+
+
+def _share(rate: float, ceiling: float) -> str:
+    return f"{100 * rate / ceiling:.0f}" if ceiling else ""

@@ -1,0 +1,48 @@
+"""The GPU as its driver's tool reports it: clocks, power, temperature. Everything here reads; nothing sets anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+# Every driver that the kernels run on knows the first line; the rest depends on the driver and the card.
+_BASIC = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "memory.total")
+_MORE = (
+    "clocks.max.sm",
+    "clocks.max.mem",
+    "power.draw",
+    "power.limit",
+    "pstate",
+    "utilization.gpu",
+    "memory.used",
+    "clocks_event_reasons.active",
+    "persistence_mode",
+    "mig.mode.current",
+    "compute_mode",
+)
+
+
+def state(index: int = 0) -> dict[str, str]:
+    """nvidia-smi's readings of GPU ``index`` (CUDA's number), with their units; {} where there is no such tool."""
+    which = _smi_index(index)
+    found = _query(which, _BASIC + _MORE) or _query(which, _BASIC)
+    return {name: value for name, value in found.items() if not value.startswith("[") and value != "N/A"}
+
+
+def _smi_index(index: int) -> str:
+    """What nvidia-smi calls CUDA's GPU ``index``: CUDA sees only what CUDA_VISIBLE_DEVICES lists, in its order."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[index] if index < len(visible) else str(index)
+
+
+def _query(which: str, fields: tuple[str, ...]) -> dict[str, str]:
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", which]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in run.stdout.strip().split(",")]
+    return dict(zip(fields, values, strict=True)) if run.returncode == 0 and len(values) == len(fields) else {}

@@ -1,0 +1,541 @@
+"""The GPU bench without a GPU: fcntag on the emulator, the peers on the CPU, what only a GPU has as stand-ins."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from make_models import block, make_model
+
+from fcntag import cli, oracle
+from fcntag.bench import cuda as bench
+from fcntag.bench import cuda_frontend, cuda_group, cuda_peers, cuda_text, cuda_work, gpu
+from fcntag.bench.report import Report, Row
+from fcntag.bench.timing import ProcessRun
+from fcntag.cuda_engine import CudaEngine
+from fcntag.document import Log
+from fcntag.modelfile import Model, write_model
+from fcntag.reduce import reduce_model
+
+FRONTENDS = {
+    "centre, floor below the maximum": dict(log=Log(kind="db", amin=1e-10, ref="max", top_db=30.0)),
+    "log10p1 of float16, valid": dict(
+        framing="valid",
+        rounding="float16",
+        log=Log(kind="log10p1", gain=1e4),
+        layout="time_mel",
+        normalization="scalar",
+    ),
+    "zeros, HTK, squared": dict(pad_mode="constant", mel_scale="htk", mel_norm="none", power_exponent=2),
+    "Theano": dict(framing="same_theano", window="hann_reversed", pad_mode="constant", normalization="per_mel"),
+    "TensorFlow": dict(framing="same_tensorflow", pad_mode="constant", normalization="per_frame"),
+    "standardised": dict(normalization="standardize", log=Log(kind="db", amin=1e-7, top_db=60.0)),
+}
+
+
+def importable(library: str) -> bool:
+    try:
+        importlib.import_module(library)
+    except (ImportError, OSError):  # torchaudio's wheels load CUDA libraries: beside a CPU-only PyTorch they cannot
+        return False
+    return True
+
+
+# PyTorch and JAX come with the test extra; torchaudio's cases exist where it can be imported.
+LIBRARIES = ["torch", "jax", *(["torchaudio"] if importable("torchaudio") else [])]
+
+
+def small_model(rng: np.random.Generator, **options: Any) -> Model:
+    options.setdefault("blocks", [block(9, window=(2, 2)), block(8, activation="elu", affine=True, window=(4, 4))])
+    return make_model(rng, options.pop("blocks"), n_samples=8000, **options)
+
+
+def whole(model: Model) -> cuda_work.Variant:
+    return cuda_work.Variant("original", model, model, *model.document.input_size(), model.document.multiply_adds())
+
+
+def waves_of(model: Model, rng: np.random.Generator, batch: int) -> np.ndarray:
+    return rng.uniform(-0.5, 0.5, (batch, model.document.segments.n_samples)).astype(np.float32)
+
+
+# ---- peers compute the model ----
+
+
+@pytest.mark.parametrize("kind", FRONTENDS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_front_ends_are_the_documents(kind: str, library: str, rng: np.random.Generator) -> None:
+    """Against the oracle, in float32: what they are compared with must be the same thing."""
+    model = small_model(rng, **FRONTENDS[kind])
+    waves = waves_of(model, rng, 3)
+    height, width = (n - 1 for n in model.document.input_size())  # cut, as a reduced network reads it
+    expected = oracle.network_input(model, waves)[:, :height, :width]
+    if library == "jax":
+        ours = np.asarray(cuda_frontend.jax_frontend(model, height, width)(waves))
+    else:
+        import torch
+
+        if library == "torchaudio" and model.document.frontend.framing.startswith("same"):
+            with pytest.raises(ValueError, match="torchaudio has no framing"):
+                cuda_frontend.TorchaudioFrontend(model, height, width, "cpu")
+            return
+        kinds = {"torch": cuda_frontend.TorchFrontend, "torchaudio": cuda_frontend.TorchaudioFrontend}
+        ours = kinds[library](model, height, width, "cpu")(torch.from_numpy(waves)).numpy()
+    assert ours.shape == expected.shape
+    assert np.linalg.norm(ours - expected) <= 1e-4 * np.linalg.norm(expected)  # a float16 may round the other way
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_peers_compute_the_models_scores(name: str, flatten: Any, precision: str, rng: np.random.Generator) -> None:
+    blocks = [block(6, activation="elu", affine=True, window=(2, 3)), block(8, kernel=1), block(5, window=(3, 2))]
+    model = small_model(rng, blocks=blocks, flatten=flatten)
+    waves = waves_of(model, rng, 3)
+    peer = cuda_peers.make(name, whole(model), precision, 3, "cpu")
+    tolerance = 1e-5 if precision == "float32" else 0.05  # 8 bits; float32 rounding, for scores between 0 and 1
+    assert np.abs(peer.output(waves) - oracle.scores(model, waves)).max() < tolerance
+    for stage in peer.stages:
+        assert len(peer.times(stage, 2)) == 2
+    peer.close()
+
+
+def test_torchs_settings_are_put_back() -> None:
+    import torch
+
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    with contextlib.suppress(KeyboardInterrupt), cuda_peers.torch_settings("tf32"):
+        assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (True, True)
+        raise KeyboardInterrupt
+    with cuda_peers.torch_settings("float32"):
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == before
+
+
+class FakeCuda:
+    """What ``record`` and ``event_times`` use of torch.cuda; a clock that each event advances by a second."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.clock = 0
+        self.CUDAGraph = object
+
+    def Stream(self) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: self.log.append("side waits"))
+
+    def current_stream(self) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: self.log.append("main waits"))
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Any:
+        self.log.append("side")
+        yield
+        self.log.append("end of side")
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, pool: Any) -> Any:
+        self.log.append(f"record in {pool}")
+        yield
+        self.log.append("end of record")
+
+    def Event(self, enable_timing: bool) -> Any:
+        assert enable_timing
+        event = SimpleNamespace(at=0, synchronize=lambda: self.log.append("wait"))
+
+        def record() -> None:
+            self.clock += 1
+            event.at = self.clock
+
+        event.record = record
+        event.elapsed_time = lambda end: 1000.0 * (end.at - event.at)
+        return event
+
+
+def test_graphs_are_recorded_after_a_warm_up_on_a_side_stream() -> None:
+    fake = FakeCuda()
+    _, result = cuda_peers.record(fake, lambda: fake.log.append("call") or "result", "pool")
+    calls = ["call"] * cuda_peers.WARM_UP
+    side = ["side waits", "side", *calls, "end of side", "main waits", "synchronize"]
+    assert fake.log == [*side, "record in pool", "call", "end of record"]
+    assert result == "result"
+
+
+def test_events_time_every_call_from_an_idle_gpu_and_inputs_rotate() -> None:
+    fake = FakeCuda()
+    used: list[int] = []
+    assert cuda_peers.event_times(fake, used.append, 3, 4) == [1.0] * 4
+    assert used[-4:] == [0, 1, 2, 0]
+    assert set(used[:-4]) == {0, 1, 2}  # every input was seen before the clock ran
+    assert fake.log == ["wait"] * len(used)
+
+
+def test_real_torch_has_what_the_stand_in_stands_for() -> None:
+    import torch
+
+    for name in ("Stream", "current_stream", "stream", "synchronize", "graph", "Event", "CUDAGraph"):
+        assert hasattr(torch.cuda, name), name
+    for name in ("graph_pool_handle", "empty_cache", "set_device"):
+        assert hasattr(torch.cuda, name), name
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, 8), (8, 8), (64, 3), (256, 2)])
+def test_inputs_are_beyond_the_caches(batch: int, expected: int) -> None:
+    assert cuda_peers.n_inputs(batch, 349_440) == expected
+
+
+# ---- work and ceilings ----
+
+
+def test_the_stages_are_the_network(rng: np.random.Generator) -> None:
+    model = small_model(rng)
+    small, reduction = reduce_model(model)
+    for variant in (
+        whole(model),
+        cuda_work.Variant("reduced", model, small, *reduction.input_after, reduction.macs_after),
+    ):
+        stages = [*(f"block {i + 1}" for i in range(len(model.document.blocks))), "head"]
+        assert sum(cuda_work.flop(variant, stage, 3) for stage in stages) == cuda_work.flop(variant, "network", 3)
+        assert cuda_work.flop(variant, "scores", 3) == 6.0 * variant.multiply_adds
+        assert cuda_work.flop(variant, "h2d", 3) == 0
+    waves = 4 * 3 * 8000
+    assert cuda_work.bytes_moved(whole(model), "h2d", 3, "bfloat16") == waves
+    height, width = model.document.input_size()
+    assert cuda_work.bytes_moved(whole(model), "mel", 3, "bfloat16") == waves + 4 * 3 * height * width
+    # maps and weights in two bytes, the log-mel in four: 9 channels of (h/2, w/2), 9 filters of 9 taps
+    first = 2 * 9 * 9 + 4 * 3 * height * width + 2 * 3 * 9 * (height // 2) * (width // 2)
+    assert cuda_work.bytes_moved(whole(model), "block 1", 3, "bfloat16") == first
+
+
+def test_ceilings_are_of_the_unit_that_multiplies() -> None:
+    report = Report({}, {}, dict(copy_gbytes=1.0, tflops_float32=50.0, tflops_float16=600.0, tflops_bfloat16=700.0))
+    row = Row("net", "block 2", "fcntag", 1, (1.0,), precision="bfloat16")
+    assert cuda_work.peak_tflops(report, row) == 700.0
+    for stage in ("mel", "head"):
+        assert cuda_work.peak_tflops(report, dataclasses.replace(row, stage=stage)) == 50.0
+    first = dataclasses.replace(row, stage="block 1")
+    assert cuda_work.peak_tflops(report, first) == 600.0
+    assert cuda_work.peak_tflops(report, dataclasses.replace(first, precision="tf32")) == 50.0
+    assert cuda_work.peak_tflops(report, dataclasses.replace(row, precision="tf32")) == 0.0
+
+
+# ---- turns ----
+
+
+class Clock:
+    """A contender whose times are 1, 2, 3 ... and whose calls are logged."""
+
+    stages = cuda_peers.STAGES
+
+    def __init__(self, name: str, log: list[tuple[str, int]], fail_after: int = 99) -> None:
+        self.name, self.log, self.left = name, log, fail_after
+
+    def times(self, stage: str, repeats: int) -> list[float]:
+        self.left -= 1
+        if self.left < 0:
+            raise MemoryError(f"{self.name} is out of memory")
+        self.log.append((self.name, repeats))
+        return [float(k + 1) for k in range(repeats)]
+
+
+def test_contenders_take_turns() -> None:
+    log: list[tuple[str, int]] = []
+    pair = {("a", ""): Clock("a", log), ("b", ""): Clock("b", log)}
+    rounds = cuda_group.alternate(pair, "scores", lambda once: 20, lambda key, error: pytest.fail(str(error)))
+    assert log[:2] == [("a", 3), ("b", 3)]  # to see how long they take
+    assert "".join(name for name, _ in log[2:]) == "abbaabba"
+    assert {key: [len(part) for part in parts] for key, parts in rounds.items()} == {
+        ("a", ""): [5] * 4,
+        ("b", ""): [5] * 4,
+    }
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_peer_that_fails_leaves_and_the_rest_goes_on(after: int) -> None:
+    failed: list[str] = []
+    pair = {("a", ""): Clock("a", []), ("b", ""): Clock("b", [], fail_after=after)}
+    rounds = cuda_group.alternate(pair, "scores", lambda once: 8, lambda key, error: failed.append(str(error)))
+    assert list(rounds) == [("a", "")]
+    assert failed == ["b is out of memory"]
+
+
+def test_our_own_failure_is_raised() -> None:
+    with pytest.raises(MemoryError):
+        cuda_group.alternate({("a", ""): Clock("a", [], 0)}, "scores", lambda once: 8, lambda key, error: None)
+
+
+# ---- the driver's tool ----
+
+
+def fake_smi(folder: Path, text: str) -> None:
+    script = folder / "nvidia-smi"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{text}\n')
+    script.chmod(0o755)
+
+
+def test_clocks_are_read_and_nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = ["X 100", "580.1", "1980 MHz", "2619 MHz", "40", "80000 MiB", "1980 MHz", "[N/A]"]
+    values += ["[Not Supported]"] * (len(gpu._BASIC + gpu._MORE) - len(values))
+    fake_smi(tmp_path, f'echo "{", ".join(values)}"')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    state = gpu.state(1)
+    assert state["clocks.sm"] == "1980 MHz"
+    assert "clocks.max.mem" not in state
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls[-2:] == ["-i", "5"]
+    assert all(word.startswith(("--query-gpu=", "--format=", "-i")) for word in calls[:-1])
+
+
+def test_an_old_driver_gives_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_smi(tmp_path, 'case "$1" in *compute_mode*) exit 2;; *) echo "X, 470, 1 MHz, 2 MHz, 30, 100 MiB";; esac')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert gpu.state()["driver_version"] == "470"
+    fake_smi(tmp_path, "exit 9")
+    assert gpu.state() == {}
+
+
+# ---- whole runs, on the emulator ----
+
+
+class Echo:
+    """A peer that computes the right thing: the oracle."""
+
+    stages: tuple[str, ...] = ("network", "scores", "end to end")
+    error = 0.0
+
+    def __init__(self, variant: cuda_work.Variant, precision: str, batch: int, device: str) -> None:
+        assert device == "cpu"
+        self.variant, self.closed = variant, False
+
+    def output(self, waves: np.ndarray) -> np.ndarray:
+        return oracle.scores(self.variant.original, waves) + self.error
+
+    def times(self, stage: str, repeats: int) -> list[float]:
+        assert stage in self.stages
+        return [0.5] * repeats
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Liar(Echo):
+    error = 0.2
+
+
+class Broken(Echo):
+    error = float("nan")
+
+
+class MelEcho(Echo):
+    stages = ("mel",)
+
+    def output(self, waves: np.ndarray) -> np.ndarray:
+        return oracle.network_input(self.variant.original, waves)[:, : self.variant.height, : self.variant.width]
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, cuda_core: Any
+) -> bench.Settings:
+    """A small model in a file, of which a third can be reduced away; peers of the test's own; no new processes."""
+    model = small_model(rng)
+    model.tensors["blocks.0.bias"][3:6] = -1e9  # three channels that a ReLU holds at 0
+    write_model(tmp_path / "small.safetensors", model.document, model.tensors)
+    monkeypatch.setattr(bench, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
+    ceilings = {"copy_gb_s": 1000.0, "matrix_tflop_s": {"float32": 50.0, "bfloat16": 700.0}}
+    monkeypatch.setattr(bench.cuda, "ceilings", lambda index: ceilings)
+    for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "mel": MelEcho, "ghost": Echo}.items():
+        monkeypatch.setitem(cuda_peers.PEERS, name, peer)
+        monkeypatch.setitem(cuda_peers._NEEDS, name, ("no_such_module",) if name == "ghost" else ("numpy",))
+    monkeypatch.setattr(cuda_peers, "FRONT_ENDS", ("mel",))
+    return bench.Settings(
+        models=(str(tmp_path / "small.safetensors"),),
+        batches=(1, 3),
+        precisions=("float32", "bfloat16"),
+        repeats=12,
+        seconds=0.05,
+    )
+
+
+def test_a_whole_run(settings: bench.Settings) -> None:
+    saved: list[int] = []
+    settings = dataclasses.replace(settings, peers=("ghost", "liar", "echo", "mel", "broken"), peers_reduced=True)
+    report = bench.measure(settings, lambda _: None, lambda report: saved.append(len(report.rows)))
+    assert saved == sorted(saved)
+    assert saved[-1] == len(report.rows)
+    (name,) = report.models
+    info = report.models[name]
+    assert info["float32_difference"] < 1e-6
+    assert info["checked_against"] == "the float64 oracle"
+    assert set(info["memory_bytes"]) == {"float32", "bfloat16"}
+    stages = ["h2d", "mel", "block 1", "block 2", "head", "network", "scores", "end to end", "scores, cold cache"]
+    for precision in settings.precisions:
+        for batch in settings.batches:
+            for stage in stages:
+                (row,) = report.find(engine="fcntag", precision=precision, batch=batch, stage=stage)
+                assert row.network == "reduced"
+                assert len(row.samples_s) >= 12
+                assert min(row.samples_s) > 0
+        for stage in ("load", "first"):
+            assert len(report.find(stage=stage, precision=precision, batch=0)) == 1
+    assert [row.precision for row in report.find(stage="cold")] == ["float32"]
+    # the peers: on both networks, but for the front end; the wrong and the missing are named
+    echoes = report.find(engine="echo", stage="scores", precision="bfloat16", batch=3)
+    assert [row.network for row in echoes] == ["original", "reduced"]
+    assert echoes[1].flop < echoes[0].flop
+    for row in echoes:
+        (ours,) = report.find(engine="fcntag", stage="scores", precision="bfloat16", batch=3)
+        assert row.ratio == pytest.approx(0.5 / ours.median_s, rel=0.5)
+        assert 0 < row.max_score_difference < 0.01
+    assert [row.network for row in report.find(engine="mel", batch=1, precision="float32")] == ["original"]
+    assert not report.find(engine="liar") + report.find(engine="broken") + report.find(engine="ghost")
+    assert report.peers["ghost"] == "not installed"
+    assert len([line for line in report.refused if line.startswith("liar on ")]) == 8
+    assert any("its results differ by 2.0e-01, more than 1e-04" in line for line in report.refused)
+    assert any("nan" in line for line in report.refused)
+    # to JSON and back, and to people
+    again = Report.from_json(report.to_json())
+    assert again.rows == report.rows
+    assert json.loads(report.to_json())["bottlenecks"][name].startswith(f"{name}: ")
+    printed = list(cuda_text.lines(report))
+    assert "ghost: not installed" in "\n".join(printed)
+    assert printed[-1] == report.bottleneck(name)
+    assert "of a window in float32, batch 3" in printed[-1]
+    assert len([line for line in printed if line.startswith("  echo ")]) == 3 * 2 * 2 * 2
+    from fcntag.bench.compare import compare
+
+    assert not compare(report, again).regressions
+
+
+def test_without_peers_and_unreduced(settings: bench.Settings) -> None:
+    report = bench.measure(dataclasses.replace(settings, reduce=False, batches=(2,), cold=False), lambda _: None)
+    assert not report.refused
+    assert {row.network for row in report.rows if row.batch} == {"original"}
+    assert not report.find(stage="cold")
+    assert len(report.find(stage="scores")) == 2
+
+
+def test_a_wrong_engine_is_not_timed(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast and wrong is worth nothing, in any precision."""
+    correct = CudaEngine.scores
+
+    def wrong(self: Any, waves: Any, **options: Any) -> Any:
+        return correct(self, waves, **options) + np.float32(0.1 if self.precision == "bfloat16" else 0.0)
+
+    monkeypatch.setattr(CudaEngine, "scores", wrong)
+    report = bench.measure(settings, lambda _: None)
+    assert [row.precision for row in report.find(stage="scores", batch=1)] == ["float32"]
+    assert any("bfloat16: not timed: scores differ from float32's by 1.0e-01" in line for line in report.refused)
+    monkeypatch.setattr(CudaEngine, "scores", lambda self, waves: np.full((len(waves), 7), np.nan, np.float32))
+    report = bench.measure(settings, lambda _: None)
+    assert not report.rows
+    assert "float32 scores differ from the float64 oracle by nan" in report.refused[0]
+
+
+def test_time_that_is_up_is_told(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cuda_peers.PEERS, "torch-compile", Echo)
+    monkeypatch.setitem(cuda_peers._NEEDS, "torch-compile", ("numpy",))
+    report = bench.measure(
+        dataclasses.replace(settings, peers=("echo", "torch-compile"), minutes=0.9, batches=(1,)), lambda _: None
+    )
+    assert report.find(engine="echo")
+    assert not report.find(engine="torch-compile")  # would have begun within a minute of the end
+    assert [w for w in report.warnings if "no time left" in w and "torch-compile" in w]
+    report = bench.measure(dataclasses.replace(settings, minutes=1e-9), lambda _: None)
+    assert not report.rows
+    assert len(report.warnings) == 2
+
+
+def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
+    settings: bench.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCNTAG_EMULATED_MEMORY", str(8 << 20))  # 4 clips take 0.2 MB, 2000 more than 50
+    monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
+    report = bench.measure(dataclasses.replace(settings, batches=(1, 2000), precisions=("float32",)), lambda _: None)
+    assert {row.batch for row in report.rows} == {0, 1}
+    assert any("no memory for batch 2000" in warning for warning in report.warnings)
+    assert not report.refused
+
+
+def test_peers_are_made_as_many_at_once_as_fit(settings: bench.Settings, rng: np.random.Generator) -> None:
+    model = small_model(rng)
+    one = cuda_work.peer_bytes(whole(model), 64, "float32")
+    assert one == 2 * cuda_work.peer_bytes(whole(model), 64, "bfloat16")
+    maker = bench._Bench(settings, lambda _: None, lambda _: None)
+    maker.report.environment["gpu_info"]["memory_bytes"] = 2.1 * one / 0.6
+    assert maker.that_fit(["a", "b", "c"], whole(model), 64, "float32") == [["a", "b"], ["c"]]
+    assert maker.that_fit(["a", "b"], whole(model), 6400, "float32") == [["a"], ["b"]]
+    assert maker.that_fit([], whole(model), 1, "float32") == [[]]
+
+
+# ---- the command ----
+
+
+def test_options() -> None:
+    parse = cli.build_parser().parse_args
+    arguments = parse(["bench", "--precision", "tf32, bfloat16", "--peers", "torch-graph,jax", "--minutes", "2"])
+    assert (arguments.precision, arguments.peers) == (("tf32", "bfloat16"), ("torch-graph", "jax"))
+    for bad in (["--precision", "float8"], ["--precision", ""], ["--minutes", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            parse(["bench", *bad])
+        assert caught.value.code == 2
+    from fcntag.cli.bench import CUDA_PEERS
+
+    assert set(CUDA_PEERS) == set(cuda_peers.PEERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cuda", "--threads", "2"], "--threads: not with --device cuda"),
+        (["--device", "cuda", "--audio", "x.wav"], "--audio: not with"),
+        (["--device", "cuda", "--peers", "openvino"], "--peers openvino: not on cuda; there: torch, torch-graph"),
+        (["--peers", "jax"], "--peers jax: not on cpu; there: torch, onnxruntime"),
+        (["--precision", "float32,bfloat16"], "--precision: one on the CPU"),
+        (["--minutes", "3"], "--minutes: goes with --device cuda"),
+        (["--no-cold"], "--no-cold: goes with --device cuda"),
+        (["--device", "cuda", "--batch", "9999"], "batch 9999: at most 4096"),
+    ],
+)
+def test_what_does_not_go_together_is_named(
+    arguments: list[str], message: str, settings: bench.Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--peers" not in arguments:
+        arguments = [*arguments, "--peers", "none"]
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command(settings: bench.Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    command = [
+        "bench",
+        "-q",
+        "--device",
+        "cuda",
+        "-m",
+        settings.models[0],
+        "-b",
+        "1",
+        "--precision",
+        "float32,bfloat16",
+    ]
+    command += ["--peers", "none", "--repeats", "5", "--seconds", "0.02", "--json", str(out)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "ceilings (measured): copy 1000 GB/s" in printed
+    report = Report.from_json(out.read_text())
+    assert report.environment["gpu"] == "emulated"
+    assert report.find(stage="scores", precision="bfloat16")
+    assert cli.main([*command, "--compare", str(out)]) in (0, 1)
