@@ -1,5 +1,6 @@
 // Shuffles, matrix loads and tensor-core products: what a warp computes together, and the 16-bit types it computes
 // with.
+#include <cmath>
 #include <cstring>
 
 #include "machine.h"
@@ -108,15 +109,24 @@ void run_load_matrix(void* const* arguments) {
 
 // ---- c [16 x 8] += a [16 x k] b [k x 8]; lane l is in row g = l / 4 of its fragments, column t = l % 4 ----
 
+// The float next to `sum` on the side of zero.
+float cut_off(double sum) {
+  const float nearest = static_cast<float>(sum);
+  return std::fabs(nearest) > std::fabs(sum) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
 template <int kDepth>
 struct Matrices {
   float a[16][kDepth], b[kDepth][8], c[16][8];
 
   void multiply() {
     for (int m = 0; m < 16; ++m) {
+      double sums[8];
+      for (int n = 0; n < 8; ++n) sums[n] = c[m][n];
       for (int k = 0; k < kDepth; ++k) {
-        for (int n = 0; n < 8; ++n) c[m][n] += a[m][k] * b[k][n];
+        for (int n = 0; n < 8; ++n) sums[n] += static_cast<double>(a[m][k]) * b[k][n];
       }
+      for (int n = 0; n < 8; ++n) c[m][n] = cut_off(sums[n]);
     }
   }
   void take_sums(const MmaLane& lane, unsigned g, unsigned t) {

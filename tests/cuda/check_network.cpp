@@ -91,7 +91,7 @@ const struct {
   Precision precision;
   double stored;  // relative L2 of a block whose output is rounded: half a unit in the last place, at worst
 } kPrecisions[] = {
-    {"float32", Precision::kFloat32, 1e-6},     {"tf32x3", Precision::kTf32x3, 1.5e-6},
+    {"float32", Precision::kFloat32, 1e-6},     {"tf32x3", Precision::kTf32x3, 1e-6},
     {"tf32", Precision::kTf32, 4.9e-4},         {"float16", Precision::kFloat16, 4.9e-4},
     {"bfloat16", Precision::kBfloat16, 3.9e-3},
 };
@@ -243,7 +243,7 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
   bool good = true;
   double worst = 0;
   for (std::size_t i = 0; i < specs.size(); ++i) {
-    const double tolerance = i + 1 == specs.size() ? (precision == Precision::kTf32x3 ? 1.5e-6 : 1e-6) : stored;
+    const double tolerance = i + 1 == specs.size() ? 1e-6 : stored;
     const std::size_t in = static_cast<std::size_t>(specs[i].in_channels) * sizes[i].first * sizes[i].second;
     const std::size_t out = maps[i].size() / c.batch;
     for (int image = 0; image < c.batch; ++image) {
