@@ -94,8 +94,8 @@ void copy_async(uint32_t target, const void* source, bool valid);
 void copy_commit();
 void copy_wait(int pending);
 void load_matrix(uint32_t (&r)[4], uint32_t row, int site);
-// m16n8k16, or m16n8k8 for tf32 (whose low 13 bits are dropped). The sum of the products and c is cut off to float32, towards
-// zero, as tensor cores do (and not rounded): over many steps it is the larger error of the two.
+// m16n8k16, or m16n8k8 for tf32 (whose low 13 bits are dropped). The sum of the products and c is cut off to float32,
+// towards zero, as tensor cores do (and not rounded): over many steps it is the larger error of the two.
 void mma(Operand kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int site);
 
 uint16_t to_bfloat16(float x);  // to nearest even; NaN stays NaN

@@ -88,13 +88,15 @@ void devices() {
   const cuda::DeviceInfo info = cuda::device_info(1);
   CHECK(info.index == 1 && info.name == "emulated" && info.major == 7 && info.minor == 5);
   CHECK(info.shared_bytes == 65536 && info.memory_bytes == std::size_t{16} << 30 && info.multiprocessors > 0);
-  CHECK(error([] { cuda::set_device(2); }) == "device 2 does not exist; there are 2");
-  cuda::set_device(1);
+  CHECK(error([] { const cuda::DeviceScope scope(2); }) == "device 2 does not exist; there are 2");
   const std::size_t before = cuda::free_memory();
-  DeviceMemory x(1000);
-  CHECK(cuda::free_memory() == before - 1000);
-  cuda::set_device(0);
-  CHECK(cuda::free_memory() == before);
+  DeviceMemory x;
+  {
+    const cuda::DeviceScope scope(1);
+    x = DeviceMemory(1000);
+    CHECK(cuda::free_memory() == before - 1000);
+  }
+  CHECK(cuda::free_memory() == before);  // of device 0 again
 }
 
 // With FCNTAG_EMULATED_DEVICES=0.
