@@ -5,6 +5,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fcntag {
 namespace {
@@ -21,10 +26,38 @@ inline void pause_cpu() {
 #endif
 }
 
+// Linux likes to wake a thread on the core of the one that wakes it. Here that one goes on computing, and the two would
+// share the core until the next load balancing, some milliseconds later: as long as a whole network takes. So a
+// sleeping worker is forbidden its caller's core while it is woken, and the worker allows it again: nothing stays
+// pinned.
+#if defined(__linux__)
+int current_cpu() { return sched_getcpu(); }
+int thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
+int process_id() { return static_cast<int>(getpid()); }
+
+// Returns whether thread `id` now may not run on `cpu`; then `allowed` is what it might before.
+bool forbid_cpu(int id, int cpu, CpuSet& allowed) {
+  if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(id, sizeof allowed, &allowed) != 0) return false;
+  CpuSet others = allowed;
+  CPU_CLR(cpu, &others);
+  return CPU_COUNT(&others) > 0 && CPU_COUNT(&others) < CPU_COUNT(&allowed) &&
+         sched_setaffinity(id, sizeof others, &others) == 0;
+}
+void allow_cpus(const CpuSet& allowed) { sched_setaffinity(0, sizeof allowed, &allowed); }
+#else
+int current_cpu() { return -1; }
+int thread_id() { return 0; }
+int process_id() { return 0; }
+bool forbid_cpu(int, int, CpuSet&) { return false; }
+void allow_cpus(const CpuSet&) {}
+#endif
+
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   FCNTAG_CHECK(threads >= 1 && threads <= 1024, "threads=", threads, "; allowed: 1 to 1024");
+  process_ = process_id();
+  sleepers_.resize(threads);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -52,6 +85,10 @@ void ThreadPool::drain(int worker) {
 
 void ThreadPool::work(int worker) {
   FlushDenormals flush;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    sleepers_[worker].thread = thread_id();
+  }
   uint64_t seen = 0;
   for (;;) {
     int spins = 0;
@@ -61,8 +98,13 @@ void ThreadPool::work(int worker) {
     }
     {
       std::unique_lock<std::mutex> lock(mutex_);
+      Sleeper& self = sleepers_[worker];
+      self.asleep = true;
       wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      self.asleep = false;
       seen = generation_.load(std::memory_order_relaxed);
+      if (self.moved) allow_cpus(self.allowed);
+      self.moved = false;
       if (stop_) return;
       if (!open_) continue;  // woke after the loop had ended
       active_.fetch_add(1, std::memory_order_relaxed);
@@ -82,6 +124,10 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& tas
     std::lock_guard<std::mutex> lock(mutex_);
     task_ = &task;
     count_ = count;
+    const int cpu = process_id() == process_ ? current_cpu() : -1;  // after a fork the threads are the parent's
+    for (Sleeper& sleeper : sleepers_) {
+      if (sleeper.asleep && !sleeper.moved) sleeper.moved = forbid_cpu(sleeper.thread, cpu, sleeper.allowed);
+    }
     next_.store(0, std::memory_order_relaxed);
     error_ = nullptr;
     open_ = true;

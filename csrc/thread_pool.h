@@ -13,7 +13,17 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace fcntag {
+
+#if defined(__linux__)
+using CpuSet = cpu_set_t;
+#else
+struct CpuSet {};
+#endif
 
 class ThreadPool {
  public:
@@ -29,10 +39,19 @@ class ThreadPool {
   void run(int64_t count, const std::function<void(int64_t, int)>& task);
 
  private:
+  struct Sleeper {
+    int thread = 0;
+    bool asleep = false;
+    bool moved = false;  // woken away from the caller's core; `allowed` is what the worker has to restore
+    CpuSet allowed{};
+  };
+
   void work(int worker);
   void drain(int worker);
 
   std::vector<std::thread> workers_;
+  int process_ = 0;                // that made the threads
+  std::vector<Sleeper> sleepers_;  // by worker, the caller's unused; guarded by mutex_
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};  // raised when a loop opens
