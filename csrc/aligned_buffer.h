@@ -22,8 +22,9 @@ class AlignedBuffer {
   void zero();
 
  private:
-  float* data_ = nullptr;
-  std::size_t count_ = 0;
+  void* pages_ = nullptr;   // the mapping
+  float* data_ = nullptr;   // its first page, or its first huge page
+  std::size_t count_ = 0;   // floats
   std::size_t mapped_ = 0;  // bytes
 };
 

@@ -112,8 +112,8 @@ ConvBlockPlan plan_conv_block(const PackedConvBlock& block, int height, int widt
   const int limit = std::max(1, kScratch / (conv_rows * block.k_block));  // columns
   plan.chunk_cols = std::clamp((limit - block.pool_w) / block.stride_w + 1, 1, plan.out.width);
   const int chunk_columns = (plan.chunk_cols - 1) * block.stride_w + block.pool_w;
-  // The first block's kernel stores whole tiles: up to one tile more per row.
-  plan.scratch = static_cast<std::size_t>(conv_rows) * (chunk_columns + 16) * block.k_block;
+  // The first block's kernel stores whole tiles, up to one tile more per row; small maps keep two sets of sums.
+  plan.scratch = static_cast<std::size_t>(conv_rows) * (chunk_columns + 32) * block.k_block;
   return plan;
 }
 

@@ -54,6 +54,8 @@ struct PackedConvBlock {
   int pool_h = 1, pool_w = 1, stride_h = 1, stride_w = 1;
   int k_block = 0, k_blocks = 0;
   bool winograd = false;  // weight holds winograd.h's
+  // Winograd: channels from here on have no weights but zeros. They are constants, which the network writes once.
+  int computed_channels = 0;
   AlignedBuffer weight, sign, bias, scale, shift;
 
   std::size_t bytes() const { return weight.bytes() + sign.bytes() + bias.bytes() + scale.bytes() + shift.bytes(); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "check.h"
@@ -10,9 +11,13 @@
 namespace fcntag {
 namespace {
 
-// Maps of a group of images: large enough that deep layers reuse their weights, small enough for a few caches' worth.
-constexpr std::size_t kGroupFloats = std::size_t{6} << 20;  // 24 MB
+// The first blocks have large maps and few weights: the images that go through them together are so few that a map is
+// still in a cache when the next block reads it. The others have small maps and many weights: images go through them in
+// larger groups, which share what is read of the weights.
+constexpr std::size_t kMapFloats = std::size_t{1} << 19;   // of a group's maps, for every thread: 2 MB
+constexpr std::size_t kDeepFloats = std::size_t{4} << 20;  // of a large group's maps: 16 MB
 constexpr int kMaxGroup = 16;
+constexpr std::size_t kDeepWeights = 12;  // times its input map: weights of the first of the others
 // A tile of the first block's kernel may read past the end of the last row.
 constexpr std::size_t kSlack = 64;
 
@@ -78,13 +83,26 @@ Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head,
   features_.resize(in_features_);
 
   plan(height, width);
-  std::size_t floats = plans_[0].in.image();
-  for (const ConvBlockPlan& p : plans_) floats += p.out.image();
-  group_ = static_cast<int>(std::clamp<std::size_t>(kGroupFloats / floats, 1, kMaxGroup));
-  maps_.emplace_back(plans_[0].in.image() * group_ + kSlack);
-  for (const ConvBlockPlan& p : plans_) maps_.emplace_back(p.out.image() * group_ + kSlack);
+  plan_groups();
+  for (std::size_t i = 0; i <= blocks_.size(); ++i) {
+    maps_.emplace_back(map(i).image() * (i < deep_ ? group_ : deep_group_) + kSlack);
+  }
+  for (std::size_t i = 0; i < blocks_.size(); ++i) write_constants(i);
   for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back();
   grow_scratch();
+}
+
+void Network::plan_groups() {
+  const auto floats = [&](std::size_t first, std::size_t last) {
+    std::size_t sum = 0;
+    for (std::size_t i = first; i < last; ++i) sum += map(i).image();
+    return std::max<std::size_t>(sum, 1);
+  };
+  const auto group = [](std::size_t images) { return static_cast<int>(std::clamp<std::size_t>(images, 1, kMaxGroup)); };
+  deep_ = 1;
+  while (deep_ < blocks_.size() && blocks_[deep_].weight.size() < kDeepWeights * map(deep_).image()) ++deep_;
+  deep_group_ = group(kDeepFloats / floats(deep_, blocks_.size() + 1));
+  group_ = std::min(group(kMapFloats * pool_->threads() / floats(0, deep_)), deep_group_);
 }
 
 void Network::plan(int height, int width) {
@@ -112,7 +130,29 @@ void Network::plan(int height, int width) {
   height_ = height;
   width_ = width;
   for (AlignedBuffer& map : maps_) map.zero();  // the zero borders lie elsewhere now
+  for (std::size_t i = 0; i < blocks_.size(); ++i) write_constants(i);
   grow_scratch();
+}
+
+// The channels that no task of a Winograd block computes.
+void Network::write_constants(std::size_t index) {
+  const PackedConvBlock& block = blocks_[index];
+  if (maps_.empty() || !block.winograd) return;
+  const MapLayout& out = plans_[index].out;
+  const int images = index + 1 < deep_ ? group_ : deep_group_;
+  for (int c = block.computed_channels; c < block.out_channels; ++c) {
+    float value = block.bias.data()[c];
+    if (block.activation == Activation::kRelu) value = std::max(value, 0.0f);
+    if (block.activation == Activation::kElu && value < 0) value = std::expm1(value);
+    if (block.affine) value = std::fma(block.scale.data()[c], value, block.shift.data()[c]);
+    for (int image = 0; image < images; ++image) {
+      float* channel = maps_[index + 1].data() + image * out.image() + out.origin() + c / kChannelBlock * out.block() +
+                       c % kChannelBlock;
+      for (int y = 0; y < out.height; ++y) {
+        for (int x = 0; x < out.width; ++x) channel[y * out.row() + static_cast<int64_t>(x) * kChannelBlock] = value;
+      }
+    }
+  }
 }
 
 void Network::grow_scratch() {
@@ -144,6 +184,8 @@ std::vector<MapLayout> Network::map_sizes(int height, int width) const {
   return sizes;
 }
 
+const MapLayout& Network::map(std::size_t index) const { return index == 0 ? plans_[0].in : plans_[index - 1].out; }
+
 std::vector<Algorithm> Network::algorithms() const {
   std::vector<Algorithm> used;
   for (const PackedConvBlock& block : blocks_)
@@ -174,7 +216,7 @@ void Network::loop(int64_t count, double multiply_adds, const std::function<void
   }
 }
 
-void Network::run_winograd(std::size_t index, int images) {
+void Network::run_winograd(std::size_t index, int images, int out_image) {
   const PackedConvBlock& block = blocks_[index];
   const WinogradPlan& plan = winograd_[index];
   WinogradTask base{};
@@ -183,11 +225,17 @@ void Network::run_winograd(std::size_t index, int images) {
   base.in = plans_[index].in;
   base.out = plans_[index].out;
   base.x = maps_[index].data() + base.in.origin();
-  base.y = maps_[index + 1].data() + base.out.origin();
+  base.y = maps_[index + 1].data() + out_image * base.out.image() + base.out.origin();
   const int c_blocks = static_cast<int>(base.in.blocks());
   const int units = images * plan.units();
-  // Equal blocks: a short last one would read all weights for a few tiles.
-  const int unit_blocks = (units + plan.block_units - 1) / plan.block_units;
+  const int k_blocks = (block.computed_channels + block.k_block - 1) / block.k_block;
+  // Equal blocks: a short last one would read all weights for a few tiles. And, where they are few, as many for every
+  // thread.
+  int unit_blocks = (units + plan.block_units - 1) / plan.block_units;
+  const int threads = pool_->threads();
+  if (!plan.share_tiles && unit_blocks < 8 * threads) {
+    unit_blocks = std::min((unit_blocks + threads - 1) / threads * threads, units);
+  }
   const auto with_units = [&](WinogradTask task, int64_t i) {
     task.unit_begin = static_cast<int>(units * i / unit_blocks);
     task.unit_end = static_cast<int>(units * (i + 1) / unit_blocks);
@@ -203,7 +251,7 @@ void Network::run_winograd(std::size_t index, int images) {
       task.v = scratch_[worker].data();
       task.m = task.v + plan.v_floats;
       winograd_kernels_->transform(task);
-      for (task.k_block = 0; task.k_block < block.k_blocks; ++task.k_block) winograd_kernels_->multiply(task);
+      for (task.k_block = 0; task.k_block < k_blocks; ++task.k_block) winograd_kernels_->multiply(task);
     });
     return;
   }
@@ -217,7 +265,7 @@ void Network::run_winograd(std::size_t index, int images) {
       task.item_end = std::min(task.item_begin + kItems, all.item_end);
       winograd_kernels_->transform(task);
     });
-    loop(block.k_blocks, multiply_adds / unit_blocks, [&](int64_t k, int worker) {
+    loop(k_blocks, multiply_adds / unit_blocks, [&](int64_t k, int worker) {
       WinogradTask task = all;
       task.k_block = static_cast<int>(k);
       task.m = scratch_[worker].data();
@@ -226,8 +274,9 @@ void Network::run_winograd(std::size_t index, int images) {
   }
 }
 
-void Network::run_block(std::size_t index, int images) {
-  if (blocks_[index].winograd) return run_winograd(index, images);
+// Images [0, images) of the block's input map to images [out_image, ...) of its output map.
+void Network::run_block(std::size_t index, int images, int out_image) {
+  if (blocks_[index].winograd) return run_winograd(index, images, out_image);
   const PackedConvBlock& block = blocks_[index];
   const ConvBlockPlan& plan = plans_[index];
   const float* x = maps_[index].data();
@@ -244,7 +293,7 @@ void Network::run_block(std::size_t index, int images) {
     task.in = plan.in;
     task.out = plan.out;
     task.x = x + image * plan.in.image() + plan.in.origin();
-    task.y = y + image * plan.out.image() + plan.out.origin();
+    task.y = y + (out_image + image) * plan.out.image() + plan.out.origin();
     task.k_block = static_cast<int>(i / strips);
     task.row_begin = static_cast<int>(strip % plan.strips) * plan.strip_rows;
     task.row_end = std::min(task.row_begin + plan.strip_rows, plan.out.height);
@@ -262,36 +311,48 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   const MapLayout& in = plans_[0].in;
   Stopwatch clock(outputs.seconds);
   FlushDenormals flush;
-  for (int begin = 0; begin < batch; begin += group_) {
-    const int images = std::min(group_, batch - begin);
-    for (int i = 0; i < images; ++i) {
-      float* map = maps_[0].data() + i * in.image() + in.origin();
-      const float* source = x + (static_cast<int64_t>(begin) + i) * height * width;
-      for (int row = 0; row < height; ++row) {
-        std::memcpy(map + row * in.row(), source + static_cast<int64_t>(row) * width, width * sizeof(float));
+  for (int begin = 0; begin < batch; begin += deep_group_) {
+    const int images = std::min(deep_group_, batch - begin);
+    for (int first = 0; first < images; first += group_) {
+      const int some = std::min(group_, images - first);
+      for (int i = 0; i < some; ++i) {
+        float* map = maps_[0].data() + i * in.image() + in.origin();
+        const float* source = x + (static_cast<int64_t>(begin) + first + i) * height * width;
+        for (int row = 0; row < height; ++row) {
+          std::memcpy(map + row * in.row(), source + static_cast<int64_t>(row) * width, width * sizeof(float));
+        }
       }
+      clock.stamp(blocks_.size());
+      for (std::size_t b = 0; b < deep_; ++b) {
+        run_block(b, some, b + 1 == deep_ ? first : 0);
+        clock.stamp(b);
+      }
+      for (int i = 0; i < some; ++i) read_outputs(0, deep_ - 1, i, begin + first + i, outputs);
+      clock.stamp(blocks_.size());
     }
-    clock.stamp(blocks_.size());
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
-      run_block(b, images);
+    for (std::size_t b = deep_; b < blocks_.size(); ++b) {
+      run_block(b, images, 0);
       clock.stamp(b);
     }
-    for (int i = 0; i < images; ++i) read_outputs(i, begin + i, outputs);
+    for (int i = 0; i < images; ++i) read_outputs(deep_ - 1, blocks_.size(), i, begin + i, outputs);
     clock.stamp(blocks_.size());
   }
 }
 
-// Results of image `image` of the group, which is row `row` of the batch.
-void Network::read_outputs(int image, int64_t row, const NetworkOutputs& outputs) {
+// Results of blocks [first, last), and of the head behind the last one, for the image `image` of their maps, which is
+// row `row` of the batch.
+void Network::read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs) {
   int channel_base = 0;
-  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+  for (std::size_t b = 0; b < last; ++b) {
     const MapLayout& map = plans_[b].out;
-    const bool last = b + 1 == blocks_.size();
+    const bool to_head = b + 1 == blocks_.size();
     const int64_t area = static_cast<int64_t>(map.height) * map.width;
+    channel_base += b == 0 ? 0 : plans_[b - 1].out.channels;
+    if (b < first) continue;
     const float* origin = maps_[b + 1].data() + image * map.image() + map.origin();
     float* plain = outputs.blocks.empty() ? nullptr : outputs.blocks[b];
     float* means = outputs.block_means == nullptr ? nullptr : outputs.block_means + row * block_channels();
-    if (plain == nullptr && means == nullptr && !last) continue;
+    if (plain == nullptr && means == nullptr && !to_head) continue;
     for (int c = 0; c < map.channels; ++c) {
       const float* channel = origin + c / kChannelBlock * map.block() + c % kChannelBlock;
       double sum = 0;
@@ -303,15 +364,15 @@ void Network::read_outputs(int image, int64_t row, const NetworkOutputs& outputs
           sum += v;
           maximum = std::max(maximum, v);
           if (plain != nullptr) plain[(row * map.channels + c) * area + at] = v;
-          if (last && flatten_ == Flatten::kChw) features_[c * area + at] = v;
-          if (last && flatten_ == Flatten::kHwc) features_[at * map.channels + c] = v;
+          if (to_head && flatten_ == Flatten::kChw) features_[c * area + at] = v;
+          if (to_head && flatten_ == Flatten::kHwc) features_[at * map.channels + c] = v;
         }
       }
-      if (last && flatten_ == Flatten::kMax) features_[c] = maximum;
+      if (to_head && flatten_ == Flatten::kMax) features_[c] = maximum;
       if (means != nullptr) means[channel_base + c] = static_cast<float>(sum / static_cast<double>(area));
     }
-    channel_base += map.channels;
   }
+  if (last < blocks_.size()) return;
   if (outputs.features != nullptr) {
     std::memcpy(outputs.features + row * in_features_, features_.data(), in_features_ * sizeof(float));
   }

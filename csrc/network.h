@@ -1,7 +1,7 @@
 // Network: a block list and a head, planned once for a device and run many times.
 //
 // Every buffer is allocated at construction for the largest input; run() allocates nothing. A batch goes through the
-// blocks in groups of images that fit a cache-friendly budget, so memory does not grow with the batch. One thread may
+// blocks in groups of images that fit cache-friendly budgets, so memory does not grow with the batch. One thread may
 // call run() at a time.
 #pragma once
 
@@ -53,9 +53,12 @@ class Network {
   void plan(int height, int width);
   void grow_scratch();
   void loop(int64_t count, double multiply_adds, const std::function<void(int64_t, int)>& task);
-  void run_block(std::size_t index, int images);
-  void run_winograd(std::size_t index, int images);
-  void read_outputs(int image, int64_t row, const NetworkOutputs& outputs);
+  void plan_groups();
+  void write_constants(std::size_t index);
+  const MapLayout& map(std::size_t index) const;  // the input, or a block's output
+  void run_block(std::size_t index, int images, int out_image);
+  void run_winograd(std::size_t index, int images, int out_image);
+  void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;
   const ConvBlockKernels* kernels_;
@@ -68,8 +71,9 @@ class Network {
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_, features_;
   int max_height_, max_width_, height_ = 0, width_ = 0;
-  int group_ = 1;                       // images that go through the blocks together
-  std::vector<AlignedBuffer> maps_;     // input and every block's output, `group_` images each
+  std::size_t deep_ = 1;  // blocks before it see `group_` images at a time, the others `deep_group_`
+  int group_ = 1, deep_group_ = 1;
+  std::vector<AlignedBuffer> maps_;     // input and every block's output; map `deep_` is the first for a large group
   std::vector<AlignedBuffer> scratch_;  // per worker
   AlignedBuffer shared_;                // transformed tiles that all workers read
 };

@@ -70,6 +70,12 @@ double milliseconds(double multiply_adds, double weight_bytes) {
   return 1e-6 * (weight_bytes > kCache ? std::max(compute, weight_bytes / kBytes) : compute);
 }
 
+bool is_constant(const ConvBlockSpec& s, int channel) {
+  const std::size_t taps = static_cast<std::size_t>(s.in_channels) * s.kernel * s.kernel;
+  const float* weight = s.weight + channel * taps;
+  return std::all_of(weight, weight + taps, [](float w) { return w == 0; });
+}
+
 }  // namespace
 
 bool winograd_fits(const ConvBlockSpec& s, int height, int width) {
@@ -131,6 +137,10 @@ void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& pa
       }
     }
   }
+  int live = spec.out_channels;
+  while (live > 1 && is_constant(spec, live - 1)) --live;
+  const int lanes = kb / 2;  // what the kernels compute at a time
+  packed.computed_channels = std::min(spec.out_channels, ceil_div(live, lanes) * lanes);
   packed.winograd = true;
 }
 
@@ -143,9 +153,9 @@ WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const Ma
   in.rows = std::max(in.rows, kWinogradTile * plan.unit_rows * plan.grid_rows + 2);
   in.cols = std::max(in.cols, kWinogradTile * plan.unit_cols * plan.grid_cols + 2);
   const int channels = ceil_div(block.in_channels, kChannelBlock) * kChannelBlock;
-  // Transformed tiles of a block: about 600 KB, so that they and a slice of weights share a level-2 cache of 1 MB;
-  // never so few that the weights are read for nothing.
-  const int tiles = std::clamp(4096 / channels, 12, 36);
+  // Measured: with few channels, transformed tiles, products and weights share a level-2 cache of 1 MB; with many, the
+  // weights come from further away in any case, and more tiles mean that they come less often.
+  const int tiles = channels > 192 ? 48 : 36;
   plan.block_units = std::max(1, tiles / plan.unit_tiles());
   const double weights = 4.0 * kWinogradPoints * channels * block.out_channels;
   // Few units would make one task, or none for the other threads.

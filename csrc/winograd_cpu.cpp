@@ -110,43 +110,63 @@ void transform(const WinogradTask& t) {
   }
 }
 
-// m [kRows tiles][kb] of one point, added or stored: a [c_blocks][tiles][16], b [c_blocks][16][kb].
-template <int kRows>
-void product(const float* a, int64_t a_block, const float* b, int c_blocks, float* m, int64_t m_row, bool add,
-             const char* prefetch, int lines) {
-  Vec acc[kRows][kVecs];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Vec{};
-  for (int cb = 0; cb < c_blocks; ++cb, a += a_block) {
-    for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
-    for (int c4 = 0; c4 < kSlots; c4 += 4, b += 4 * kBlock) {
+// Four slots of `kRows` tiles: a [tiles][16], b [4][kb].
+template <int kRows, int kVectors>
+FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVectors]) {
 #pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) {
-        const Vec b0 = load(b + c * kBlock), b1 = load(b + c * kBlock + kLanes);
+  for (int c = 0; c < 4; ++c) {
+    Vec w[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) w[v] = load(b + c * kBlock + v * kLanes);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const Vec s = splat(a[r * kSlots + c4 + c]);
-          acc[r][0] = multiply_add(s, b0, acc[r][0]);
-          acc[r][1] = multiply_add(s, b1, acc[r][1]);
-        }
-      }
+    for (int r = 0; r < kRows; ++r) {
+      const Vec s = splat(a[r * kSlots + c]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = multiply_add(s, w[v], acc[r][v]);
     }
+  }
+}
+
+// m [kRows tiles][kb] of one point, added or stored, over `quads` times four slots of channels: a [..][tiles][16],
+// b [..][16][kb].
+template <int kRows, int kVectors>
+void product(const float* a, int64_t a_block, const float* b, int quads, float* m, int64_t m_row, bool add,
+             const char* prefetch, int lines) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
+  }
+  for (; quads > 0; quads -= kSlots / 4, a += a_block) {
+    for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
+    const float* end = a + (quads < kSlots / 4 ? 4 * quads : kSlots);
+    for (const float* p = a; p != end; p += 4, b += 4 * kBlock) multiply_quad<kRows, kVectors>(p, b, acc);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    float* p = m + r * m_row;
-    store(p, add ? load(p) + acc[r][0] : acc[r][0]);
-    store(p + kLanes, add ? load(p + kLanes) + acc[r][1] : acc[r][1]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      float* p = m + r * m_row + v * kLanes;
+      store(p, add ? load(p) + acc[r][v] : acc[r][v]);
+    }
   }
 }
 
 using ProductFn = void (*)(const float*, int64_t, const float*, int, float*, int64_t, bool, const char*, int);
+
+template <int kVectors>
+struct Products {  // of [rows - 1]
 #if defined(__AVX512F__) || defined(__ARM_NEON)
-constexpr ProductFn kProducts[kTileRows] = {product<1>, product<2>, product<3>, product<4>,  product<5>,  product<6>,
-                                            product<7>, product<8>, product<9>, product<10>, product<11>, product<12>};
+  static constexpr ProductFn kOf[kTileRows] = {product<1, kVectors>,  product<2, kVectors>,  product<3, kVectors>,
+                                               product<4, kVectors>,  product<5, kVectors>,  product<6, kVectors>,
+                                               product<7, kVectors>,  product<8, kVectors>,  product<9, kVectors>,
+                                               product<10, kVectors>, product<11, kVectors>, product<12, kVectors>};
 #else
-constexpr ProductFn kProducts[kTileRows] = {product<1>, product<2>, product<3>, product<4>, product<5>, product<6>};
+  static constexpr ProductFn kOf[kTileRows] = {product<1, kVectors>, product<2, kVectors>, product<3, kVectors>,
+                                               product<4, kVectors>, product<5, kVectors>, product<6, kVectors>};
 #endif
+};
 
 template <Activation kActivation>
 FCNTAG_INLINE Vec activate(Vec v) {
@@ -178,7 +198,7 @@ void pool_tiles(const WinogradTask& t) {
   constexpr int kRows = kWinogradTile / kPoolH, kCols = kWinogradTile / kPoolW;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= t.out.blocks() * kChannelBlock) break;
+    if (k >= w.computed_channels) break;
     const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
     const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
     const float* m = t.m + v;
@@ -240,7 +260,7 @@ void pool_units(const WinogradTask& t, int tiles) {
   const int out_rows = p.unit_rows * kWinogradTile / w.pool_h, out_cols = width / w.pool_w;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= t.out.blocks() * kChannelBlock) break;
+    if (k >= w.computed_channels) break;
     const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
     const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
@@ -285,6 +305,13 @@ void multiply(const WinogradTask& t) {
   const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
   const int64_t slice = static_cast<int64_t>(c_blocks) * kSlots * kBlock;
   const int groups = (tiles + kTileRows - 1) / kTileRows;
+  // The last channels of a block that are only padding, four slots at a time, and a second vector that is, are left
+  // out.
+  constexpr int kQuadChannels = kChannelBlock / kSlots * 4;
+  const int quads = (t.weights->in_channels + kQuadChannels - 1) / kQuadChannels;
+  constexpr int kChunkQuads = kChunkBlocks * kSlots / 4;
+  const ProductFn* products =
+      t.weights->computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
   // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
   const int lines = (kSlots * kBlock * 4 / 64 + groups - 1) / groups;
   for (int point = 0; point < kPoints; ++point) {
@@ -293,13 +320,13 @@ void multiply(const WinogradTask& t) {
     for (int g = 0; g < groups; ++g) {
       const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
       for (int cb = 0; cb < c_blocks; cb += kChunkBlocks) {
-        const int chunk = c_blocks - cb < kChunkBlocks ? c_blocks - cb : kChunkBlocks;
+        const int rest = quads - cb * (kSlots / 4);
         const int64_t done = static_cast<int64_t>(g) * c_blocks + cb;  // lines prefetched for the next point so far
-        kProducts[r1 - r0 - 1](a + (static_cast<int64_t>(cb) * tiles + r0) * kSlots,
-                               static_cast<int64_t>(tiles) * kSlots, b + static_cast<int64_t>(cb) * kSlots * kBlock,
-                               chunk, t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock,
-                               kPoints * kBlock, cb > 0, reinterpret_cast<const char*>(b + slice) + done * lines * 64,
-                               lines);
+        products[r1 - r0 - 1](a + (static_cast<int64_t>(cb) * tiles + r0) * kSlots,
+                              static_cast<int64_t>(tiles) * kSlots, b + static_cast<int64_t>(cb) * kSlots * kBlock,
+                              rest < kChunkQuads ? rest : kChunkQuads,
+                              t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock, kPoints * kBlock,
+                              cb > 0, reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
       }
     }
   }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ NETWORKS = {
         blocks=[block(48, window=(2, 1)), block(150, window=(2, 2)), block(96, window=(4, 7))],
         n_samples=256 * 16,
         n_mels=20,
+    ),
+    # Maps that are mostly border, and more than one chunk of channels; the second goes on below its windows.
+    "small map": dict(
+        blocks=[block(20, window=(2, 2)), block(150, window=(2, 2)), block(40, affine=True, window=(4, 8))],
+        n_samples=256 * 32,
+        n_mels=16,
+    ),
+    "small map and a row": dict(
+        blocks=[block(20, window=(2, 2)), block(70, window=(2, 2)), block(24, window=(2, 4))],
+        n_samples=256 * 18,
+        n_mels=12,
     ),
     # Winograd with units beyond the map, both ways of sharing work (more than 256 channels share the tiles), no pool.
     "winograd": dict(
@@ -112,6 +124,22 @@ def test_features_match_the_oracle(model, rng, which):
         ours = engine.features(waves, which)
     assert ours.shape == expected.shape
     assert relative_l2(ours, expected) <= BLOCK_TOLERANCE
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "none"])
+def test_channels_without_weights_are_constants(activation, rng):
+    """Reduced networks carry their constants in such a channel; the engine does not compute it."""
+    blocks = [block(33, activation=activation, affine=True), block(65, activation=activation, window=(2, 2)), block(20)]
+    model = make_model(rng, blocks=blocks, n_samples=256 * 40, n_mels=30)
+    for name, channel in (("blocks.0", 32), ("blocks.1", 64), ("blocks.1", 10)):
+        model.tensors[f"{name}.weight"][channel] = 0
+        model.tensors[f"{name}.bias"][channel] = -0.7
+    x = rng.standard_normal((20, *model.document.input_size())).astype(np.float32)
+    for algorithm in ("direct", "winograd"):
+        with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+            engine.run(np.full((3, *x.shape[1:]), np.nan, np.float32))
+            errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
+        assert max(errors) <= BLOCK_TOLERANCE, (algorithm, errors)
 
 
 def test_results_do_not_depend_on_batch_position_or_threads(model, rng):
@@ -265,6 +293,20 @@ def test_concurrent_callers_get_their_own_results(rng):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_threads_stay_free_to_move(rng):
+    """A worker that slept is woken away from its caller's core; afterwards it may run wherever the process may."""
+    model = make_model(rng, **NETWORKS["winograd"])
+    x = rng.standard_normal((8, *model.document.input_size())).astype(np.float32)
+    with create_engine(model, threads=3) as engine:
+        for _ in range(20):
+            time.sleep(0.005)
+            engine.run(x)
+        time.sleep(0.05)
+        allowed = {frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")}
+    assert allowed == {frozenset(os.sched_getaffinity(0))}
+
+
 def test_engine_survives_fork(rng):
     """The child has no worker threads; the loop must not wait for them."""
     model = make_model(rng, **NETWORKS["odd"])
