@@ -127,33 +127,35 @@ FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVec
   }
 }
 
-// m [kRows tiles][kb] of one point, added or stored, over `quads` times four slots of channels: a [..][tiles][16],
-// b [..][16][kb].
+// m [kRows tiles][kb] of one point, over `quads` times four slots of channels: a [..][tiles][16], b [..][16][kb].
 template <int kRows, int kVectors>
-void product(const float* a, int64_t a_block, const float* b, int quads, float* m, int64_t m_row, bool add,
-             const char* prefetch, int lines) {
-  Vec acc[kRows][kVectors];
+void product(const float* a, int64_t a_block, const float* b, int quads, float* m, int64_t m_row, const char* prefetch,
+             int lines) {
+  constexpr int kQuads = kSlots / 4;
+  for (bool add = false; quads > 0; add = true) {
+    Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
-  }
-  for (; quads > 0; quads -= kSlots / 4, a += a_block) {
-    for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
-    const float* end = a + (quads < kSlots / 4 ? 4 * quads : kSlots);
-    for (const float* p = a; p != end; p += 4, b += 4 * kBlock) multiply_quad<kRows, kVectors>(p, b, acc);
-  }
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
+    }
+    for (int cb = 0; cb < kChunkBlocks && quads > 0; ++cb, quads -= kQuads, a += a_block) {
+      for (int i = 0; i < lines; ++i, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
+      const float* end = a + (quads < kQuads ? 4 * quads : kSlots);
+      for (const float* p = a; p != end; p += 4, b += 4 * kBlock) multiply_quad<kRows, kVectors>(p, b, acc);
+    }
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      float* p = m + r * m_row + v * kLanes;
-      store(p, add ? load(p) + acc[r][v] : acc[r][v]);
+      for (int v = 0; v < kVectors; ++v) {
+        float* p = m + r * m_row + v * kLanes;
+        store(p, add ? load(p) + acc[r][v] : acc[r][v]);
+      }
     }
   }
 }
 
-using ProductFn = void (*)(const float*, int64_t, const float*, int, float*, int64_t, bool, const char*, int);
+using ProductFn = void (*)(const float*, int64_t, const float*, int, float*, int64_t, const char*, int);
 
 template <int kVectors>
 struct Products {  // of [rows - 1]
@@ -309,7 +311,6 @@ void multiply(const WinogradTask& t) {
   // out.
   constexpr int kQuadChannels = kChannelBlock / kSlots * 4;
   const int quads = (t.weights->in_channels + kQuadChannels - 1) / kQuadChannels;
-  constexpr int kChunkQuads = kChunkBlocks * kSlots / 4;
   const ProductFn* products =
       t.weights->computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
   // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
@@ -319,15 +320,10 @@ void multiply(const WinogradTask& t) {
     const float* b = t.weights->weight.data() + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
     for (int g = 0; g < groups; ++g) {
       const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
-      for (int cb = 0; cb < c_blocks; cb += kChunkBlocks) {
-        const int rest = quads - cb * (kSlots / 4);
-        const int64_t done = static_cast<int64_t>(g) * c_blocks + cb;  // lines prefetched for the next point so far
-        products[r1 - r0 - 1](a + (static_cast<int64_t>(cb) * tiles + r0) * kSlots,
-                              static_cast<int64_t>(tiles) * kSlots, b + static_cast<int64_t>(cb) * kSlots * kBlock,
-                              rest < kChunkQuads ? rest : kChunkQuads,
-                              t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock, kPoints * kBlock,
-                              cb > 0, reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
-      }
+      const int64_t done = static_cast<int64_t>(g) * c_blocks;  // lines prefetched for the next point so far
+      products[r1 - r0 - 1](a + static_cast<int64_t>(r0) * kSlots, static_cast<int64_t>(tiles) * kSlots, b, quads,
+                            t.m + static_cast<int64_t>(r0) * kPoints * kBlock + point * kBlock, kPoints * kBlock,
+                            reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
     }
   }
   switch (t.weights->activation) {
