@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .catalogue import load_model
     from .document import ModelDocument
-    from .errors import AudioError, DeviceError, FcntagError, ModelError
+    from .errors import AudioError, DatasetError, DeviceError, FcntagError, ModelError
     from .modelfile import Model, read_model, write_model
     from .result import Result
     from .tagger import Tagger
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AudioError": "errors",
+    "DatasetError": "errors",
     "DeviceError": "errors",
     "FcntagError": "errors",
     "Model": "modelfile",
@@ -39,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "AudioError",
+    "DatasetError",
     "DeviceError",
     "FcntagError",
     "Model",
@@ -56,6 +58,8 @@ logging.getLogger("fcntag").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
+    if name == "eval":  # a package of its own, which ``import fcntag`` alone does not load
+        return importlib.import_module(".eval", __name__)
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value

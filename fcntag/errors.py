@@ -17,3 +17,7 @@ class ModelError(FcntagError, ValueError):
 
 class DeviceError(FcntagError, RuntimeError):
     """The device or precision asked for is not available on this machine."""
+
+
+class DatasetError(FcntagError, ValueError):
+    """An annotation, list or scores file of ``fcntag eval`` is unreadable or inconsistent: the message names it."""

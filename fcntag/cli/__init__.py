@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DeviceError, FcntagError, ModelError
-from . import bench, convert, demo, doctor, embed, models, tag, taggram
+from . import bench, convert, demo, doctor, embed, eval, models, tag, taggram
 from .options import logging_shown
 from .output import UsageError, libraries_hushed, log, prepare_streams
 
-COMMANDS = (tag, taggram, embed, models, convert, bench, doctor, demo)
+COMMANDS = (tag, taggram, embed, eval, models, convert, bench, doctor, demo)
 
 
 class _Version(argparse.Action):
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser.parse_args(argv)
         verbose = getattr(arguments, "verbose", False)
-        decodes = arguments.command in ("tag", "taggram", "embed")
+        decodes = arguments.command in ("tag", "taggram", "embed", "eval")
         with logging_shown(verbose), libraries_hushed(decodes and not verbose):
             code = int(arguments.run(arguments))
         sys.stdout.flush()
