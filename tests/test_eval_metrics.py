@@ -11,7 +11,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fcntag.eval import bootstrap, macro, per_tag, pr_auc, roc_auc
 
-CASES = [(500, 6, None), (500, 6, 1), (500, 6, 0), (40, 30, 2), (3, 4, None)]  # clips, tags, digits: 0 is nearly all ties
+CASES = [
+    (500, 6, None),
+    (500, 6, 1),
+    (500, 6, 0),
+    (40, 30, 2),
+    (3, 4, None),
+]  # clips, tags, digits: 0 is nearly all ties
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

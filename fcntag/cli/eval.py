@@ -247,7 +247,12 @@ def _from_model(arguments: argparse.Namespace) -> Report:
                 note=(lambda text: None) if arguments.quiet else log,
             )
         if scores.missing:
-            log(f"{len(scores.missing)} files are not there; the first: {scores.missing[0]}")
+            several = len(scores.missing) > 1
+            log(
+                f"{len(scores.missing)} files are not there, the first: {scores.missing[0]}"
+                if several
+                else f"1 file is not there: {scores.missing[0]}"
+            )
         published = [
             {"name": metric.name, "value": metric.value, "by": metric.by}
             for metric in tagger.model.document.metrics

@@ -18,7 +18,7 @@ Merges = Mapping[str, "tuple[str, ...]"]  # tag of the dataset -> tags of the mo
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """A dataset in the words of a model: the tags that both know, in the model's order."""
+    """A dataset in the words of a model: the tags that both know, in the dataset's order."""
 
     dataset: Dataset
     tags: tuple[str, ...]  # the model's, [n_tags]
@@ -76,7 +76,7 @@ def align(
             f"{_origin(dataset)}: none of its tags ({_some(dataset.tags)}) is one of the model's "
             f"({_some(model_tags)}); a map can tell which stand for which"
         )
-    order = sorted(sources)
+    order = sorted(sources, key=lambda i: (min(sources[i]), i))
     labels = np.stack([dataset.labels[:, sources[i]].any(axis=1) for i in order], axis=1)
     untagged = 0
     if skip_untagged:

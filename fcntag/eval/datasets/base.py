@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -155,9 +156,8 @@ def load_array(path: str) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or 'not a .npy file'}") from None
-    except (ValueError, EOFError) as error:
-        reason = "holds Python objects, which are not loaded" if "allow_pickle" in str(error) else "not a .npy file"
-        raise DatasetError(f"{path}: {reason}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):  # NumPy takes what is no .npy for a pickle
+        raise DatasetError(f"{path}: not a .npy file, or one of Python objects, which are not loaded") from None
     if not isinstance(array, np.ndarray):
         raise DatasetError(f"{path}: is an .npz archive; give a .npy file")
     return array
