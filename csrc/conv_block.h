@@ -15,6 +15,7 @@
 namespace fcntag {
 
 constexpr int kChannelBlock = 16;  // channels in a block of a map
+constexpr int kSmallMap = 32;      // pixels of a map that has hardly more interior than border
 
 enum class Activation { kNone, kRelu, kElu };
 

@@ -106,7 +106,6 @@ struct Tiles {
 // (18 KB) from the level-1 cache and these are read from memory once; the sums wait in scratch in between.
 constexpr int kSmallRows = kTilePixels >= 8 ? 2 : 1;
 constexpr int kSmallCols = 4;
-constexpr int kSmallMap = 32;  // pixels; larger maps have more interior than border
 
 enum : int { kTop = 1, kBottom = 2, kLeft = 4, kRight = 8 };  // edges of the map that the tile touches
 

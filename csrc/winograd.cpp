@@ -53,7 +53,8 @@ uint16_t to_bfloat16(float x) {
 // server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
 constexpr double kMultiplyAdds = 100;
 constexpr double kBytes = 40;
-constexpr double kCache = 16e6;  // weights below this stay in a last-level cache
+constexpr double kCache = 16e6;      // weights below this stay in a last-level cache,
+constexpr double kCacheBytes = 100;  // which gives so many bytes per nanosecond
 constexpr int kMaxUnitTiles = 64;
 constexpr int kFewUnits = 24;
 constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
@@ -67,8 +68,12 @@ int unit_side(int pool, int out) {
 
 double milliseconds(double multiply_adds, double weight_bytes) {
   const double compute = multiply_adds / kMultiplyAdds;
-  return 1e-6 * (weight_bytes > kCache ? std::max(compute, weight_bytes / kBytes) : compute);
+  return 1e-6 * std::max(compute, weight_bytes / (weight_bytes > kCache ? kBytes : kCacheBytes));
 }
+
+// Kernel rows (or columns) that `kept` outputs of a map of `size` have: on small maps, direct tiles leave out those
+// that meet only the zero border.
+double kernel_lines(int kept, int size, bool small) { return 3.0 * kept - (small ? 1 + (kept == size ? 1 : 0) : 0); }
 
 bool is_constant(const ConvBlockSpec& s, int channel) {
   const std::size_t taps = static_cast<std::size_t>(s.in_channels) * s.kernel * s.kernel;
@@ -90,7 +95,9 @@ bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
   const int ur = unit_side(s.pool_h, height / s.pool_h), uc = unit_side(s.pool_w, width / s.pool_w);
   const double tiles = 1.0 * ceil_div(rows, 4 * ur) * ur * ceil_div(cols, 4 * uc) * uc;
   const double pairs = static_cast<double>(s.in_channels) * s.out_channels;
-  const double direct = milliseconds(9 * pairs * rows * cols, 36 * pairs);
+  const bool small = rows * cols <= kSmallMap;
+  const double taps = kernel_lines(rows, height, small) * kernel_lines(cols, width, small);
+  const double direct = milliseconds(pairs * taps, 36 * pairs);
   const double transforms = kTransform * tiles * kWinogradPoints * 6 * (s.in_channels + s.out_channels);
   return milliseconds(kWinogradPoints * pairs * tiles + transforms, 144 * pairs) < direct;
 }
