@@ -46,12 +46,14 @@ MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
     twiddles_.push_back(std::cos(2 * kPi * k / kFft));
     twiddles_.push_back(std::sin(2 * kPi * k / kFft));
   }
+  if (c.n_mfcc > 0) dct_ = dct_table(c.n_mels, c.n_mfcc);
   scratch_.resize(pool_->threads());
   for (auto& s : scratch_) s.resize(kMelSpecScratch);
 }
 
 std::size_t MelSpec::memory_bytes() const {
-  return (log_mel_.capacity() + twiddles_.size() + filters_.weights.size() + scratch_.size() * kMelSpecScratch) *
+  return (log_mel_.capacity() + mfcc_.capacity() + dct_.size() + twiddles_.size() + filters_.weights.size() +
+          scratch_.size() * kMelSpecScratch) *
          sizeof(double);
 }
 
@@ -61,14 +63,18 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
   FCNTAG_CHECK(c.pad_mode != PadMode::kReflect || pad_left == 0 || n_samples > pad_left,
                "melspec: n_samples=", n_samples, " is too short to reflect ", pad_left);
   const std::size_t expected = c.normalization == Normalization::kScalar     ? 1
-                               : c.normalization == Normalization::kPerMel   ? static_cast<std::size_t>(c.n_mels)
+                               : c.normalization == Normalization::kPerMel   ? static_cast<std::size_t>(c.n_rows())
                                : c.normalization == Normalization::kPerFrame ? static_cast<std::size_t>(n_frames)
                                                                              : 0;
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
+  FCNTAG_CHECK(c.n_mfcc == 0 || n_frames >= kDeltaWidth, "melspec: n_frames=", n_frames, "; deltas need at least ",
+               kDeltaWidth);
   const std::size_t image = static_cast<std::size_t>(n_frames) * c.n_mels;
+  const std::size_t size = static_cast<std::size_t>(n_frames) * c.n_rows();
   const int group = static_cast<int>(std::clamp<std::size_t>(kGroupDoubles / image, 1, std::max(batch, 1)));
   const bool alone = c.frames_stand_alone();
   if (!alone) log_mel_.resize(std::max(log_mel_.size(), image * group));
+  if (c.n_mfcc > 0) mfcc_.resize(std::max(mfcc_.size(), size / 3 * group));
   const int tasks = (n_frames + kTaskFrames - 1) / kTaskFrames;
   for (int begin = 0; begin < batch; begin += group) {
     const int segments = std::min(group, batch - begin);
@@ -86,27 +92,85 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
       task.log_mel = nullptr;
       if (!alone)
         task.log_mel = log_mel_.data() + segment * image + static_cast<std::size_t>(task.frame_begin) * c.n_mels;
-      task.out = out + (begin + segment) * image;
+      task.out = out + (begin + segment) * size;
       task.n_frames = n_frames;
       task.scratch = scratch_[worker].data();
       kernels_->log_mel(task);
     });
     if (alone) continue;
+    if (c.n_mfcc > 0) {
+      coefficients(segments, n_frames, out + begin * size);
+      continue;
+    }
     pool_->run(segments,
                [&](int64_t i, int) { normalize(log_mel_.data() + i * image, n_frames, out + (begin + i) * image); });
   }
+}
+
+namespace {
+
+// What becomes of a segment's log values v: max(v, floor) - ref.
+struct Level {
+  double floor = -1e300, ref = 0;
+};
+
+Level level_of(const MelSpecConfig& c, const double* log_mel, std::size_t size) {
+  Level level;
+  if (c.log == LogKind::kDb && (c.ref_max || c.top_db > 0)) {
+    const double maximum = *std::max_element(log_mel, log_mel + size);
+    if (c.top_db > 0) level.floor = maximum - c.top_db;
+    if (c.ref_max) level.ref = maximum;
+  }
+  return level;
+}
+
+}  // namespace
+
+// log_mel_ of `segments` -> out [segments][3 * n_mfcc][n_frames].
+void MelSpec::coefficients(int segments, int n_frames, float* out) {
+  const MelSpecConfig& c = config_;
+  const std::size_t image = static_cast<std::size_t>(n_frames) * c.n_mels;
+  const std::size_t plane = static_cast<std::size_t>(n_frames) * c.n_mfcc;
+  const int tasks = (n_frames + kTaskFrames - 1) / kTaskFrames;
+  std::vector<Level> levels(segments);
+  pool_->run(segments, [&](int64_t i, int) { levels[i] = level_of(c, log_mel_.data() + i * image, image); });
+  pool_->run(static_cast<int64_t>(segments) * tasks, [&](int64_t i, int) {
+    const int64_t segment = i / tasks;
+    const int begin = static_cast<int>(i % tasks) * kTaskFrames, frames = std::min(kTaskFrames, n_frames - begin);
+    mfcc_frames(log_mel_.data() + segment * image + static_cast<std::size_t>(begin) * c.n_mels, frames, c.n_mels,
+                levels[segment].floor, levels[segment].ref, dct_.data(), c.n_mfcc,
+                mfcc_.data() + segment * plane + static_cast<std::size_t>(begin) * c.n_mfcc);
+  });
+  // Deltas reach into other tasks' frames: only now are all of them there.
+  pool_->run(static_cast<int64_t>(segments) * c.n_mfcc, [&](int64_t i, int) {
+    const int64_t segment = i / c.n_mfcc;
+    const int row = static_cast<int>(i % c.n_mfcc);
+    const double* values = mfcc_.data() + segment * plane;
+    float* target = out + segment * 3 * plane;
+    for (int t = 0; t < n_frames; ++t) {
+      double kinds[3] = {values[static_cast<std::size_t>(t) * c.n_mfcc + row]};
+      mfcc_deltas(values, n_frames, c.n_mfcc, row, t, &kinds[1], &kinds[2]);
+      for (int kind = 0; kind < 3; ++kind) {
+        const int r = kind * c.n_mfcc + row;
+        double scale = 1, shift = 0;
+        if (c.normalization != Normalization::kNone) {
+          const int at = c.normalization == Normalization::kPerMel     ? r
+                         : c.normalization == Normalization::kPerFrame ? t
+                                                                       : 0;
+          scale = c.scale[at];
+          shift = c.shift[at];
+        }
+        target[static_cast<std::size_t>(r) * n_frames + t] = static_cast<float>(scale * kinds[kind] + shift);
+      }
+    }
+  });
 }
 
 // Reference and floor of the dB scale need the whole segment, so they come here, with the normalisation.
 void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   const MelSpecConfig& c = config_;
   const std::size_t size = static_cast<std::size_t>(n_frames) * c.n_mels;
-  double ref = 0, floor = -1e300;
-  if (c.log == LogKind::kDb && (c.ref_max || c.top_db > 0)) {
-    const double maximum = *std::max_element(log_mel, log_mel + size);
-    if (c.top_db > 0) floor = maximum - c.top_db;
-    if (c.ref_max) ref = maximum;
-  }
+  const auto [floor, ref] = level_of(c, log_mel, size);
   double scale = 1, shift = 0;
   if (c.normalization == Normalization::kScalar) {
     scale = c.scale[0];

@@ -1,8 +1,10 @@
-// melspec: waveform [n_samples] -> normalised log-mel [H, W], the network's input; the model document's front end.
+// melspec: waveform [n_samples] -> the network's input [H, W]; the model document's front end.
 //
-// frame -> window -> 512-point real FFT -> power -> mel filters -> exponent, rounding -> log or dB -> normalisation.
-// Everything up to the normalised value is computed in double: near-silent mel bands lie at the rounding floor of a
-// float FFT, and the dB scale would show it (0.1 dB at -90 dB).
+// frame -> window -> 512-point real FFT -> power -> filters -> exponent, rounding -> log or dB -> [MFCC] ->
+// normalisation. "mel" stands for what the filters give: mel bands, or the STFT's bins, if each takes one. A frame of
+// 256 samples is one of 512 whose window ends in zeros: its DFT is the even bins. Everything up to the normalised value
+// is computed in double: near-silent mel bands lie at the rounding floor of a float FFT, and the dB scale would show it
+// (0.1 dB at -90 dB).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "cpu_isa.h"
+#include "mfcc.h"
 #include "thread_pool.h"
 
 namespace fcntag {
@@ -35,12 +38,15 @@ struct MelSpecConfig {
   bool ref_max;   // db: minus the segment's maximum
   double top_db;  // db: floor at maximum - top_db; <= 0: none
   Normalization normalization;
-  std::vector<float> scale, shift;  // [1], [n_mels] or [n_frames]
+  std::vector<float> scale, shift;  // [1], [n_rows] or [n_frames]
   bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
+  int n_mfcc;                       // rows are as many coefficients of the log-mel and their deltas; 0: the log-mel
 
-  // Whether a frame's values do not depend on the other frames: no maximum, mean or deviation over the segment.
+  int n_rows() const { return n_mfcc > 0 ? 3 * n_mfcc : n_mels; }
+  // Whether a frame's values do not depend on the other frames: no delta, maximum, mean or deviation.
   bool frames_stand_alone() const {
-    return normalization != Normalization::kStandardize && !(log == LogKind::kDb && (ref_max || top_db > 0));
+    return n_mfcc == 0 && normalization != Normalization::kStandardize &&
+           !(log == LogKind::kDb && (ref_max || top_db > 0));
   }
 };
 
@@ -81,15 +87,16 @@ class MelSpec {
  public:
   MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool);
 
-  // waves [batch, n_samples] -> out [batch, n_mels, n_frames] or [batch, n_frames, n_mels].
+  // waves [batch, n_samples] -> out [batch, n_rows, n_frames] or [batch, n_frames, n_rows].
   void run(const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out);
 
-  int n_mels() const { return config_.n_mels; }
+  int n_rows() const { return config_.n_rows(); }
   bool time_mel() const { return config_.time_mel; }
   std::size_t memory_bytes() const;
 
  private:
   void normalize(const double* log_mel, int n_frames, float* out) const;
+  void coefficients(int segments, int n_frames, float* out);
 
   MelSpecConfig config_;
   MelFilters filters_;
@@ -97,6 +104,8 @@ class MelSpec {
   std::shared_ptr<ThreadPool> pool_;
   std::vector<double> twiddles_;
   std::vector<double> log_mel_;               // of the segments in work
+  std::vector<double> dct_;                   // [n_mels][n_mfcc], for MFCC
+  std::vector<double> mfcc_;                  // [segment][n_frames][n_mfcc] of the segments in work
   std::vector<std::vector<double>> scratch_;  // per worker
 };
 

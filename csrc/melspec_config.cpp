@@ -11,6 +11,12 @@ MelFilters sparse_filters(const MelSpecConfig& c) {
   FCNTAG_CHECK(c.power_exponent == 1 || c.power_exponent == 2, "melspec: power_exponent=", c.power_exponent,
                "; built: 1, 2");
   FCNTAG_CHECK(c.scale.size() == c.shift.size(), "melspec: scale and shift differ in length");
+  if (c.n_mfcc != 0) {
+    FCNTAG_CHECK(c.n_mfcc >= 1 && c.n_mfcc <= c.n_mels, "melspec: n_mfcc=", c.n_mfcc,
+                 "; allowed: 0 (none), or 1 to n_mels=", c.n_mels);
+    FCNTAG_CHECK(!c.time_mel && c.normalization != Normalization::kStandardize,
+                 "melspec: MFCC are built with time along the rows, and not standardised");
+  }
   MelFilters filters;
   for (int m = 0; m < c.n_mels; ++m) {
     const double* row = c.filters.data() + static_cast<std::size_t>(m) * kBins;

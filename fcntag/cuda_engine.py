@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import cuda
-from .engine import Engine, block_dicts, frames_stand_alone, head_dict, melspec_config
+from .engine import Engine, block_dicts, head_dict, melspec_config
 from .errors import DeviceError
 from .reduce import needed_input, reduce_model
 
@@ -190,7 +190,7 @@ class CudaEngine(Engine):
         frontend = self.document.frontend
         height, width = self._seen(*self.document.input_size(n_samples))
         n_frames = frontend.n_frames(n_samples)
-        if frames_stand_alone(self.document):
+        if frontend.frames_stand_alone:
             n_frames = width if frontend.layout == "mel_time" else height
         return n_samples, frontend.pad_left(n_samples), n_frames, height, width
 
@@ -296,7 +296,10 @@ def memory_needed(
         precision=precision,
         device=index,
     )
-    seen = (height * width) if frames_stand_alone(document) else whole[0] * whole[1]
+    frontend = document.frontend
+    seen = (height * width) if frontend.frames_stand_alone else whole[0] * whole[1]
+    if frontend.kind == "mfcc":  # and the log-mel that they come from
+        seen += frontend.n_mels * whole[1]
     floats = document.segments.n_samples + seen + 2 * len(document.tags)
     return int(network) + 4 * max_batch * floats
 

@@ -5,7 +5,8 @@ Every field is required unless it has a default; an unknown, missing or out-of-r
 ``ModelError`` and names the field by its path, e.g. ``blocks[2].pool.stride[0]``.
 
 Shapes use one notation: a front end turns ``[n_samples]`` into ``[H, W]``, where (H, W) is
-(n_mels, n_frames) for ``layout="mel_time"`` and (n_frames, n_mels) for ``layout="time_mel"``.
+(n_rows, n_frames) for ``layout="mel_time"`` and (n_frames, n_rows) for ``layout="time_mel"``; rows are mel bands, STFT
+bins, or MFCC with their deltas.
 """
 
 from __future__ import annotations
@@ -20,6 +21,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import ModelError
+from .frontend import DELTA_WIDTH, Frontend, Log, check_frontend, check_kind_fields, check_range
+
+__all__ = [
+    "FORMAT",
+    "Block",
+    "Frontend",
+    "Head",
+    "Log",
+    "Metric",
+    "ModelDocument",
+    "Pool",
+    "Segments",
+    "Source",
+    "Variant",
+    "unique_keys",
+]
 
 FORMAT = 1  # raise it when an old reader would misread a new file
 MAX_CHANNELS = 8192  # 4 x the widest layer of the paper: above it a document is damaged, not ambitious
@@ -27,69 +44,6 @@ MAX_BLOCKS = 64
 MAX_TAGS = 100_000
 MAX_SAMPLES = 1 << 26  # one segment: 70 minutes at 16 kHz
 MAX_JSON_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Log:
-    """What happens to the mel power m >= 0 (after ``power_exponent`` and rounding).
-
-    ``log10p1``: log10(gain * m + 1), in float32 (musicnn).
-    ``db``: 10 * log10(max(m, amin)); then minus the segment's maximum if ``ref == "max"``; then floored at
-    (segment maximum - top_db) if ``top_db`` is set.
-    """
-
-    kind: Literal["db", "log10p1"]
-    gain: float = 0.0  # log10p1 only
-    amin: float = 0.0  # db only
-    ref: Literal["one", "max"] = "one"  # db only
-    top_db: float | None = None  # db only, in dB
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frontend:
-    """Waveform ``[n_samples]`` to the network's input ``[H, W]``; librosa's words, in Hz and samples."""
-
-    kind: Literal["mel"]
-    sample_rate: int
-    n_fft: int
-    hop_length: int
-    # center: n_fft/2 padded on both sides by pad_mode, 1 + n // hop frames (librosa).
-    # valid: no padding, 1 + (n - n_fft) // hop frames.
-    # same_theano: n_fft/2 zeros on the left, ceil(n / hop) frames (kapre on Theano).
-    # same_tensorflow: ceil(n / hop) frames, padding split with the smaller half on the left (kapre on TensorFlow).
-    framing: Literal["center", "valid", "same_theano", "same_tensorflow"]
-    pad_mode: Literal["constant", "reflect"]
-    # hann: periodic, 0.5 - 0.5 cos(2 pi k / n_fft). hann_reversed: the same read backwards (Theano flips kernels).
-    window: Literal["hann", "hann_reversed"]
-    n_mels: int
-    fmin: float
-    fmax: float
-    mel_scale: Literal["slaney", "htk"]
-    mel_norm: Literal["slaney", "none"]  # slaney: each filter divided by half its bandwidth in Hz
-    power_exponent: int  # mel power is raised to this before the log: 1, or 2 where the original squared it again
-    rounding: Literal["none", "float16"]  # float16: mel power rounded to nearest even, as the original stored it
-    log: Log
-    # scalar / per_mel / per_frame: y = scale * x + shift with tensors input.scale, input.shift of [1], [n_mels],
-    # [n_frames]; standardize: (x - mean) / (std + 1e-10) over the segment, biased std; none: y = x.
-    normalization: Literal["none", "scalar", "per_mel", "per_frame", "standardize"]
-    layout: Literal["mel_time", "time_mel"]
-
-    def n_frames(self, n_samples: int) -> int:
-        """Number of frames that a segment of ``n_samples`` gives (0 if it is too short for one)."""
-        if self.framing == "center":
-            return 1 + n_samples // self.hop_length
-        if self.framing == "valid":
-            return max(0, 1 + (n_samples - self.n_fft) // self.hop_length)
-        return -(-n_samples // self.hop_length)
-
-    def pad_left(self, n_samples: int) -> int:
-        """Samples of padding in front of the first frame, for a segment of ``n_samples``."""
-        if self.framing == "valid":
-            return 0
-        if self.framing == "same_tensorflow":
-            total = (self.n_frames(n_samples) - 1) * self.hop_length + self.n_fft - n_samples
-            return max(total, 0) // 2
-        return self.n_fft // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +164,14 @@ class ModelDocument:
     blocks: tuple[Block, ...]
     head: Head
     variants: tuple[Variant, ...] = ()
+    random_weights: bool = False  # nobody trained them: scores mean nothing, and whoever shows them says so
 
     # ---- derived ----
 
     def input_size(self, n_samples: int | None = None) -> tuple[int, int]:
         """(H, W) of the network's input for a segment of ``n_samples`` (default: the document's window)."""
         frames = self.frontend.n_frames(self.segments.n_samples if n_samples is None else n_samples)
-        size = (self.frontend.n_mels, frames)
+        size = (self.frontend.n_rows, frames)
         return size if self.frontend.layout == "mel_time" else size[::-1]
 
     def map_sizes(self, n_samples: int | None = None) -> list[tuple[int, int]]:
@@ -240,7 +195,7 @@ class ModelDocument:
         frontend = self.frontend
         length = {
             "scalar": 1,
-            "per_mel": frontend.n_mels,
+            "per_mel": frontend.n_rows,
             "per_frame": frontend.n_frames(self.segments.n_samples),
         }.get(frontend.normalization)
         if length is not None:
@@ -274,8 +229,17 @@ class ModelDocument:
     # ---- JSON ----
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, so that equal documents are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Canonical JSON: sorted keys, no spaces, so that equal documents are equal bytes.
+
+        What came later than format 1 is left out where it says nothing: a document that the first reader understands
+        keeps the bytes that it had then.
+        """
+        tree = dataclasses.asdict(self)
+        for name in self.frontend.idle_fields():
+            del tree["frontend"][name]
+        if not self.random_weights:
+            del tree["random_weights"]
+        return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelDocument:
@@ -362,6 +326,8 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
             arguments[name] = _build(hints[name], value[name], f"{path}.{name}")
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise ModelError(f"{path}.{name}: missing")
+    if kind is Frontend:
+        check_kind_fields(value, path)
     return kind(**arguments)
 
 
@@ -370,18 +336,13 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _range(path: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ModelError(f"document.{path}: {value} is out of range; allowed: {low} to {high}")
-
-
 def _check(doc: ModelDocument) -> None:
     """Everything that types alone do not say: ranges, and that the stages fit one another."""
     if doc.format != FORMAT:
         raise ModelError(f"document.format: {doc.format} is not supported; this version reads {FORMAT}")
     if not doc.name or doc.name != doc.name.strip() or "/" in doc.name:
         raise ModelError(f"document.name: {_show(doc.name)} must be a plain, non-empty name")
-    _range("tags: number", len(doc.tags), 1, MAX_TAGS)
+    check_range("tags: number", len(doc.tags), 1, MAX_TAGS)
     for where, text in [("name", doc.name), *((f"tags[{i}]", tag) for i, tag in enumerate(doc.tags))]:
         if not text.isprintable() or not text:  # they go to terminals: no escape sequences, no newlines
             raise ModelError(f"document.{where}: {_show(text)} must be printable text")
@@ -389,45 +350,37 @@ def _check(doc: ModelDocument) -> None:
         repeated = next(t for t in doc.tags if doc.tags.count(t) > 1)
         raise ModelError(f"document.tags: {_show(repeated)} appears twice")
     fe, seg = doc.frontend, doc.segments
-    _range("frontend.sample_rate", fe.sample_rate, 1000, 768_000)
-    if fe.n_fft != 512:  # the only size the engine's FFT is built for
-        raise ModelError(f"document.frontend.n_fft: {fe.n_fft} is not built; built: 512")
-    _range("frontend.hop_length", fe.hop_length, 1, fe.n_fft)
-    _range("frontend.n_mels", fe.n_mels, 1, 1024)
-    _range("frontend.fmin", fe.fmin, 0, fe.sample_rate / 2)
-    _range("frontend.fmax", fe.fmax, fe.fmin, fe.sample_rate / 2)
-    if fe.fmax <= fe.fmin:
-        raise ModelError(f"document.frontend.fmax: {fe.fmax} must be above fmin = {fe.fmin}")
-    _range("frontend.power_exponent", fe.power_exponent, 1, 2)
-    if fe.log.kind == "db":
-        _range("frontend.log.amin", fe.log.amin, 1e-30, 1.0)
-        if fe.log.top_db is not None:
-            _range("frontend.log.top_db", fe.log.top_db, 1e-3, 1000.0)
-    else:
-        _range("frontend.log.gain", fe.log.gain, 1e-6, 1e9)
-    _range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
-    _range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
+    check_frontend(fe)
+    check_range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
+    check_range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
     if seg.min_samples and fe.framing == "center" and fe.pad_mode == "reflect":
         # the reflection reads n_fft/2 samples behind the edge one, which a shorter segment does not have
-        _range("segments.min_samples", seg.min_samples, fe.n_fft // 2 + 1, seg.n_samples)
-    _range("segments.count", seg.count, 1, 1024)
+        check_range("segments.min_samples", seg.min_samples, fe.n_fft // 2 + 1, seg.n_samples)
+    if fe.kind == "mfcc":
+        for name, n_samples in (("n_samples", seg.n_samples), ("min_samples", seg.min_samples or seg.n_samples)):
+            if fe.n_frames(n_samples) < DELTA_WIDTH:
+                frames = fe.n_frames(n_samples)
+                raise ModelError(
+                    f"document.segments.{name}: {n_samples} are {frames} frames; deltas need {DELTA_WIDTH}"
+                )
+    check_range("segments.count", seg.count, 1, 1024)
     if seg.rule == "hop":
-        _range("segments.hop_samples", seg.hop_samples, fe.hop_length, MAX_SAMPLES)
-        _range("segments.lead", seg.lead, 0, seg.n_samples - 1)
-        _range("segments.trail", seg.trail, 0, seg.n_samples - 1)
-    _range("blocks: number", len(doc.blocks), 1, MAX_BLOCKS)
+        check_range("segments.hop_samples", seg.hop_samples, fe.hop_length, MAX_SAMPLES)
+        check_range("segments.lead", seg.lead, 0, seg.n_samples - 1)
+        check_range("segments.trail", seg.trail, 0, seg.n_samples - 1)
+    check_range("blocks: number", len(doc.blocks), 1, MAX_BLOCKS)
     height, width = doc.input_size()
     channels = 1
     for i, block in enumerate(doc.blocks):
         where = f"blocks[{i}]"
         if block.kernel not in (1, 3):
             raise ModelError(f"document.{where}.kernel: {block.kernel} is not built; built: 1, 3")
-        _range(f"{where}.out_channels", block.out_channels, 1, MAX_CHANNELS)
+        check_range(f"{where}.out_channels", block.out_channels, 1, MAX_CHANNELS)
         if block.in_channels != channels:
             raise ModelError(f"document.{where}.in_channels: {block.in_channels}, but {channels} arrive")
         for axis, n in ((0, height), (1, width)):
-            _range(f"{where}.pool.window[{axis}]", block.pool.window[axis], 1, n)
-            _range(f"{where}.pool.stride[{axis}]", block.pool.stride[axis], 1, MAX_SAMPLES)
+            check_range(f"{where}.pool.window[{axis}]", block.pool.window[axis], 1, n)
+            check_range(f"{where}.pool.stride[{axis}]", block.pool.stride[axis], 1, MAX_SAMPLES)
         height, width = block.output_size(height, width)
         channels = block.out_channels
     if doc.head.in_features != doc.features():

@@ -14,9 +14,9 @@ from .errors import DeviceError, ModelError
 from .reduce import Reduction, needed_input, reduce_model
 
 if TYPE_CHECKING:
-    from .document import ModelDocument
     from .modelfile import Model
 
+CORE_FFT = 512  # points of the cores' FFT
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -195,7 +195,7 @@ class Engine:
 
     def _input(self, waves: np.ndarray) -> np.ndarray:
         """What the running network reads of the log-mel: computed alone, unless the rest decides its values."""
-        if not frames_stand_alone(self.document):
+        if not self.document.frontend.frames_stand_alone:
             return self._crop(self.log_mel(waves))
         time_axis = 1 if self.document.frontend.layout == "mel_time" else 0
         seen = self._seen(*self.document.input_size(waves.shape[1]))
@@ -297,35 +297,29 @@ def _array(array: np.ndarray, ndim: int, name: str, shape: str) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def frames_stand_alone(document: ModelDocument) -> bool:
-    """Whether a frame's values do not depend on the other frames: no maximum, mean or deviation over the segment."""
-    log = document.frontend.log
-    return document.frontend.normalization != "standardize" and not (
-        log.kind == "db" and (log.ref == "max" or log.top_db is not None)
-    )
-
-
 def melspec_config(model: Model, height: int, width: int) -> dict[str, Any]:
-    """The front end as the cores take it, for the lowest mel bands and first frames of an input [height, width]."""
+    """The front end as the cores take it, for the lowest rows and first frames of an input [height, width].
+
+    The cores know frames of 512 samples and filters on 257 bins: a shorter frame's window is completed with zeros,
+    which makes its own DFT every second bin.
+    """
     frontend, log = model.document.frontend, model.document.frontend.log
-    if not frames_stand_alone(model.document):  # then all of it is computed, and cropped afterwards
+    if not frontend.frames_stand_alone:  # then all of it is computed, and cropped afterwards
         height, width = model.document.input_size()
-    n_mels, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
-    filters = mel.mel_filters(
-        sample_rate=frontend.sample_rate,
-        n_fft=frontend.n_fft,
-        n_mels=frontend.n_mels,
-        fmin=frontend.fmin,
-        fmax=frontend.fmax,
-        scale=frontend.mel_scale,
-        norm=frontend.mel_norm,
-    )[:n_mels]
-    used = {"per_mel": n_mels, "per_frame": n_frames}.get(frontend.normalization)
+    n_rows, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
+    taper, filters = mel.window(frontend.window, frontend.n_fft), mel.row_filters(frontend)
+    if frontend.kind != "mfcc":
+        filters = filters[:n_rows]
+    step = CORE_FFT // frontend.n_fft
+    spread = np.zeros((len(filters), CORE_FFT // 2 + 1))
+    spread[:, ::step] = filters
+    used = {"per_mel": n_rows, "per_frame": n_frames}.get(frontend.normalization)
     empty = np.zeros(0, np.float32)
     return {
-        "window": mel.window(frontend.window, frontend.n_fft),
-        "filters": filters.ravel(),
-        "n_mels": n_mels,
+        "window": np.pad(taper, (0, CORE_FFT - len(taper))),
+        "filters": spread.ravel(),
+        "n_mels": len(filters),
+        "n_mfcc": frontend.n_mfcc,
         "hop_length": frontend.hop_length,
         "pad_mode": frontend.pad_mode if frontend.framing == "center" else "constant",
         "power_exponent": frontend.power_exponent,

@@ -1,4 +1,4 @@
-"""Windows and mel filters in NumPy float64: every variant the models need, in one place.
+"""Windows, mel filters and STFT bins in NumPy float64: every variant the models need, in one place.
 
 Sources: the Slaney scale is that of the Auditory Toolbox (linear below 1 kHz, logarithmic above, 27 steps per
 factor of 6.4); the HTK scale is 2595 log10(1 + f / 700) (The HTK Book, 5.4).
@@ -6,7 +6,12 @@ factor of 6.4); the HTK scale is 2595 log10(1 + f / 700) (The HTK Book, 5.4).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from .frontend import Frontend
 
 _LINEAR_HZ_PER_MEL = 200.0 / 3.0
 _LOG_START_HZ = 1000.0
@@ -54,6 +59,38 @@ def mel_filters(
     if norm == "slaney":
         filters *= 2.0 / (right - left)
     return filters
+
+
+def stft_filters(*, n_fft: int, n_bins: int, first_bin: int, merged_bins: int) -> np.ndarray:
+    """STFT bins as filters [n_bins, n_fft // 2 + 1], float64: row r sums ``merged_bins`` neighbours."""
+    filters = np.zeros((n_bins, n_fft // 2 + 1))
+    for row in range(n_bins):
+        start = first_bin + row * merged_bins
+        filters[row, start : start + merged_bins] = 1.0
+    return filters
+
+
+def row_filters(frontend: Frontend) -> np.ndarray:
+    """What turns a power spectrum [n_fft // 2 + 1] into the rows that the log is taken of, float64.
+
+    [n_bins, n_fft // 2 + 1] for an STFT, [n_mels, n_fft // 2 + 1] for mel, and for MFCC, which come from mel.
+    """
+    if frontend.kind == "stft":
+        return stft_filters(
+            n_fft=frontend.n_fft,
+            n_bins=frontend.n_bins,
+            first_bin=frontend.first_bin,
+            merged_bins=frontend.merged_bins,
+        )
+    return mel_filters(
+        sample_rate=frontend.sample_rate,
+        n_fft=frontend.n_fft,
+        n_mels=frontend.n_mels,
+        fmin=frontend.fmin,
+        fmax=frontend.fmax,
+        scale=frontend.mel_scale,
+        norm=frontend.mel_norm,
+    )
 
 
 def window(name: str, n_fft: int) -> np.ndarray:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .document import Block, Frontend, Log
-from .mel import mel_filters, window
+from .frontend import DELTA_WIDTH
+from .mel import row_filters, window
 
 if TYPE_CHECKING:
     from .modelfile import Model
@@ -68,7 +69,7 @@ def _power_spectrum(padded, taper, cosine, sine, hop_length, n_frames):  # type:
 
 
 def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
-    """Waves [B, n_samples] -> mel power [B, n_mels, n_frames], before ``power_exponent``, rounding and log."""
+    """Waves [B, n_samples] -> power [B, n_mels, n_frames] (STFT: n_bins), before exponent, rounding and log."""
     waves = np.asarray(waves, dtype=np.float64)
     n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
     # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
@@ -78,16 +79,7 @@ def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
     power = _power_spectrum(
         padded, window(frontend.window, n_fft), np.cos(angle), np.sin(angle), frontend.hop_length, n_frames
     )
-    filters = mel_filters(
-        sample_rate=frontend.sample_rate,
-        n_fft=n_fft,
-        n_mels=frontend.n_mels,
-        fmin=frontend.fmin,
-        fmax=frontend.fmax,
-        scale=frontend.mel_scale,
-        norm=frontend.mel_norm,
-    )
-    return np.matmul(filters, power)
+    return np.matmul(row_filters(frontend), power)
 
 
 def log_compress(log: Log, power: Array) -> Array:
@@ -99,6 +91,31 @@ def log_compress(log: Log, power: Array) -> Array:
     if log.ref == "max":
         db, peak = db - peak, np.zeros_like(peak)
     return db if log.top_db is None else np.maximum(db, peak - log.top_db)
+
+
+def mfcc(log_mel: Array, n_mfcc: int) -> Array:
+    """Log-mel [B, n_mels, n_frames] -> [B, 3 * n_mfcc, n_frames]: coefficients, their deltas, their delta-deltas.
+
+    The orthonormal DCT-II over the bands. A delta is the first derivative of the line, a delta-delta the second of the
+    parabola, that lies closest to the DELTA_WIDTH frames around; near an end, to the first or last so many.
+    """
+    n_mels, n_frames = log_mel.shape[1:]
+    k, m = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None, :]
+    dct = np.sqrt(2.0 / n_mels) * np.cos(np.pi * k * (2 * m + 1) / (2 * n_mels))
+    dct[0] = np.sqrt(1.0 / n_mels)
+    coefficients = np.matmul(dct, log_mel)
+    reach = DELTA_WIDTH // 2
+    if n_frames < DELTA_WIDTH:
+        raise ValueError(f"oracle: {n_frames} frames; deltas need at least {DELTA_WIDTH}")
+    windows = np.lib.stride_tricks.sliding_window_view(coefficients, DELTA_WIDTH, axis=2)
+    centre = np.clip(np.arange(n_frames) - reach, 0, n_frames - DELTA_WIDTH)
+    rows = [coefficients]
+    for order in (1, 2):
+        # first row of the pseudoinverse: from samples to the highest power's coefficient in the least-squares fit
+        powers = np.vander(np.arange(-reach, reach + 1.0), order + 1)
+        derivative = order * np.linalg.pinv(powers)[0]
+        rows.append((windows @ derivative)[:, :, centre])
+    return np.concatenate(rows, axis=1)
 
 
 def log_mel(
@@ -114,6 +131,8 @@ def log_mel(
         # beyond the largest float16 the original became infinite and its scores NaN: here the power stays at 65504
         power = np.minimum(power, 65504.0).astype(np.float32).astype(np.float16).astype(np.float64)
     x = log_compress(frontend.log, power)
+    if frontend.kind == "mfcc":
+        x = mfcc(x, frontend.n_mfcc)
     if frontend.normalization == "standardize":
         x = (x - x.mean(axis=(1, 2), keepdims=True)) / (x.std(axis=(1, 2), keepdims=True) + 1e-10)
     elif frontend.normalization != "none":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .frontend import DELTA_WIDTH
+
 if TYPE_CHECKING:
     from .document import Frontend, ModelDocument
     from .modelfile import Model
@@ -38,16 +40,39 @@ def input_range(document: ModelDocument, tensors: dict[str, np.ndarray]) -> tupl
 
     The mel power before the log is at most float32's largest number, or float16's where it is rounded to that.
     """
-    low, high = _log_range(document.frontend)
-    if document.frontend.normalization == "standardize":
-        high = math.sqrt(math.prod(document.input_size()))  # (x - mean)^2 <= n * variance
-        low = -high
-    elif document.frontend.normalization != "none":
+    frontend = document.frontend
+    ends = _log_range(frontend)
+    low, high = (np.array([end]) for end in ends) if frontend.kind != "mfcc" else _mfcc_range(frontend, *ends)  # a row
+    if frontend.normalization == "standardize":
+        most = math.sqrt(math.prod(document.input_size()))  # (x - mean)^2 <= n * variance
+        low, high = np.array([-most]), np.array([most])
+    elif frontend.normalization != "none":
         scale, shift = (tensors[f"input.{name}"].astype(np.float64) for name in ("scale", "shift"))
-        ends = np.concatenate([scale * low + shift, scale * high + shift])
-        low, high = float(ends.min()), float(ends.max())
-    slack = 1e-5 * (high - low)  # float32 arithmetic in the front end
-    return low - slack, high + slack
+        if frontend.normalization == "per_frame":  # any frame of any row
+            low, high = np.array([low.min()]), np.array([high.max()])
+        both = np.stack([scale * low + shift, scale * high + shift])
+        low, high = both.min(axis=0), both.max(axis=0)
+    least, most = float(low.min()), float(high.max())
+    slack = 1e-5 * (most - least)  # float32 arithmetic in the front end
+    return least - slack, most + slack
+
+
+def _mfcc_range(frontend: Frontend, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of every row [3 * n_mfcc], where every band of the log-mel lies in [low, high]."""
+    k, m = np.arange(frontend.n_mfcc)[:, None], np.arange(frontend.n_mels)[None, :]
+    dct = np.sqrt(np.where(k == 0, 1.0, 2.0) / frontend.n_mels) * np.cos(
+        np.pi * k * (2 * m + 1) / (2 * frontend.n_mels)
+    )
+    positive, negative = np.maximum(dct, 0).sum(axis=1), np.minimum(dct, 0).sum(axis=1)
+    ends = positive * low + negative * high, positive * high + negative * low
+    reach = np.arange(-(DELTA_WIDTH // 2), DELTA_WIDTH // 2 + 1.0)
+    # Weights of a derivative sum to 0: half the range, either way, times the sum of their sizes.
+    slope = reach / np.square(reach).sum()
+    arch = np.square(reach) - np.square(reach).mean()
+    curve = 2 * arch / np.square(arch).sum()
+    half = (ends[1] - ends[0]) / 2
+    deltas = [np.abs(weights).sum() * half for weights in (slope, curve)]
+    return np.concatenate([ends[0], *(-d for d in deltas)]), np.concatenate([ends[1], *deltas])
 
 
 def _log_range(frontend: Frontend) -> tuple[float, float]:

@@ -234,8 +234,7 @@ def _needed_macs(document: ModelDocument) -> int:
 
 def _needed_samples(document: ModelDocument, seen: tuple[int, int]) -> int:
     frontend, n_samples = document.frontend, document.segments.n_samples
-    log = frontend.log
-    if frontend.normalization == "standardize" or log.ref == "max" or log.top_db is not None:
+    if not frontend.frames_stand_alone:
         return n_samples
     n_frames = seen[1] if frontend.layout == "mel_time" else seen[0]
     end = (n_frames - 1) * frontend.hop_length + frontend.n_fft - frontend.pad_left(n_samples)

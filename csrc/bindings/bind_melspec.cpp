@@ -21,7 +21,7 @@ FloatArray run(MelSpec& melspec, const FloatArray& waves, int64_t pad_left, int 
   FCNTAG_CHECK(waves.ndim() == 2, "melspec: waves must be [batch, n_samples], not ", waves.ndim(), "-dimensional");
   FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
   const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
-  std::vector<py::ssize_t> shape = {batch, melspec.n_mels(), n_frames};
+  std::vector<py::ssize_t> shape = {batch, melspec.n_rows(), n_frames};
   if (melspec.time_mel()) std::swap(shape[1], shape[2]);
   FloatArray out(shape);
   const float* data = waves.data();
@@ -36,10 +36,10 @@ FloatArray run(MelSpec& melspec, const FloatArray& waves, int64_t pad_left, int 
 }  // namespace
 
 void register_melspec(py::module_& m) {
-  py::class_<MelSpec>(m, "MelSpec", "Front end of a model: waveform to normalised log-mel.")
+  py::class_<MelSpec>(m, "MelSpec", "Front end of a model: waveform to normalised log-mel, STFT or MFCC.")
       .def(py::init(&make_melspec), py::arg("config"), py::kw_only(), py::arg("pool"))
       .def("run", &run, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
-           "waves float32 [B, n_samples] -> float32 [B, n_mels, n_frames], or [B, n_frames, n_mels] if time_mel.")
+           "waves float32 [B, n_samples] -> float32 [B, n_rows, n_frames], or [B, n_frames, n_rows] if time_mel.")
       .def_property_readonly("memory_bytes", &MelSpec::memory_bytes);
 }
 

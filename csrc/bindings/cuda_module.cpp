@@ -133,7 +133,7 @@ FloatArray run_melspec(const OnDevice<MelSpec>& melspec, const FloatArray& waves
   FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
   const MelSpec& stage = *melspec.stage;
   const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
-  std::vector<py::ssize_t> shape = {batch, stage.n_mels(), n_frames};
+  std::vector<py::ssize_t> shape = {batch, stage.n_rows(), n_frames};
   if (stage.time_mel()) std::swap(shape[1], shape[2]);
   return run_stage(melspec.device, waves, shape, [&](const Io* io, const float*, float* out) {
     DeviceMemory scratch(stage.scratch_bytes(static_cast<int>(batch), n_frames));
@@ -202,13 +202,13 @@ void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 // A kernel chain's first launch is its slowest; nothing here runs at import.
 void register_all(py::module_& m) {
   py::class_<OnDevice<MelSpec>>(m, "MelSpec", py::module_local(),
-                                "Front end of a model: waveform to normalised log-mel.")
+                                "Front end of a model: waveform to normalised log-mel, STFT or MFCC.")
       .def(py::init([](const py::dict& config, bool double_precision, int device) {
              return make_stage<MelSpec>(device, parse_melspec(config), double_precision);
            }),
            py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("device"))
       .def("run", &run_melspec, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
-           "waves float32 [B, n_samples] -> float32 [B, n_mels, n_frames], or [B, n_frames, n_mels] if time_mel.")
+           "waves float32 [B, n_samples] -> float32 [B, n_rows, n_frames], or [B, n_frames, n_rows] if time_mel.")
       .def_property_readonly("memory_bytes", [](const OnDevice<MelSpec>& m) { return m.stage->memory_bytes(); });
   py::class_<Network, std::shared_ptr<Network>>(m, "Network", py::module_local(),
                                                 "Conv blocks and head, planned for inputs up to [height, width].")

@@ -85,6 +85,7 @@ MelSpecConfig parse_melspec(const py::dict& d) {
   c.scale = d["scale"].cast<std::vector<float>>();
   c.shift = d["shift"].cast<std::vector<float>>();
   c.time_mel = d["time_mel"].cast<bool>();
+  c.n_mfcc = d["n_mfcc"].cast<int>();
   return c;
 }
 

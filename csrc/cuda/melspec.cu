@@ -47,6 +47,10 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
   } else {
     upload<float>(filters);
   }
+  if (config_.n_mfcc > 0) {
+    mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
+    return;
+  }
   scale_ = to_device(config_.scale);
   shift_ = to_device(config_.shift);
 }
@@ -85,16 +89,22 @@ void MelSpec::upload(const MelFilters& filters) {
 
 bool MelSpec::needs_maximum() const { return config_.log == LogKind::kDb && (config_.ref_max || config_.top_db > 0); }
 
+std::size_t MelSpec::log_mel_bytes(int batch, int n_frames) const {
+  if (!mfcc_) return 0;
+  const std::size_t values = static_cast<std::size_t>(batch) * config_.n_mels * n_frames;
+  return (values * sizeof(float) + 255) / 256 * 256;  // what lies behind it stays aligned
+}
+
 std::size_t MelSpec::scratch_bytes(int batch, int n_frames) const {
   std::size_t bytes = 0;
   if (config_.normalization == Normalization::kStandardize) bytes += kMomentParts * 2 * sizeof(double);
   if (needs_maximum()) bytes += frame_blocks(n_frames) * sizeof(float);
-  return bytes * batch;
+  return log_mel_bytes(batch, n_frames) + bytes * batch;
 }
 
 std::size_t MelSpec::memory_bytes() const {
   return window_.bytes() + inner_twiddles_.bytes() + outer_twiddles_.bytes() + bands_.bytes() + weights_.bytes() +
-         scale_.bytes() + shift_.bytes();
+         scale_.bytes() + shift_.bytes() + (mfcc_ ? mfcc_->memory_bytes() : 0);
 }
 
 void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
@@ -105,16 +115,21 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
                " frames of n_mels=", c.n_mels, " in one clip; at most ", kMaxImage / c.n_mels);
   FCNTAG_CHECK(batch >= 0 && batch <= kMaxClips, "melspec: ", batch, " clips; at most ", kMaxClips);
   const std::size_t expected = c.normalization == Normalization::kScalar     ? 1
-                               : c.normalization == Normalization::kPerMel   ? static_cast<std::size_t>(c.n_mels)
+                               : c.normalization == Normalization::kPerMel   ? static_cast<std::size_t>(c.n_rows())
                                : c.normalization == Normalization::kPerFrame ? static_cast<std::size_t>(n_frames)
                                                                              : 0;
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
+  FCNTAG_CHECK(!mfcc_ || n_frames >= kDeltaWidth, "melspec: n_frames=", n_frames, "; deltas need at least ",
+               kDeltaWidth);
   if (batch == 0) return;
+  float* log_mel = mfcc_ ? static_cast<float*>(scratch) : out;
+  void* rest = static_cast<uint8_t*>(scratch) + log_mel_bytes(batch, n_frames);
   if (double_precision_) {
-    run_in<double>(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, stream);
+    run_in<double>(io, waves, batch, n_samples, pad_left, n_frames, log_mel, rest, stream);
   } else {
-    run_in<float>(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, stream);
+    run_in<float>(io, waves, batch, n_samples, pad_left, n_frames, log_mel, rest, stream);
   }
+  if (mfcc_) mfcc_->run(io, log_mel, batch, n_frames, out, stream);
 }
 
 template <typename Real>
@@ -129,10 +144,9 @@ void MelSpec::run_in(const Io* io, const float* waves, int batch, int64_t n_samp
     const std::size_t moment_bytes = standardize ? sizeof(double) * 2 * kMomentParts * batch : 0;
     maxima = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + moment_bytes);
   }
-  MelScaling scaling = {scale_.as<float>(), shift_.as<float>(), MelScale::kNone};
-  if (c.normalization == Normalization::kScalar) scaling.kind = MelScale::kScalar;
-  if (c.normalization == Normalization::kPerMel) scaling.kind = MelScale::kPerMel;
-  if (c.normalization == Normalization::kPerFrame) scaling.kind = MelScale::kPerFrame;
+  const MelScale kind = mfcc_ ? MelScale::kNone : scale_kind(c.normalization);  // MFCC are scaled at their end
+  const MelScaling scaling = {scale_.as<float>(), shift_.as<float>(), kind};
+  const bool finish = needs_maximum() || standardize;
 
   MelParams<Real> p = {};
   p.io = io;
@@ -145,7 +159,7 @@ void MelSpec::run_in(const Io* io, const float* waves, int batch, int64_t n_samp
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
   p.scaling = scaling;
-  if (!c.frames_stand_alone()) p.scaling.kind = MelScale::kNone;
+  if (finish) p.scaling.kind = MelScale::kNone;
   p.n_samples = n_samples;
   p.pad_left = pad_left;
   p.hop_length = c.hop_length;
@@ -161,7 +175,7 @@ void MelSpec::run_in(const Io* io, const float* waves, int batch, int64_t n_samp
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(blocks, batch), kMelThreads, kMelFixedBytes + stage_bytes};
   launch(&melspec<Real>, shape, stream, p);
-  if (c.frames_stand_alone()) return;
+  if (!finish) return;
 
   FinishParams f = {};
   f.io = io;

@@ -9,6 +9,7 @@
 
 #include "cuda/device.h"
 #include "cuda/io.h"
+#include "cuda/scaling.h"
 
 namespace fcntag {
 namespace cuda {
@@ -33,14 +34,6 @@ struct alignas(2 * sizeof(Real)) Complex {
 struct alignas(8) MelBand {
   uint16_t begin, count;  // bins [begin, begin + count)
   int32_t offset;         // of the first weight; the next one lies 32 behind it: those of 32 bands are interleaved
-};
-
-enum class MelScale : int { kNone, kScalar, kPerMel, kPerFrame };
-
-// Value of band m, frame t: scale * x + shift.
-struct MelScaling {
-  const float *scale, *shift;  // [1], [n_mels] or [n_frames]
-  MelScale kind;
 };
 
 template <typename Real>
@@ -196,13 +189,6 @@ FCNTAG_DEVICE Real compress(const MelParams<Real>& p, Real power) {
   }
   if (p.db) return natural_log(power > p.amin ? power : p.amin) * static_cast<Real>(4.34294481903251827651);
   return natural_log(power * p.gain + 1) * static_cast<Real>(0.434294481903251827651);
-}
-
-template <typename Real>
-FCNTAG_DEVICE float scaled(const MelScaling& s, Real value, int m, int t) {
-  if (s.kind == MelScale::kNone) return static_cast<float>(value);
-  const int at = s.kind == MelScale::kPerMel ? m : s.kind == MelScale::kPerFrame ? t : 0;
-  return static_cast<float>(s.scale[at] * value + s.shift[at]);
 }
 
 // The largest of all threads' `value`, for all of them; `slots` holds a float per warp.

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/device.h"
+#include "cuda/scaling.h"
 
 namespace fcntag {
 namespace cuda {
@@ -29,6 +30,7 @@ struct MfccParams {
   const float* log_mel;  // [batch][n_mels][n_frames]
   const float* dct;      // [n_mels][padded]
   float* out;            // [batch][3][n_mfcc][n_frames]
+  MelScaling scaling;
   int n_mels, n_mfcc, padded, n_frames, frame_blocks;
 };
 
@@ -98,15 +100,17 @@ mfcc(const FCNTAG_GRID_CONSTANT MfccParams p) {
       curve = fmaf(static_cast<float>(3 * x * x - 20), later + earlier, curve);  // twice the parabola's coefficient
     }
     const int64_t at = static_cast<int64_t>(c) * p.n_frames + t;
-    out[at] = coefficients[row + t];
-    out[plane + at] = slope / 60.0f;
-    out[2 * plane + at] = curve / 462.0f;
+    out[at] = scaled(p.scaling, coefficients[row + t], c, t);
+    out[plane + at] = scaled(p.scaling, slope / 60.0f, p.n_mfcc + c, t);
+    out[2 * plane + at] = scaled(p.scaling, curve / 462.0f, 2 * p.n_mfcc + c, t);
   }
 }
 
 }  // namespace
 
-Mfcc::Mfcc(int n_mels, int n_mfcc) : n_mels_(n_mels), n_mfcc_(n_mfcc) {
+Mfcc::Mfcc(int n_mels, int n_mfcc, Normalization normalization, const std::vector<float>& scale,
+           const std::vector<float>& shift)
+    : n_mels_(n_mels), n_mfcc_(n_mfcc), normalization_(normalization) {
   FCNTAG_CHECK(n_mels >= 1 && n_mfcc >= 1 && n_mfcc <= n_mels, "mfcc: n_mfcc=", n_mfcc,
                "; allowed: 1 to n_mels=", n_mels);
   const int padded = (n_mfcc + kTile - 1) / kTile * kTile;
@@ -118,9 +122,15 @@ Mfcc::Mfcc(int n_mels, int n_mfcc) : n_mels_(n_mels), n_mfcc_(n_mfcc) {
           static_cast<float>(norm * std::cos(kPi * c * (2 * m + 1) / (2.0 * n_mels)));
     }
   }
-  dct_ = DeviceMemory(dct.size() * sizeof(float));
-  copy_to_device(dct_.as<void>(), dct.data(), dct_.bytes(), nullptr);
-  synchronize(nullptr);
+  const auto upload = [](const std::vector<float>& values) {
+    DeviceMemory memory(values.size() * sizeof(float));
+    copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
+    synchronize(nullptr);
+    return memory;
+  };
+  dct_ = upload(dct);
+  scale_ = upload(scale);
+  shift_ = upload(shift);
 }
 
 void Mfcc::run(const Io* io, const float* log_mel, int batch, int n_frames, float* out, Stream stream) const {
@@ -132,6 +142,7 @@ void Mfcc::run(const Io* io, const float* log_mel, int batch, int n_frames, floa
   p.log_mel = log_mel;
   p.dct = dct_.as<float>();
   p.out = out;
+  p.scaling = {scale_.as<float>(), shift_.as<float>(), scale_kind(normalization_)};
   p.n_mels = n_mels_;
   p.n_mfcc = n_mfcc_;
   p.padded = (n_mfcc_ + kTile - 1) / kTile * kTile;

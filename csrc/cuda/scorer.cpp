@@ -39,7 +39,7 @@ Scorer::Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> networ
   stream_ = std::make_unique<OwnStream>();
   io_ = DeviceMemory(sizeof(Io));
   if (resampler_) resampled_ = DeviceMemory(batch * largest_.n_samples * sizeof(float));
-  log_mel_ = DeviceMemory(batch * melspec_->n_mels() * largest_.n_frames * sizeof(float));
+  log_mel_ = DeviceMemory(batch * melspec_->n_rows() * largest_.n_frames * sizeof(float));
   scratch_ = DeviceMemory(melspec_->scratch_bytes(network_->max_batch(), largest_.n_frames));
   results_ = DeviceMemory(2 * batch * network_->n_tags() * sizeof(float));
   pinned_results_ = PinnedMemory(results_.bytes());
@@ -61,9 +61,9 @@ Scorer::~Scorer() {
 }
 
 InputView Scorer::input_view(const SegmentShape& shape) const {
-  const int n_mels = melspec_->n_mels();
-  return {log_mel_.as<float>(), static_cast<int64_t>(n_mels) * shape.n_frames,
-          melspec_->time_mel() ? n_mels : shape.n_frames};
+  const int n_rows = melspec_->n_rows();
+  return {log_mel_.as<float>(), static_cast<int64_t>(n_rows) * shape.n_frames,
+          melspec_->time_mel() ? n_rows : shape.n_frames};
 }
 
 void Scorer::front_end(int batch, const SegmentShape& shape, Stream stream) const {

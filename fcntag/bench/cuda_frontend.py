@@ -27,16 +27,10 @@ def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
 
 
 def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
-    """Window [n_fft] and mel filters [n_mels, n_bins], float32."""
-    filters = mel.mel_filters(
-        sample_rate=frontend.sample_rate,
-        n_fft=frontend.n_fft,
-        n_mels=frontend.n_mels,
-        fmin=frontend.fmin,
-        fmax=frontend.fmax,
-        scale=frontend.mel_scale,
-        norm=frontend.mel_norm,
-    )
+    """Window [n_fft] and filters [n_rows, n_fft // 2 + 1], float32; ValueError where peers have no such front end."""
+    if frontend.kind == "mfcc":
+        raise ValueError("no peer is built for a front end of kind 'mfcc'")
+    filters = mel.row_filters(frontend)
     return mel.window(frontend.window, frontend.n_fft).astype(np.float32), filters.astype(np.float32)
 
 
@@ -111,6 +105,8 @@ class TorchaudioFrontend(TorchFrontend):
 
         super().__init__(model, height, width, device)
         f = self.frontend
+        if f.kind != "mel":
+            raise ValueError(f"torchaudio is timed on mel only, not on kind {f.kind!r}")
         if f.framing not in ("center", "valid") or f.window != "hann":
             raise ValueError(f"torchaudio has no framing {f.framing!r} with window {f.window!r}")
         with warnings.catch_warnings():

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine import frames_stand_alone
+from .. import mel
 from ..reduce import _covered, _needed_sizes
-from .cuda_frontend import constants
 from .report import Report, Row
 
 if TYPE_CHECKING:
@@ -118,13 +117,13 @@ def _dense(variant: Variant) -> int:
 
 
 def _mel_flop(variant: Variant) -> float:
-    """Of one window: real FFT (2.5 N log2 N, the usual count), power of every bin, filters where they are not zero."""
+    """Of one window: real FFT (2.5 N log2 N, the usual count), power of every bin, filters where not 0, DCT."""
     document = variant.original.document
     f = document.frontend
     n_frames = f.n_frames(variant.n_samples)
-    if frames_stand_alone(document):
+    if f.frames_stand_alone:
         n_frames = variant.width if f.layout == "mel_time" else variant.height
-    filters = 2.0 * np.count_nonzero(constants(f)[1])
+    filters = 2.0 * np.count_nonzero(mel.row_filters(f)) + 2.0 * f.n_mfcc * f.n_mels
     return n_frames * (2.5 * f.n_fft * math.log2(f.n_fft) + f.n_fft + 3.0 * (f.n_fft // 2 + 1) + filters)
 
 
