@@ -100,6 +100,13 @@ def entry(name: str) -> Entry:
     for item in entries():
         if item.name == name:
             return item
+    from .networks import PAPER
+
+    if name in PAPER:
+        raise ModelError(
+            f"{name}: a network of the paper, whose trained weights were never released; "
+            f"for random ones: fcntag models new {name} -o FILE.safetensors, and name that file"
+        )
     raise ModelError(f"{name}: unknown model; known: {', '.join(e.name for e in entries())}, or a .safetensors file")
 
 

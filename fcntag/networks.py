@@ -30,7 +30,7 @@ Layer = tuple[int, int, tuple[int, int]]  # out_channels, kernel, pool window = 
 
 @dataclass(frozen=True)
 class Network:
-    """A stack of blocks with a name. ``known``: what its source says; ``ours``: what we had to choose, "" if nothing."""
+    """A stack of blocks with a name. ``known``: what its source says; ``ours``: what we chose, "" if nothing."""
 
     layers: tuple[Layer, ...]
     known: str
@@ -83,8 +83,8 @@ PAPER: dict[str, Network] = {
     "fcn4-mfcc": Network(
         _stack(_CHANNELS_4, ((2, 4), (4, 5), (3, 8), (3, 8))),
         known="FCN-4 on 90 rows and 1366 frames: 30 MFCC, their deltas, their delta-deltas",
-        ours="pools (2,4), (4,5), (3,8), (3,8), since FCN-4's do not fit 90 rows, and the MFCC's settings: the first 30 "
-        "coefficients of 96 mel bands in dB, with librosa's defaults for DCT, floor and deltas, are our reading",
+        ours="pools (2,4), (4,5), (3,8), (3,8), since FCN-4's do not fit 90 rows, and the MFCC's settings: the first "
+        "30 coefficients of 96 mel bands in dB, with librosa's defaults for DCT, floor and deltas, are our reading",
         kind="mfcc",
     ),
     "fcn3-narrow": Network(
@@ -103,13 +103,19 @@ PAPER: dict[str, Network] = {
     ),
 }
 
-_MEL: dict[str, Any] = dict(n_mels=96, fmin=0.0, fmax=6000.0, mel_scale="slaney", mel_norm="slaney")
-_SCALED = Log(kind="db", amin=1e-10, ref="max", top_db=80.0)
+_MEL: dict[str, Any] = {"n_mels": 96, "fmin": 0.0, "fmax": 6000.0, "mel_scale": "slaney", "mel_norm": "slaney"}
+_BELOW_MAXIMUM = {"log": Log(kind="db", amin=1e-10, ref="max", top_db=80.0), "normalization": "scalar"}
 _FRONTENDS: dict[str, dict[str, Any]] = {
-    "mel": dict(n_fft=512, log=_SCALED, normalization="scalar", **_MEL),
-    "stft": dict(n_fft=256, log=_SCALED, normalization="scalar", n_bins=128, first_bin=1, merged_bins=1),
-    # power_to_db's defaults, as librosa.feature.mfcc has them.
-    "mfcc": dict(n_fft=512, log=Log(kind="db", amin=1e-10, top_db=80.0), normalization="per_mel", n_mfcc=30, **_MEL),
+    "mel": {"n_fft": 512, **_BELOW_MAXIMUM, **_MEL},
+    "stft": {"n_fft": 256, **_BELOW_MAXIMUM, "n_bins": 128, "first_bin": 1, "merged_bins": 1},
+    # In dB as librosa.feature.mfcc has them. Rows differ too much for one scale: c0 is about -300, deltas about 5.
+    "mfcc": {
+        "n_fft": 512,
+        "n_mfcc": 30,
+        **_MEL,
+        "log": Log(kind="db", amin=1e-10, top_db=80.0),
+        "normalization": "per_mel",
+    },
 }
 
 

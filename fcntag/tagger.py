@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fcntag")
 
 OnError = Literal["record", "raise"]
+RANDOM_WEIGHTS = "the model's weights are random: the results mean nothing"
 
 
 class Tagger:
@@ -96,6 +97,8 @@ class Tagger:
         self._model = model
         self._max_batch = max_batch
         self._closed = False
+        # What every result of this model has to say before it can be misread.
+        self._warnings = (RANDOM_WEIGHTS,) if model.document.random_weights else ()
         self._model_info = ModelInfo(model.document.name, model.sha256)
         self._engine_info = EngineInfo(__version__, self._engine.device, self._engine.precision)
 
@@ -419,7 +422,7 @@ class Tagger:
             "model": self._model_info,
             "engine": self._engine_info,
             "duration_s": outcome.duration_s,
-            "warnings": outcome.warnings,
+            "warnings": (*outcome.warnings, *self._warnings),
         }
         if outcome.error is not None:
             return Result(**common, error=str(outcome.error))
@@ -440,7 +443,7 @@ class Tagger:
             "model": self._model_info,
             "engine": self._engine_info,
             "duration_s": outcome.duration_s,
-            "warnings": outcome.warnings,
+            "warnings": (*outcome.warnings, *self._warnings),
         }
         if outcome.error is not None:
             return EmbedResult(**common, error=str(outcome.error))

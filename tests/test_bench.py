@@ -24,6 +24,7 @@ from fcntag.bench.timing import LONG_S, MIN_ROUNDS, ProcessRun, alternate, conte
 from fcntag.engine import create_engine
 from fcntag.errors import FcntagError, ModelError
 from fcntag.modelfile import Model, write_model
+from fcntag.networks import paper_model
 
 QUIET = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0]  # robust spread 1.5 %: the limit is the 5 % floor, then 3 spreads
 NOISY = [1.0, 1.3, 0.8, 1.1, 0.7, 1.2, 0.9]
@@ -197,15 +198,11 @@ def test_rows_that_cannot_be_judged_are_named() -> None:
 # ---- networks and peers ----
 
 
-def test_paper_networks_are_the_papers() -> None:
-    sizes = {name: networks.paper_model(name).document for name in ("fcn4", "fcn5-narrow")}
-    assert sizes["fcn4"].map_sizes() == [(96, 1366), (48, 341), (12, 68), (4, 8), (1, 1)]
-    assert sizes["fcn4"].multiply_adds() == pytest.approx(10.01e9, rel=1e-2)
-    assert [b.out_channels for b in sizes["fcn5-narrow"].blocks] == [32, 128, 128, 192, 256]
-    for name in ("fcn3", "fcn5"):
-        channels = networks.PAPER[name][-1][0]
-        assert networks._document(name).features() == channels == 2048
-    assert networks.load("fcn5-narrow")[1] is True
+def test_what_can_be_timed(tmp_path: Path) -> None:
+    model, is_random = networks.load("fcn5-narrow")
+    assert is_random is True
+    write_model(tmp_path / "x.safetensors", model.document, model.tensors)
+    assert networks.load(str(tmp_path / "x.safetensors"))[1] is True
     assert networks.load("mtt-vgg")[1] is False
     with pytest.raises(ModelError, match="with random weights: fcn3, fcn4"):
         networks.load("fcn9")
@@ -213,7 +210,7 @@ def test_paper_networks_are_the_papers() -> None:
 
 def test_random_scores_are_not_saturated(rng: np.random.Generator) -> None:
     """Sigmoids at 0 or 1 would hide every difference between engines."""
-    model = networks.paper_model("fcn5-narrow")
+    model = paper_model("fcn5-narrow")
     waves = rng.uniform(-0.5, 0.5, (2, model.document.segments.n_samples)).astype(np.float32)
     with create_engine(model) as engine:
         scores = engine.scores(waves)

@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("tags[3]", 3, r"document\.tags\[3\]: expected str, not 3"),
     ("licence", None, r"document\.licence: expected str, not None"),
     ("metrics", [{"dataset": "x", "name": "y", "value": 1}], r"document\.metrics\[0\]\.by: missing"),
-    ("frontend.kind", "stft", r"document\.frontend\.kind: 'stft' is not one of mel"),
+    ("frontend.kind", "cqt", r"document\.frontend\.kind: 'cqt' is not one of mel, stft, mfcc"),
     ("frontend.sample_rate", 0, r"document\.frontend\.sample_rate: 0 is out of range; allowed: 1000 to 768000"),
     ("frontend.sample_rate", 16000.0, r"document\.frontend\.sample_rate: expected int"),
     ("frontend.n_fft", 1024, r"document\.frontend\.n_fft: 1024 is not built; built: 512"),

@@ -123,7 +123,7 @@ def test_front_ends_match_scipy(backend, rng, case, batch) -> None:
     waves = audio(rng, batch, model.document.segments.n_samples)
     ours = backend.log_mel(model, waves)
     expected = np.stack([by_scipy(model, wave) for wave in waves])
-    # In dB down to -100, times scales of about 1: float64 throughout (the far bins of a tone, 140 dB below it, to 1e-9),
+    # In dB down to -100, times scales of about 1: float64 throughout (far bins of a tone, 140 dB below it, to 1e-9),
     # or the same rounded to float32 once. On a GPU the DCT sums float32: 40 to 96 values of up to 100.
     gpu = backend.name == "cuda" and model.document.frontend.kind == "mfcc"
     tolerance = 1e-8 if backend.kind == "oracle" else 4e-5 if not gpu else 4e-4

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from . import options
 from .output import Progress, UsageError, log
+from .paths import check_outputs
 
 if TYPE_CHECKING:
     from ..catalogue import Entry
+    from ..document import ModelDocument
+
+UNTRAINED = "no weights"  # state of the paper's networks: what models new makes has random ones
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -38,6 +43,19 @@ def add_parser(commands: options.Subparsers) -> None:
     pull.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     pull.set_defaults(run=run_pull)
 
+    new = actions.add_parser(
+        "new",
+        help="a model file with random weights, for benchmarks",
+        description="Make a model file with random weights: a network of the paper, or any stack of blocks.",
+    )
+    new.add_argument(
+        "name", metavar="NAME", help="network of the paper (models list names them), or a model document: FILE.json"
+    )
+    new.add_argument("--seed", type=options.natural_int, default=0, metavar="N", help="of the weights (default: 0)")
+    new.add_argument("-o", "--output", metavar="FILE", help="to write (default: NAME-random-N.safetensors, here)")
+    new.add_argument("--tags", metavar="FILE", help="labels, one a line (default: 50, tag 0 to tag 49)")
+    new.set_defaults(run=run_new)
+
     verify = actions.add_parser("verify", help="check stored models from end to end")
     verify.add_argument("names", nargs="*", metavar="NAME", help="default: every model that is here")
     verify.add_argument("--json", action="store_true", help="as JSON")
@@ -45,8 +63,8 @@ def add_parser(commands: options.Subparsers) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Print the catalogue."""
-    from .. import catalogue
+    """Print the catalogue, and the networks that ``models new`` makes."""
+    from .. import catalogue, networks
 
     rows = []
     for entry in catalogue.entries():
@@ -57,6 +75,17 @@ def run_list(arguments: argparse.Namespace) -> int:
                 "tags": len(entry.tags),
                 "licence": entry.licence,
                 "description": entry.description,
+            }
+        )
+    for name in networks.PAPER:
+        document = networks.document(name)
+        rows.append(
+            {
+                "name": name,
+                "state": UNTRAINED,
+                "tags": len(document.tags),
+                "licence": document.licence,
+                "description": f"{document.description}: models new {name}",
             }
         )
     if arguments.json:
@@ -80,9 +109,11 @@ def _state(entry: Entry) -> str:
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Print the catalogue's entry and, where the model is here, its document."""
-    from .. import catalogue
+    from .. import catalogue, networks
     from ..errors import ModelError
 
+    if arguments.name in networks.PAPER:
+        return _print_info(_network_info(arguments.name), arguments.json)
     entry = next((entry for entry in catalogue.entries() if entry.name == arguments.name), None)
     try:
         model = catalogue.load_model(arguments.name)
@@ -91,8 +122,11 @@ def run_info(arguments: argparse.Namespace) -> int:
         if entry is None or _state(entry) != "to pull":
             raise
         model = None
-    info = _info(entry, model)
-    if arguments.json:
+    return _print_info(_info(entry, model), arguments.json)
+
+
+def _print_info(info: dict[str, Any], as_json: bool) -> int:
+    if as_json:
         print(json.dumps(info, indent=1, ensure_ascii=False))
         return 0
     for key, value in info.items():
@@ -111,6 +145,36 @@ def _metric(item: dict[str, Any]) -> str:
     return f"{item['name']} {item['value']} on {item['dataset']}, by {item['by']}"
 
 
+def _network_info(name: str) -> dict[str, Any]:
+    """What is known of a network of the paper, and what is a choice of ours; it has no weights."""
+    from .. import networks
+
+    network, document = networks.PAPER[name], networks.document(name)
+    return {
+        "name": name,
+        "description": document.description,
+        "state": f"{UNTRAINED}; for random ones: fcntag models new {name}",
+        "known": network.known,
+        "our_reading": network.ours or "nothing but the front end's details, see the notes",
+        **_shape(document),
+        "source": document.source.url,
+        "notes": list(document.notes),
+        "document": json.loads(document.to_json()),
+    }
+
+
+def _shape(document: ModelDocument) -> dict[str, Any]:
+    frontend, segments = document.frontend, document.segments
+    rows, frames = frontend.n_rows, frontend.n_frames(segments.n_samples)
+    return {
+        "parameters": sum(math.prod(shape) for shape in document.tensor_shapes().values()),
+        "multiply_adds": document.multiply_adds(),
+        "sample_rate": frontend.sample_rate,
+        "input": f"{frontend.kind}, {rows} x {frames}",
+        "window": f"{segments.n_samples / frontend.sample_rate:.2f} s, rule {segments.rule}",
+    }
+
+
 def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
     facts: Any = entry if model is None else model.document
     info: dict[str, Any] = {
@@ -125,14 +189,10 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
 
         document = model.document
         reduction = reduce_model(model)[1]
-        frontend, segments = document.frontend, document.segments
         info |= {
             "file": model.path,
             "sha256": model.sha256,
-            "parameters": sum(int(tensor.size) for tensor in model.tensors.values()),
-            "multiply_adds": document.multiply_adds(),
-            "sample_rate": frontend.sample_rate,
-            "window": f"{segments.n_samples / frontend.sample_rate:.2f} s, rule {segments.rule}",
+            **_shape(document),
             "source": document.source.url,
             "authors": document.source.authors,
         }
@@ -171,6 +231,68 @@ def run_pull(arguments: argparse.Namespace) -> int:
         path = catalogue.pull(arguments.name, source, progress.bytes)
     print(path)
     return 0
+
+
+def run_new(arguments: argparse.Namespace) -> int:
+    """Write a model file with random weights; print its sha256."""
+    import os
+
+    from .. import networks
+    from ..errors import ModelError
+    from ..modelfile import read_model, write_model
+
+    tags = None if arguments.tags is None else _labels(arguments.tags)
+    document = _read_document(arguments.name) if arguments.name.endswith(".json") else networks.document(arguments.name)
+    try:
+        document = document if tags is None else dataclasses.replace(document, tags=tags)
+        model = networks.random_model(document, seed=arguments.seed)
+    except ModelError as error:  # of the labels: the rest has been checked
+        raise ModelError(f"{arguments.tags or arguments.name}: {error}") from None
+    target = arguments.output or f"{model.document.name}.safetensors"
+    if not target.lower().endswith(".safetensors"):
+        raise UsageError(f"-o {target}: a model file; end the name in .safetensors")
+    check_outputs({"-o": target}, [name for name in (arguments.name, arguments.tags) if name and os.path.exists(name)])
+    write_model(target, model.document, model.tensors)
+    log(f"{target}: {model.document.name}, random weights of seed {arguments.seed}, {len(model.tensors)} tensors")
+    print(read_model(target).sha256)
+    return 0
+
+
+def _labels(path: str) -> tuple[str, ...]:
+    """The lines of a text file, without blank ones and the space around them."""
+    labels = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+    if not labels:
+        raise UsageError(f"--tags {path}: holds no label; one a line is expected")
+    return labels
+
+
+def _read_document(path: str) -> ModelDocument:
+    """The document in a JSON file, or in what ``models info --json`` printed."""
+    from ..document import ModelDocument
+    from ..errors import ModelError
+
+    text = _read_text(path)
+    try:
+        tree = json.loads(text)
+        inner = tree.get("document") if isinstance(tree, dict) else None
+        return ModelDocument.from_json(text if inner is None else json.dumps(inner))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from None
+
+
+def _read_text(path: str) -> str:
+    from ..document import MAX_JSON_BYTES
+
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            text = file.read(MAX_JSON_BYTES + 1)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: not UTF-8 text: {error}") from None
+    if len(text) > MAX_JSON_BYTES:
+        raise UsageError(f"{path}: more than {MAX_JSON_BYTES} characters")
+    return text
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
