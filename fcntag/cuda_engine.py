@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import cuda
-from .engine import Engine, block_dicts, head_dict, melspec_config
+from .core_config import block_dicts, head_dict, melspec_config
+from .engine import Engine
 from .errors import DeviceError
 from .reduce import needed_input, reduce_model
 

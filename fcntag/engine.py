@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import mel
+from .core_config import block_dicts, head_dict, map_head_dict, melspec_config
 from .errors import DeviceError, ModelError
 from .reduce import Reduction, needed_input, reduce_model
 
 if TYPE_CHECKING:
     from .modelfile import Model
 
-CORE_FFT = 512  # points of the cores' FFT
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -144,6 +143,57 @@ class Engine:
         parts = [self._call(self._crop(part), times=True)["seconds"] for part in self._batches(x)]
         return [float(s) for s in np.sum(parts, axis=0)]
 
+    def dense(self, wave: np.ndarray) -> np.ndarray:
+        """Scores [n_positions, n_tags] of one track [n_samples]: its blocks run once, the head slides; on a CPU.
+
+        See ``fcntag.dense`` for what is computed, and what a network must be for it.
+        """
+        from .dense import dense_scores
+
+        return dense_scores(self, wave)
+
+    # ---- what fcntag.dense needs ----
+
+    @property
+    def original(self) -> Model:
+        """The model as it was given."""
+        return self._model
+
+    @property
+    def running(self) -> Model:
+        """The model as the core runs it: without the channels that cannot change a score."""
+        return self._running
+
+    def whole_input(self, waves: np.ndarray) -> np.ndarray:
+        """The network's input [B, H, W] of waves [B, n_samples] of any length that the front end takes."""
+        with self._lock:
+            self._check_open()
+            melspec = self._make_melspec(*self.document.input_size())  # its buffers go with it: a track may be long
+            return self._run_melspec(melspec, waves, self.document.frontend.n_frames(waves.shape[1]))
+
+    def map_network(self, model: Model, height: int, width: int) -> Any:
+        """A network of ``model``'s blocks for inputs of one size, whose features are the last map, [C, h, w]."""
+        from . import _C
+
+        with self._lock:
+            self._check_open()
+            return _C.Network(
+                block_dicts(model),
+                map_head_dict(model, height, width),
+                height=height,
+                width=width,
+                bfloat16=self.precision == "bfloat16",
+                algorithm=self._algorithm,
+                pool=self._pool,
+            )
+
+    def run_network(self, network: Any, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
+        """What is ``wanted`` of a network of this engine's pool, for x [B, H, W]; one call runs at a time."""
+        with self._lock:
+            self._check_open()
+            found: dict[str, Any] = network.run(x, **wanted)
+            return found
+
     def close(self) -> None:
         """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""
         with self._lock:
@@ -218,9 +268,7 @@ class Engine:
         return np.concatenate([self._call(self._crop(part))[output] for part in self._batches(x)])
 
     def _call(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
-        with self._lock:
-            self._check_open()
-            return self._network.run(x, **wanted)
+        return self.run_network(self._network, x, **wanted)
 
     def _call_whole(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
         with self._lock:
@@ -295,71 +343,3 @@ def _array(array: np.ndarray, ndim: int, name: str, shape: str) -> np.ndarray:
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
     return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def melspec_config(model: Model, height: int, width: int) -> dict[str, Any]:
-    """The front end as the cores take it, for the lowest rows and first frames of an input [height, width].
-
-    The cores know frames of 512 samples and filters on 257 bins: a shorter frame's window is completed with zeros,
-    which makes its own DFT every second bin.
-    """
-    frontend, log = model.document.frontend, model.document.frontend.log
-    if not frontend.frames_stand_alone:  # then all of it is computed, and cropped afterwards
-        height, width = model.document.input_size()
-    n_rows, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
-    taper, filters = mel.window(frontend.window, frontend.n_fft), mel.row_filters(frontend)
-    if frontend.kind != "mfcc":
-        filters = filters[:n_rows]
-    step = CORE_FFT // frontend.n_fft
-    spread = np.zeros((len(filters), CORE_FFT // 2 + 1))
-    spread[:, ::step] = filters
-    used = {"per_mel": n_rows, "per_frame": n_frames}.get(frontend.normalization)
-    empty = np.zeros(0, np.float32)
-    return {
-        "window": np.pad(taper, (0, CORE_FFT - len(taper))),
-        "filters": spread.ravel(),
-        "n_mels": len(filters),
-        "n_mfcc": frontend.n_mfcc,
-        "hop_length": frontend.hop_length,
-        "pad_mode": frontend.pad_mode if frontend.framing == "center" else "constant",
-        "power_exponent": frontend.power_exponent,
-        "float16": frontend.rounding == "float16",
-        "log": log.kind,
-        "gain": log.gain,
-        "amin": log.amin,
-        "ref_max": log.ref == "max",
-        "top_db": 0.0 if log.top_db is None else log.top_db,
-        "normalization": frontend.normalization,
-        "scale": model.tensors.get("input.scale", empty)[:used],
-        "shift": model.tensors.get("input.shift", empty)[:used],
-        "time_mel": frontend.layout == "time_mel",
-    }
-
-
-def block_dicts(model: Model) -> list[dict[str, Any]]:
-    return [
-        {
-            "in_channels": block.in_channels,
-            "out_channels": block.out_channels,
-            "kernel": block.kernel,
-            "activation": block.activation,
-            "window": block.pool.window,
-            "stride": block.pool.stride,
-            "weight": model.tensors[f"blocks.{i}.weight"],
-            "bias": model.tensors[f"blocks.{i}.bias"],
-            "scale": model.tensors[f"blocks.{i}.scale"] if block.post_affine else None,
-            "shift": model.tensors[f"blocks.{i}.shift"] if block.post_affine else None,
-        }
-        for i, block in enumerate(model.document.blocks)
-    ]
-
-
-def head_dict(model: Model) -> dict[str, Any]:
-    head = model.document.head
-    return {
-        "flatten": head.flatten,
-        "in_features": head.in_features,
-        "n_tags": len(model.document.tags),
-        "weight": model.tensors["head.weight"],
-        "bias": model.tensors["head.bias"],
-    }

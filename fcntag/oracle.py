@@ -261,6 +261,19 @@ def run(model: Model, x: ArrayLike) -> Array:
     return sigmoid(logits(model, x))
 
 
+def dense(model: Model, x: ArrayLike) -> Array:
+    """Input of a whole track x [1, H, W] -> scores [n_positions, n_tags]: blocks of all, head at every column.
+
+    ``fcntag.dense`` says what this is for.
+    """
+    document = model.document
+    axis = 3 if document.frontend.layout == "mel_time" else 2
+    last, columns = blocks(model, x)[-1], document.map_sizes()[-1][axis - 2]
+    cut = [np.take(last, range(p, p + columns), axis=axis) for p in range(last.shape[axis] - columns + 1)]
+    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
+    return np.concatenate([sigmoid(flatten(y, document.head.flatten) @ weight.T + bias) for y in cut])
+
+
 def scores(model: Model, waves: ArrayLike) -> Array:
     """Waves [B, n_samples] at the model's rate -> scores [B, n_tags] in [0, 1]."""
     return run(model, network_input(model, waves))

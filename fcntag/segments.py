@@ -13,8 +13,8 @@ from typing import Literal
 from .document import Frontend, Segments
 from .errors import AudioError
 
-Rule = Literal["default", "center", "first", "all"]
-RULES: tuple[Rule, ...] = ("default", "center", "first", "all")
+Rule = Literal["default", "center", "first", "all", "dense"]
+RULES: tuple[Rule, ...] = ("default", "center", "first", "all", "dense")
 # 1e6 windows of 50 scores are 200 MB of results: above it the hop is a mistake (seconds taken for samples), not a wish.
 MAX_WINDOWS = 1_000_000
 MAX_HOP_S = 1e9  # 30 years; its product with any rate is a number
@@ -68,9 +68,12 @@ def plan_segments(
     Raises
     ------
     AudioError : no samples, or more than MAX_WINDOWS windows
-    ValueError : unknown rule, hop not a number above 0, or hop with "center" or "first"
+    ValueError : unknown rule, hop not a number above 0, hop with "center" or "first"; "dense", which knows no windows
+        (``fcntag.dense`` plans it)
     """
     check_options(rule, hop_s)
+    if rule == "dense":
+        raise ValueError("segments: 'dense' has no windows to plan")
     if n_total <= 0:
         raise AudioError("no audio samples")
     lead, trail = (segments.lead, segments.trail) if segments.rule == "hop" else (0, 0)
@@ -99,6 +102,8 @@ def check_options(rule: str | None, hop_s: float | None) -> None:
     if hop_s is not None:
         if isinstance(hop_s, bool) or not isinstance(hop_s, numbers.Real) or not 0 < hop_s <= MAX_HOP_S:
             raise ValueError(f"hop: {hop_s!r} must be a number of seconds above 0, at most {MAX_HOP_S:g}")
+        if rule == "dense":
+            raise ValueError(f"hop: {hop_s!r} has no meaning with segments='dense': the network's strides are its step")
         if rule in ("center", "first"):
             raise ValueError(f"hop: {hop_s!r} has no meaning with segments={rule!r}, which is one window")
 

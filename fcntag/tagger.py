@@ -162,7 +162,8 @@ class Tagger:
         source : path, bytes, binary file object or array (see the class)
         sample_rate : int, Hz: required with an array, forbidden otherwise
         hop : float > 0, seconds from one window to the next, rounded to whole frames; None: the model's rule
-        segments : "default" or None: the model's rule; "center", "first": one window; "all": the whole track
+        segments : "default" or None: the model's rule; "center", "first": one window; "all": the whole track;
+            "dense": the whole track through the network at once, a score at every step of its strides (fcntag.dense)
 
         Returns
         -------
@@ -173,7 +174,7 @@ class Tagger:
         AudioError : unreadable or empty; the message starts with the track's name
         ValueError : hop or segments out of range
         """
-        outcome = self._one(source, sample_rate, hop, segments, self._scores)
+        outcome = self._one(source, sample_rate, hop, segments, self._scoring(segments))
         return self._result(outcome)
 
     def tag_many(
@@ -206,7 +207,7 @@ class Tagger:
         TypeError : ``sources`` is itself one source (at once)
         AudioError : with ``on_error="raise"``, in the place of the failed track's result
         """
-        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._scores)
+        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._scoring(segments))
         return (self._result(outcome) for outcome in outcomes)
 
     def scores(self, waves: Any, *, out: Any = None, stream: Any = None, sample_rate: int | None = None) -> Any:
@@ -293,6 +294,7 @@ class Tagger:
         AudioError, ValueError : as for ``tag``
         """
         which = self.feature(which)
+        _check_features(segments)
         outcome = self._one(source, sample_rate, hop, segments, self._features(which))
         return self._embedding(outcome, which)
 
@@ -309,6 +311,7 @@ class Tagger:
     ) -> Iterator[EmbedResult]:
         """Features of many tracks, in order; arguments and errors as for ``embed`` and ``tag_many``."""
         which = self.feature(which)
+        _check_features(segments)
         outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._features(which))
         return (self._embedding(outcome, which) for outcome in outcomes)
 
@@ -354,6 +357,14 @@ class Tagger:
     def _scores(self, waves: np.ndarray) -> np.ndarray:
         return self._while_open(lambda: self._engine.scores(waves))
 
+    def _scoring(self, segments: str | None) -> pipeline.Function:
+        if segments != "dense":
+            return self._scores
+        import numpy as np
+
+        # A row a track: its positions one after the other, which _result takes apart.
+        return lambda waves: self._while_open(lambda: np.stack([self._engine.dense(wave).ravel() for wave in waves]))
+
     def _features(self, which: Literal["head", "blocks"]) -> pipeline.Function:
         return lambda waves: self._while_open(lambda: self._engine.features(waves, which))
 
@@ -368,6 +379,12 @@ class Tagger:
     def _planner(self, hop: float | None, segments: str | None) -> Callable[[int], SegmentPlan]:
         check_options(segments, hop)
         document = self._model.document
+        if segments == "dense":
+            from . import dense
+
+            dense.check_device(self._engine)
+            dense.check_dense(document)
+            return lambda n_total: dense.plan_track(document, n_total)
         return lambda n_total: plan_segments(document.segments, document.frontend, n_total, rule=segments, hop_s=hop)
 
     def _one(
@@ -428,10 +445,11 @@ class Tagger:
             return Result(**common, error=str(outcome.error))
         assert outcome.plan is not None
         assert outcome.values is not None
+        values = outcome.values.reshape(-1, len(self.tags))
         return Result(
             **common,
-            scores=mean_of(outcome.values),
-            segments=outcome.values,
+            scores=mean_of(values),
+            segments=values,
             start_s=outcome.plan.start_s,
             end_s=outcome.plan.end_s,
         )
@@ -469,6 +487,11 @@ def mean_of(values: np.ndarray) -> np.ndarray:
     for value in values:
         total += value
     return (total / len(values)).astype(np.float32)
+
+
+def _check_features(segments: str | None) -> None:
+    if segments == "dense":
+        raise ValueError("segments: 'dense' gives scores, not features")
 
 
 def _raise_error(outcome: pipeline.Outcome) -> pipeline.Outcome:

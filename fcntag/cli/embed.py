@@ -24,7 +24,7 @@ def add_parser(commands: options.Subparsers) -> None:
         description="Features of each track (mean over its windows). npy: float32 [n_tracks, F], and FILE.npy.json "
         "names the rows; parquet: one row a track.",
     )
-    options.add_input_options(parser)
+    options.add_input_options(parser, dense=False)
     parser.add_argument(
         "--which",
         choices=("auto", "head", "blocks"),

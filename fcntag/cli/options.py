@@ -101,8 +101,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_input_options(parser: argparse.ArgumentParser, segments: str = "default") -> None:
-    """Which files, and which windows of them."""
+def add_input_options(parser: argparse.ArgumentParser, segments: str = "default", dense: bool = True) -> None:
+    """Which files, and which windows of them; ``dense``: whether the command can do without windows."""
+    more = "; dense: the whole track at once, scores at the network's own steps" if dense else ""
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="sound file, folder (with -r), or - for stdin")
     parser.add_argument("-r", "--recursive", action="store_true", help="take the sound files in folders, too")
     parser.add_argument(
@@ -110,10 +111,10 @@ def add_input_options(parser: argparse.ArgumentParser, segments: str = "default"
     )
     parser.add_argument(
         "--segments",
-        choices=("default", "center", "first", "all"),
+        choices=("default", "center", "first", "all", *(["dense"] if dense else [])),
         default=segments,
         metavar="RULE",
-        help=f"windows: default (the model's rule), center, first or all (default: {segments})",
+        help=f"windows: default (the model's rule), center, first or all{more} (default: {segments})",
     )
 
 

@@ -1,0 +1,96 @@
+"""A model as the compiled cores take it: plain dicts of numbers and arrays, which csrc/bindings/parse.cpp reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import mel
+
+if TYPE_CHECKING:
+    from .modelfile import Model
+
+CORE_FFT = 512  # points of the cores' FFT
+
+
+def melspec_config(model: Model, height: int, width: int) -> dict[str, Any]:
+    """The front end as the cores take it, for the lowest rows and first frames of an input [height, width].
+
+    The cores know frames of 512 samples and filters on 257 bins: a shorter frame's window is completed with zeros,
+    which makes its own DFT every second bin.
+    """
+    frontend, log = model.document.frontend, model.document.frontend.log
+    if not frontend.frames_stand_alone:  # then all of it is computed, and cropped afterwards
+        height, width = model.document.input_size()
+    n_rows, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
+    taper, filters = mel.window(frontend.window, frontend.n_fft), mel.row_filters(frontend)
+    if frontend.kind != "mfcc":
+        filters = filters[:n_rows]
+    step = CORE_FFT // frontend.n_fft
+    spread = np.zeros((len(filters), CORE_FFT // 2 + 1))
+    spread[:, ::step] = filters
+    used = {"per_mel": n_rows, "per_frame": n_frames}.get(frontend.normalization)
+    empty = np.zeros(0, np.float32)
+    return {
+        "window": np.pad(taper, (0, CORE_FFT - len(taper))),
+        "filters": spread.ravel(),
+        "n_mels": len(filters),
+        "n_mfcc": frontend.n_mfcc,
+        "hop_length": frontend.hop_length,
+        "pad_mode": frontend.pad_mode if frontend.framing == "center" else "constant",
+        "power_exponent": frontend.power_exponent,
+        "float16": frontend.rounding == "float16",
+        "log": log.kind,
+        "gain": log.gain,
+        "amin": log.amin,
+        "ref_max": log.ref == "max",
+        "top_db": 0.0 if log.top_db is None else log.top_db,
+        "normalization": frontend.normalization,
+        "scale": model.tensors.get("input.scale", empty)[:used],
+        "shift": model.tensors.get("input.shift", empty)[:used],
+        "time_mel": frontend.layout == "time_mel",
+    }
+
+
+def block_dicts(model: Model) -> list[dict[str, Any]]:
+    return [
+        {
+            "in_channels": block.in_channels,
+            "out_channels": block.out_channels,
+            "kernel": block.kernel,
+            "activation": block.activation,
+            "window": block.pool.window,
+            "stride": block.pool.stride,
+            "weight": model.tensors[f"blocks.{i}.weight"],
+            "bias": model.tensors[f"blocks.{i}.bias"],
+            "scale": model.tensors[f"blocks.{i}.scale"] if block.post_affine else None,
+            "shift": model.tensors[f"blocks.{i}.shift"] if block.post_affine else None,
+        }
+        for i, block in enumerate(model.document.blocks)
+    ]
+
+
+def head_dict(model: Model) -> dict[str, Any]:
+    head = model.document.head
+    return {
+        "flatten": head.flatten,
+        "in_features": head.in_features,
+        "n_tags": len(model.document.tags),
+        "weight": model.tensors["head.weight"],
+        "bias": model.tensors["head.bias"],
+    }
+
+
+def map_head_dict(model: Model, height: int, width: int) -> dict[str, Any]:
+    """A head for inputs [height, width] that asks for nothing but its features: the last map, [C, h, w] in one row."""
+    for block in model.document.blocks:
+        height, width = block.output_size(height, width)
+    size = model.document.blocks[-1].out_channels * height * width
+    return {
+        "flatten": "chw",
+        "in_features": size,
+        "n_tags": 1,
+        "weight": np.zeros((1, size), np.float32),
+        "bias": np.zeros(1, np.float32),
+    }
