@@ -95,6 +95,22 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
     "Theano": {"framing": "same_theano", "window": "hann_reversed", "pad_mode": "constant", "normalization": "per_mel"},
     "TensorFlow": {"framing": "same_tensorflow", "pad_mode": "constant", "normalization": "per_frame"},
     "standardised": {"normalization": "standardize", "log": Log(kind="db", amin=1e-7, top_db=60.0)},
+    "STFT of 256 points": {
+        "kind": "stft",
+        "n_fft": 256,
+        "n_bins": 128,
+        "first_bin": 1,
+        "merged_bins": 1,
+        **{"n_mels": 0, "fmin": 0.0, "fmax": 0.0, "mel_norm": "none"},  # which an STFT has not
+        "normalization": "per_mel",
+    },
+    "MFCC, floored": {
+        "kind": "mfcc",
+        "n_mels": 96,
+        "n_mfcc": 30,
+        "log": Log(kind="db", amin=1e-10, top_db=80.0),
+        "normalization": "per_mel",
+    },
 }
 
 

@@ -346,7 +346,7 @@ def check(
         if not emulated:
             for name in ("mtt-vgg", "fcn5-narrow", "fcn4"):
                 checker.invariance(name, networks.load(name)[0], rng, 20)
-            for name in ("mtt-vgg", "msd-vgg", "fcn5-narrow", "fcn5", "fcn4", "fcn3"):
+            for name in ("mtt-vgg", "msd-vgg", "fcn5-narrow", "fcn5", "fcn4", "fcn3", "fcn4-stft", "fcn4-mfcc"):
                 checker.begin(f"model {name}")
                 checker.whole(name, rng)
     return checker.result()

@@ -40,7 +40,7 @@ struct MelSpecConfig {
   Normalization normalization;
   std::vector<float> scale, shift;  // [1], [n_rows] or [n_frames]
   bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
-  int n_mfcc;                       // rows are as many coefficients of the log-mel and their deltas; 0: the log-mel
+  int n_mfcc = 0;                   // rows are as many coefficients of the log-mel and their deltas; 0: the log-mel
 
   int n_rows() const { return n_mfcc > 0 ? 3 * n_mfcc : n_mels; }
   // Whether a frame's values do not depend on the other frames: no delta, maximum, mean or deviation.

@@ -181,3 +181,8 @@ def test_hop_of_any_number_type_but_bool(frontend):
     for hop_s in (True, np.bool_(True), 1e308, 10**400, np.float32("nan"), 1j):
         with pytest.raises(ValueError, match=r"^hop: .* must be a number of seconds above 0, at most 1e\+09$"):
             plan_segments(FIRST, frontend, 100_000, hop_s=hop_s)
+
+
+def test_dense_is_no_plan_of_windows(frontend) -> None:
+    with pytest.raises(ValueError, match="'dense' has no windows to plan"):
+        plan_segments(CENTER, frontend, 3500, rule="dense")

@@ -186,11 +186,16 @@ void check_mel(const MelCase& c, bool double_precision, bool external) {
 
 // ---- MFCC ----
 
-void check_mfcc(int n_mels, int n_mfcc, int n_frames, int batch, int count) {
+void check_mfcc(int n_mels, int n_mfcc, int n_frames, int batch, int count, Normalization kind = Normalization::kNone) {
   const std::string name = "mfcc " + std::to_string(n_mfcc) + " of " + std::to_string(n_mels) + " bands, " +
-                           std::to_string(n_frames) + " frames";
+                           std::to_string(n_frames) + " frames, scaling " + std::to_string(static_cast<int>(kind));
   if (!wanted(name)) return;
-  const cuda::Mfcc mfcc(n_mels, n_mfcc);
+  const int n_scales = kind == Normalization::kScalar     ? 1
+                       : kind == Normalization::kPerMel   ? 3 * n_mfcc
+                       : kind == Normalization::kPerFrame ? n_frames
+                                                          : 0;
+  const Floats scale = noise(n_scales, 1), shift = noise(n_scales, 2);
+  const cuda::Mfcc mfcc(n_mels, n_mfcc, kind, scale, shift);
   const std::size_t image = static_cast<std::size_t>(n_mels) * n_frames;
   Floats log_mel = noise(batch * image, 10);
   for (float& v : log_mel) v -= 40;
@@ -212,15 +217,18 @@ void check_mfcc(int n_mels, int n_mfcc, int n_frames, int batch, int count) {
         }
       }
       for (int t = 0; t < n_frames; ++t) {
-        const int window = std::min(std::max(t - 4, 0), n_frames - cuda::kDeltaWidth);
+        const int window = std::min(std::max(t - 4, 0), n_frames - kDeltaWidth);
         const double expected[3] = {row[t], fitted_derivative(row.data() + window, 1, t - window),
                                     fitted_derivative(row.data() + window, 2, t - window)};
-        for (int kind = 0; kind < 3; ++kind) {
+        for (int derivative = 0; derivative < 3; ++derivative) {
           const double allowed =
               3e-7 * 40 * std::sqrt(n_mels * std::max(n_mels / 32.0, 1.0));  // sums of 32, then of those
-          const float actual = out[clip * size + (static_cast<std::size_t>(kind) * n_mfcc + c) * n_frames + t];
-          if (!(std::fabs(actual - expected[kind]) <= allowed)) complaint = "wrong value at frame " + std::to_string(t);
-          worst = std::max(worst, std::fabs(actual - expected[kind]) / allowed);
+          const int row = derivative * n_mfcc + c;
+          const int at = kind == Normalization::kScalar ? 0 : kind == Normalization::kPerMel ? row : t;
+          const double value = n_scales == 0 ? expected[derivative] : scale[at] * expected[derivative] + shift[at];
+          const float actual = out[clip * size + static_cast<std::size_t>(row) * n_frames + t];
+          if (!(std::fabs(actual - value) <= allowed)) complaint = "wrong value at frame " + std::to_string(t);
+          worst = std::max(worst, std::fabs(actual - value) / allowed);
         }
       }
     }
@@ -331,6 +339,9 @@ int main(int argc, char** argv) {
   check_mfcc(70, 70, 60, 1, 1);
   check_mfcc(128, 20, 57, 1, 1);
   check_mfcc(512, 40, 105, 1, 1);
+  check_mfcc(40, 13, 60, 2, 2, Normalization::kScalar);
+  check_mfcc(96, 30, 105, 2, 1, Normalization::kPerMel);
+  check_mfcc(20, 20, 53, 1, 1, Normalization::kPerFrame);
   for (int channels : {1, 2, 3, 7, 8, 9, 17, 64}) check_resampler(1, 1, 2, 200, channels, 3, 2, 2);
   check_resampler(160, 441, 542, 6000, 2, 0, 2, 1);  // the sizes of 44.1 kHz to 16 kHz
   check_resampler(160, 441, 60, 20000, 1, 5, 1, 1);
