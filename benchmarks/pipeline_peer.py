@@ -22,7 +22,7 @@ import soundfile
 import soxr
 from mel_peers import NumpyMel
 
-from fcntag.bench.peers import onnx_bytes
+from fcntag.export.onnx import network_bytes
 from fcntag.modelfile import Model
 from fcntag.reduce import reduce_model
 
@@ -54,7 +54,7 @@ class Pipeline:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Idle session threads would spin on the cores that decode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = onnx_bytes(network, "batch", self.height, self.width)
+        graph = network_bytes(network, "batch", self.height, self.width)
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(self, paths: Sequence[Path]) -> list[np.ndarray]:

@@ -11,7 +11,8 @@ from typing import Any
 EXTRAS = {
     "cuda12": ("cupy-cuda12x",),
     "cuda13": ("cupy-cuda13x",),
-    "validate": ("numba", "torch"),
+    "validate": ("numba", "torch", "onnx", "onnxruntime"),
+    "onnx": ("onnx",),
     "convert": ("h5py", "pooch"),
     "av": ("av",),
     "parquet": ("pyarrow",),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .cuda_frontend import TorchaudioFrontend, TorchFrontend, jax_frontend
-from .peers import _torch_layers
 
 if TYPE_CHECKING:
     from .cuda_work import Variant
@@ -132,9 +131,11 @@ class Torch:
         self.prepare(variant)
 
     def prepare(self, variant: Variant) -> None:
+        from ..export.torch import network_layers
+
         torch = self.torch
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision, torch.float32)
-        module = torch.nn.Sequential(*_torch_layers(variant.model)).eval().requires_grad_(False)
+        module = torch.nn.Sequential(*network_layers(variant.model)).eval().requires_grad_(False)
         for layer in module:
             if hasattr(layer, "inplace"):
                 layer.inplace = True

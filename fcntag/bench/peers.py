@@ -10,7 +10,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,9 +48,11 @@ class Torch:
 
         import torch
 
+        from ..export.torch import network_layers
+
         torch.set_num_threads(threads)
         self._torch = torch
-        module = torch.nn.Sequential(*_torch_layers(model)).eval()
+        module = torch.nn.Sequential(*network_layers(model)).eval()
         x = torch.zeros(batch, 1, height, width)
         with denormals_flushed(), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, and still the fastest eager-free path on a CPU
@@ -64,42 +66,6 @@ class Torch:
             return self._module(self._torch.from_numpy(x[:, None])).numpy()
 
 
-def _torch_layers(model: Model) -> list[Any]:
-    import torch
-
-    document = model.document
-    tensors = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in model.tensors.items()}
-    layers: list[Any] = []
-    for i, block in enumerate(document.blocks):
-        conv = torch.nn.Conv2d(block.in_channels, block.out_channels, block.kernel, padding=block.kernel // 2)
-        conv.weight, conv.bias = tensors[f"blocks.{i}.weight"], tensors[f"blocks.{i}.bias"]
-        layers.append(conv)
-        if block.activation != "none":
-            layers.append({"relu": torch.nn.ReLU, "elu": torch.nn.ELU}[block.activation]())
-        if block.post_affine:  # a batch-norm with mean 0 and variance 1 is a scale and a shift
-            affine = torch.nn.BatchNorm2d(block.out_channels, eps=0.0)
-            affine.weight, affine.bias = tensors[f"blocks.{i}.scale"], tensors[f"blocks.{i}.shift"]
-            layers.append(affine)
-        if block.pool.window != (1, 1) or block.pool.stride != (1, 1):
-            layers.append(torch.nn.MaxPool2d(block.pool.window, block.pool.stride))
-
-    class Head(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.dense = torch.nn.Linear(document.head.in_features, len(document.tags))
-            self.dense.weight, self.dense.bias = tensors["head.weight"], tensors["head.bias"]
-            self.flatten = document.head.flatten
-
-        def forward(self, x: Any) -> Any:
-            if self.flatten == "max":
-                x = x.amax((2, 3))
-            elif self.flatten == "hwc":
-                x = x.permute(0, 2, 3, 1)
-            return torch.sigmoid(self.dense(x.flatten(1)))
-
-    return [*layers, Head()]
-
-
 class OnnxRuntime:
     """ONNX Runtime's CPU provider."""
 
@@ -108,6 +74,8 @@ class OnnxRuntime:
     ) -> None:
         import onnxruntime
 
+        from ..export.onnx import network_bytes
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -115,7 +83,7 @@ class OnnxRuntime:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Spinning is the fastest for one caller; where other threads decode at the same time it takes their cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        graph = onnx_bytes(model, batch, height, width)
+        graph = network_bytes(model, batch, height, width)
         with denormals_flushed():
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -132,12 +100,14 @@ class OpenVino:
     def __init__(self, model: Model, batch: int, height: int, width: int, threads: int) -> None:
         import openvino
 
+        from ..export.onnx import network_bytes
+
         with denormals_flushed():
             core = openvino.Core()
             if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 raise RuntimeError("this CPU has no bfloat16 instructions")
             self._request = core.compile_model(
-                core.read_model(onnx_bytes(model, batch, height, width)),
+                core.read_model(network_bytes(model, batch, height, width)),
                 "CPU",
                 {
                     "PERFORMANCE_HINT": "LATENCY",
@@ -186,53 +156,3 @@ def version(name: str) -> str:
 def make(name: str, model: Model, batch: int, height: int, width: int, threads: int) -> Peer:
     """Peer ``name`` with ``model``, for inputs [batch, height, width]. Raises whatever the runtime raises."""
     return PEERS[name](model, batch, height, width, threads)
-
-
-def onnx_bytes(model: Model, batch: int | str, height: int, width: int) -> bytes:
-    """ONNX graph x [batch, 1, height, width] -> scores [batch, n_tags]; ``batch`` may be a name (any size)."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    document, tensors = model.document, model.tensors
-    nodes: list[Any] = []
-    weights: list[Any] = []
-    current = "x"
-
-    def constant(name: str, value: np.ndarray) -> str:
-        weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> None:
-        nonlocal current
-        output = f"{kind.lower()}{len(nodes)}"
-        nodes.append(helper.make_node(kind, [current, *inputs], [output], **attributes))
-        current = output
-
-    for i, block in enumerate(document.blocks):
-        weight = constant(f"w{i}", tensors[f"blocks.{i}.weight"])
-        bias = constant(f"b{i}", tensors[f"blocks.{i}.bias"])
-        node("Conv", weight, bias, kernel_shape=[block.kernel] * 2, pads=[block.kernel // 2] * 4)
-        if block.activation != "none":
-            node({"relu": "Relu", "elu": "Elu"}[block.activation])
-        if block.post_affine:
-            node("Mul", constant(f"s{i}", tensors[f"blocks.{i}.scale"][:, None, None]))
-            node("Add", constant(f"t{i}", tensors[f"blocks.{i}.shift"][:, None, None]))
-        if block.pool.window != (1, 1) or block.pool.stride != (1, 1):
-            node("MaxPool", kernel_shape=list(block.pool.window), strides=list(block.pool.stride))
-    if document.head.flatten == "max":
-        node("GlobalMaxPool")
-    elif document.head.flatten == "hwc":
-        node("Transpose", perm=[0, 2, 3, 1])
-    node("Flatten")
-    node("Gemm", constant("hw", tensors["head.weight"]), constant("hb", tensors["head.bias"]), transB=1)
-    node("Sigmoid")
-    graph = helper.make_graph(
-        nodes,
-        document.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, height, width])],
-        [helper.make_tensor_value_info(current, TensorProto.FLOAT, [batch, len(document.tags)])],
-        weights,
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    proto.ir_version = 8
-    return proto.SerializeToString()

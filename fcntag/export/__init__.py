@@ -1,0 +1,79 @@
+"""A model in other formats: an ONNX graph, or a PyTorch program, from the same document and tensors as the engine's.
+
+What an export computes: ``log_mel`` [batch, n_mels, n_frames], the logarithm of the mel power as the document's front
+end has it *before* normalisation, in librosa's orientation -> normalisation -> blocks -> head -> ``scores``
+[batch, n_tags], float32. With ``frontend`` it takes ``waves`` [batch, n_samples] at the model's rate instead and
+computes the log-mel itself, in float64. With ``blocks`` every block's pooled output [batch, C, H, W] follows the
+scores, named ``block1``, ``block2``, ... The batch may be of any size; the length is that of the document's window.
+
+The losslessly reduced network is the engine's own business: an export holds every channel of the model. The document
+(tags, licence, front end) travels in the file, for ``fcntag convert`` and for people.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from ..document import Frontend, ModelDocument
+    from ..modelfile import Model
+
+METADATA_KEY = "fcntag"  # of the document in an ONNX file's metadata; PyTorch's extra file is called fcntag.json
+SUFFIXES = (".onnx", ".pt", ".pt2")
+
+
+def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False, blocks: bool = False) -> None:
+    """Write ``model`` to ``path``, in the format that its suffix names, atomically.
+
+    ``.onnx``: opset 17. ``.pt``: TorchScript, for ``torch.jit.load`` in Python or C++. ``.pt2``: an exported program,
+    for ``torch.export.load``. None needs fcntag to run. See the module for ``frontend`` and ``blocks``.
+
+    Raises ValueError for another suffix, ImportError that names the extra where onnx or torch is missing, ModelError
+    where the model's front end cannot be exported or the file cannot be written.
+    """
+    from ..modelfile import write_atomically
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{os.fspath(path)}: the format is told by the suffix; built: {', '.join(SUFFIXES)}")
+    if frontend:
+        check_frontend(model.document)
+    write_atomically(path, _writer(suffix)(model, frontend, blocks))
+
+
+def check_frontend(document: ModelDocument) -> None:
+    """Raise ModelError where the document's front end is of a kind that no export computes."""
+    kind = document.frontend.kind
+    if kind != "mel":
+        raise ModelError(f"{document.name}: frontend.kind: {kind!r} is not built into exports; built: mel")
+
+
+def bands_and_frames(document: ModelDocument) -> tuple[int, int]:
+    """(n_mels, n_frames) of the document's window, whatever its layout."""
+    height, width = document.input_size()
+    return (height, width) if document.frontend.layout == "mel_time" else (width, height)
+
+
+def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
+    """Samples of padding in front of and behind a segment of ``n_samples``, so that every frame is whole."""
+    left = frontend.pad_left(n_samples)
+    if frontend.framing == "center" and frontend.pad_mode == "reflect":
+        return left, frontend.n_fft // 2
+    frames = frontend.n_frames(n_samples)
+    return left, max(0, (frames - 1) * frontend.hop_length + frontend.n_fft - left - n_samples)
+
+
+def _writer(suffix: str) -> Callable[[Model, bool, bool], bytes]:
+    if suffix == ".onnx":
+        from .onnx import model_bytes
+
+        return lambda model, frontend, blocks: model_bytes(model, frontend=frontend, blocks=blocks)
+    from . import torch
+
+    write = torch.script_bytes if suffix == ".pt" else torch.program_bytes
+    return lambda model, frontend, blocks: write(torch.Module(model, frontend=frontend, blocks=blocks))
