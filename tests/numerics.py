@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fcntag.validate import tolerances
+
 # Computation against the oracle or a float64 golden of the original code, on real or realistic audio.
 SCORES = {
     "oracle": 1e-6,  # tensors are float32 (folded from float64): half an ulp of every weight, measured 3e-8 to 3e-7
-    "engine": 1e-5,  # DESIGN: float32 arithmetic throughout, on any device
+    "engine": tolerances.SCORES["float32"],  # float32 arithmetic throughout, on any device
 }
-ONE_BLOCK = 1e-6  # DESIGN: relative L2 of one block's float32 arithmetic, from the input that the block really had
+ONE_BLOCK = tolerances.BLOCK["float32"]  # relative L2 of one block, from the input that it really had
 BLOCKS = {  # relative L2 of a block's pooled output, from the same network input
     "oracle": 1e-6,  # float32 tensors again
     "engine": 3e-6,  # five blocks of ONE_BLOCK each, independent: 2.2e-6; and the float32 of input and tensors

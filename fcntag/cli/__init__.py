@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DeviceError, FcntagError, ModelError
-from . import bench, convert, demo, doctor, embed, eval, export, models, tag, taggram
+from . import bench, convert, demo, doctor, embed, eval, export, models, tag, taggram, validate
 from .options import logging_shown
 from .output import UsageError, libraries_hushed, log, prepare_streams
 
-COMMANDS = (tag, taggram, embed, eval, models, convert, export, bench, doctor, demo)
+COMMANDS = (tag, taggram, embed, eval, models, convert, export, validate, bench, doctor, demo)
 
 
 class _Version(argparse.Action):

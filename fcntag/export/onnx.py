@@ -248,16 +248,18 @@ def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_mels, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
     if frontend.normalization == "standardize":
-        x = graph.current
+        # float64: the sums run over a whole segment, and runtimes add them up one by one
+        x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
         mean = graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="mean")
         graph.current = x
         centred = graph.node("Sub", mean, name="centred")
         graph.node("Mul", centred, name="squared_deviation")
         graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="variance")
         graph.node("Sqrt", name="standard_deviation")
-        spread = graph.node("Add", graph.constant("epsilon", np.array(1e-10, np.float32)), name="spread")
+        spread = graph.node("Add", graph.constant("epsilon", np.array(1e-10)), name="spread")
         graph.current = centred
-        graph.node("Div", spread, name="normalised")
+        graph.node("Div", spread, name="standardised")
+        graph.node("Cast", to=TensorProto.FLOAT, name="normalised")
     elif frontend.normalization != "none":
         shape = {"scalar": (1, 1, 1), "per_mel": (1, -1, 1), "per_frame": (1, 1, -1)}[frontend.normalization]
         for kind, name in (("Mul", "scale"), ("Add", "shift")):

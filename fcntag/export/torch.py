@@ -120,8 +120,9 @@ class Normalise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.normalization == "standardize":
+            dtype, x = x.dtype, x.to(torch.float64)
             x = x - x.mean((1, 2), keepdim=True)
-            x = x / (x.square().mean((1, 2), keepdim=True).sqrt() + 1e-10)
+            x = (x / (x.square().mean((1, 2), keepdim=True).sqrt() + 1e-10)).to(dtype)
         elif self.normalization != "none":
             x = self.scale * x + self.shift
         return x if self.layout == "mel_time" else x.transpose(1, 2)

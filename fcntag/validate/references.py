@@ -1,0 +1,165 @@
+"""What the engine is compared with: the float64 oracle, PyTorch in float64, ONNX Runtime in float32.
+
+Each computes one stage at a time, from whatever input it is given.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from ..modelfile import Model
+
+Array = np.ndarray[Any, Any]
+
+
+class Reference(Protocol):
+    """A model's stages in one runtime."""
+
+    name: str
+    about: str  # version and arithmetic
+    exact: bool  # float64; else its own float32 error counts
+    n_blocks: int
+
+    def mel(self, waves: Array) -> Array | None:
+        """Waves [B, n_samples] -> network input [B, H, W]; None where the runtime has no such front end."""
+
+    def block(self, i: int, x: Array) -> Array:
+        """Block ``i`` from its input map [B, C, H, W]."""
+
+    def logits(self, x: Array) -> Array:
+        """The head from the last map [B, C, H, W] -> [B, n_tags]."""
+
+
+class Oracle:
+    """``fcntag.oracle``: framework-free, float64, plain loops."""
+
+    name, exact = "oracle", True
+
+    def __init__(self, model: Model) -> None:
+        from .. import oracle
+
+        self._oracle, self._model = oracle, model
+        self.n_blocks = len(model.document.blocks)
+        self.about = "float64 loops"
+
+    def mel(self, waves: Array) -> Array | None:
+        return self._oracle.network_input(self._model, waves)
+
+    def block(self, i: int, x: Array) -> Array:
+        return self._oracle.one_block(self._model.document.blocks[i], self._model.tensors, i, x)
+
+    def logits(self, x: Array) -> Array:
+        head = self._oracle.flatten(np.asarray(x, np.float64), self._model.document.head.flatten)
+        weight, bias = (self._model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
+        return head @ weight.T + bias
+
+
+class Torch:
+    """PyTorch's operators in float64."""
+
+    name, exact = "torch", True
+
+    def __init__(self, model: Model) -> None:
+        from ..export import torch as builders
+
+        self._torch = torch = builders.torch
+        self._blocks = [
+            torch.nn.Sequential(*builders.block_layers(model, i)).double().eval()
+            for i in range(len(model.document.blocks))
+        ]
+        self.n_blocks = len(self._blocks)
+        self._head = builders.Head(model).double()
+        try:
+            self._mel = torch.nn.Sequential(builders.LogMel(model), builders.Normalise(model).double())
+        except ModelError:  # no such front end there
+            self._mel = None
+        self.about = f"PyTorch {torch.__version__}, float64"
+
+    def mel(self, waves: Array) -> Array | None:
+        return None if self._mel is None else self._run(self._mel, waves)
+
+    def block(self, i: int, x: Array) -> Array:
+        return self._run(self._blocks[i], x)
+
+    def logits(self, x: Array) -> Array:
+        return self._run(self._head, x)
+
+    def _run(self, module: Any, x: Array) -> Array:
+        with self._torch.inference_mode():
+            out: Array = module(self._torch.from_numpy(np.array(x, dtype=np.float64))).numpy()
+        return out
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider on the exported graph's stages, in float32 (its front end: float64)."""
+
+    name, exact = "onnxruntime", False
+
+    def __init__(self, model: Model) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ImportError('onnxruntime is not installed: pip install "fcntag[validate]"') from None
+        from ..export import check_frontend
+        from ..export.onnx import stage_bytes
+
+        self._sessions: dict[int, Any] = {}
+        self.n_blocks = len(model.document.blocks)
+        try:
+            check_frontend(model.document)
+            self._has_mel = True
+        except ModelError:
+            self._has_mel = False
+
+        def session(stage: int) -> Any:
+            if stage not in self._sessions:
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level = 3  # errors
+                self._sessions[stage] = onnxruntime.InferenceSession(
+                    stage_bytes(model, stage), options, providers=["CPUExecutionProvider"]
+                )
+            return self._sessions[stage]
+
+        self._session = session
+        self.about = f"ONNX Runtime {onnxruntime.__version__}, float32"
+
+    def mel(self, waves: Array) -> Array | None:
+        return self._run(0, waves) if self._has_mel else None
+
+    def block(self, i: int, x: Array) -> Array:
+        return self._run(i + 1, x)
+
+    def logits(self, x: Array) -> Array:
+        return self._run(self.n_blocks + 1, x)
+
+    def _run(self, stage: int, x: Array) -> Array:
+        (out,) = self._session(stage).run(None, {"x": np.ascontiguousarray(x, dtype=np.float32)})
+        return np.asarray(out)
+
+
+REFERENCES: dict[str, type[Oracle] | type[Torch] | type[OnnxRuntime]] = {
+    "oracle": Oracle,
+    "torch": Torch,
+    "onnxruntime": OnnxRuntime,
+}
+
+
+def make(name: str, model: Model) -> Reference:
+    """Reference ``name`` (of REFERENCES). Raises ImportError that names the extra where its package is missing."""
+    return REFERENCES[name](model)
+
+
+def chain(reference: Reference, x: Array) -> tuple[list[Array], Array]:
+    """Every block's map, and the scores [B, n_tags], all of the reference's own, from network input [B, H, W]."""
+    maps: list[Array] = []
+    y = np.asarray(x)[:, None]
+    for i in range(reference.n_blocks):
+        y = reference.block(i, y)
+        maps.append(y)
+    z = np.asarray(reference.logits(y), np.float64)
+    return maps, np.exp(-np.logaddexp(0.0, -z))
