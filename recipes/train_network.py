@@ -1,0 +1,127 @@
+"""A model document as a PyTorch network to train, and the trained network as a model file's tensors.
+
+A block is conv -> batch-norm -> activation -> max-pool -> dropout (arXiv:1606.00298, section 2), or conv -> activation
+-> batch-norm -> max-pool -> dropout where the document has an affine after the activation. The network gives logits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fcntag.convert.batchnorm import fold, scale_shift
+from fcntag.convert.spec import Spec
+from fcntag.document import ModelDocument
+from fcntag.errors import ModelError
+
+EPSILON = 1e-5  # of every batch-norm; gone once they are folded
+
+
+def read_document(name: str) -> ModelDocument:
+    """The document ``name``: a JSON file, a model file, a network of the paper, or a model of the catalogue."""
+    if name.endswith(".json"):
+        try:
+            return ModelDocument.from_json(Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{name}: cannot be read: {error}") from None
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from None
+    from fcntag.bench import networks
+
+    return networks.load(name)[0].document
+
+
+def with_tags(document: ModelDocument, tags: tuple[str, ...]) -> ModelDocument:
+    """The same network for other tags. Every segment has the full length, as all that it will be trained on has."""
+    segments = dataclasses.replace(document.segments, min_samples=0)
+    return dataclasses.replace(document, tags=tags, segments=segments, variants=()).validate()
+
+
+class Network(nn.Module):
+    """Log-mel [B, H, W] as the front end gives it before input.scale and input.shift -> logits [B, n_tags]."""
+
+    def __init__(self, document: ModelDocument, dropout: float) -> None:
+        super().__init__()
+        self.document = document
+        shapes = document.tensor_shapes()
+        self.affine = "input.scale" in shapes
+        if self.affine:  # set once from the training data (see standardize), never trained
+            self.register_buffer("scale", torch.ones(shapes["input.scale"]))
+            self.register_buffer("shift", torch.zeros(shapes["input.shift"]))
+        self.blocks = nn.ModuleList()
+        for block in document.blocks:
+            # The batch-norm's shift makes a bias in front of it idle; behind an activation there is no such shift.
+            conv = nn.Conv2d(
+                block.in_channels,
+                block.out_channels,
+                block.kernel,
+                padding=block.kernel // 2,
+                bias=block.post_affine,
+            )
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear" if block.activation == "none" else "relu")
+            norm = nn.BatchNorm2d(block.out_channels, eps=EPSILON)
+            activation = {"relu": nn.ReLU, "elu": nn.ELU, "none": nn.Identity}[block.activation]()
+            middle = (activation, norm) if block.post_affine else (norm, activation)
+            pool = nn.MaxPool2d(block.pool.window, block.pool.stride)
+            self.blocks.append(nn.Sequential(conv, *middle, pool, nn.Dropout(dropout)))
+        self.head = nn.Linear(document.head.in_features, len(document.tags))
+
+    def standardize(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Make the input (x - mean) / std: [1], [n_mels] or [n_frames] in float64, as the document normalises."""
+        self.scale.copy_(torch.from_numpy(1 / std))
+        self.shift.copy_(torch.from_numpy(-mean / std))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.affine:
+            x = x * self._along(self.scale) + self._along(self.shift)
+        # channels_last lets oneDNN and cuDNN run their fastest convolutions
+        x = x[:, None].contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x)
+        flatten = self.document.head.flatten
+        if flatten == "max":
+            x = x.amax((2, 3))
+        elif flatten == "hwc":
+            x = x.permute(0, 2, 3, 1)
+        return self.head(x.flatten(1))
+
+    def _along(self, values: torch.Tensor) -> torch.Tensor:
+        """Input tensor [n] where it belongs in [H, W]."""
+        frontend = self.document.frontend
+        mel_first = frontend.layout == "mel_time"
+        rows = {"scalar": True, "per_mel": mel_first, "per_frame": not mel_first}[frontend.normalization]
+        return values[:, None] if rows else values[None, :]
+
+
+def folded(network: Network, document: ModelDocument) -> tuple[ModelDocument, dict[str, np.ndarray]]:
+    """``document`` (the network's, described) and its float32 tensors, batch-norms folded in float64."""
+    spec = Spec(document)
+    if network.affine:
+        spec.set("input.scale", _array(network.scale))
+        spec.set("input.shift", _array(network.shift))
+    for i, block in enumerate(document.blocks):
+        parts: Any = network.blocks[i]
+        conv, norm = parts[0], parts[2 if block.post_affine else 1]
+        values = (_array(a) for a in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+        scale, shift = scale_shift(*values, rule="standard", epsilon=EPSILON)
+        weight = _array(conv.weight)
+        bias = _array(conv.bias) if conv.bias is not None else np.zeros(block.out_channels)
+        if block.post_affine:
+            spec.set(f"blocks.{i}.scale", scale)
+            spec.set(f"blocks.{i}.shift", shift)
+        else:
+            weight, bias = fold(weight, bias, scale, shift)
+        spec.set(f"blocks.{i}.weight", weight)
+        spec.set(f"blocks.{i}.bias", bias)
+    spec.set("head.weight", _array(network.head.weight))
+    spec.set("head.bias", _array(network.head.bias))
+    return spec.build()
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
