@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_settings(out / "settings.json", settings)
         if not render_all(out, plans, {piece.id: piece for piece in pieces}, options, deadline):
             return STOPPED
+        plans = [plan for plan in plans if (out / plan.path).exists()]
         write_dataset(out, plans)
         write_manifest(out, plans, settings, unread)
     except (OSError, ImportError, ValueError, importlib.metadata.PackageNotFoundError) as error:
@@ -127,7 +128,9 @@ def render(piece: Piece, plan: Plan, soundfont: str, rate: int) -> np.ndarray:
         synth = tinysoundfont.Synth(samplerate=SYNTH_RATE, gain=-12)
         _soundfonts[soundfont] = (synth, synth.sfload(soundfont))
     synth, number = _soundfonts[soundfont]
+    # Voices that are cut off fade for some ms: those of the clip before must not reach into this one.
     synth.sounds_off()
+    synth.generate(SYNTH_RATE // 2)
     channels = [k if k < 9 else k + 1 for k in range(15)]  # channel 9 is that of the drums
     for k, voice in enumerate(plan.voices):
         if voice.program == DRUMS:
@@ -148,7 +151,6 @@ def render(piece: Piece, plan: Plan, soundfont: str, rate: int) -> np.ndarray:
             synth.noteoff(channels[event.voice], event.key)
     if at < n_blocks:
         parts.append(np.frombuffer(synth.generate((n_blocks - at) * BLOCK), np.float32).copy())
-    synth.sounds_off()
     mono = np.concatenate(parts).reshape(-1, 2).mean(1)
     sound = soxr.resample(mono, SYNTH_RATE, rate, "HQ")[: round(SECONDS * rate)]
     if plan.reverb_s:
@@ -188,7 +190,12 @@ def _render_one(task: tuple[Piece, Plan, str, int, Path]) -> None:
 
     piece, plan, soundfont, rate, file = task
     buffer = io.BytesIO()
-    soundfile.write(buffer, render(piece, plan, soundfont, rate), rate, format="FLAC", subtype="PCM_16")
+    try:
+        sound = render(piece, plan, soundfont, rate)
+    except ValueError as error:  # one clip less; the others go on
+        print(f"left out: {error}", file=sys.stderr, flush=True)
+        return
+    soundfile.write(buffer, sound, rate, format="FLAC", subtype="PCM_16")
     write_atomically(file, buffer.getvalue())
 
 
@@ -231,14 +238,18 @@ def check_settings(file: Path, settings: dict[str, Any]) -> None:
 
 
 def write_dataset(out: Path, plans: list[Plan]) -> None:
-    """dataset.csv (path, split, a column a tag) for train.py, and SPLIT.csv without the split for fcntag eval."""
+    """dataset.csv (path, split, a column a tag) for train.py, and SPLIT.csv without the split for fcntag eval.
+
+    Tags that no clip has (a style that was left out) get no column.
+    """
+    tags = [tag for tag in TAGS if any(tag in plan.tags for plan in plans)]
     for name, chosen in {"dataset": plans, **{s: [p for p in plans if p.split == s] for s in SPLITS}}.items():
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         split = ["split"] if name == "dataset" else []
-        writer.writerow(["path", *split, *TAGS])
+        writer.writerow(["path", *split, *tags])
         for plan in chosen:
-            writer.writerow([plan.path, *([plan.split] if split else []), *(int(tag in plan.tags) for tag in TAGS)])
+            writer.writerow([plan.path, *([plan.split] if split else []), *(int(tag in plan.tags) for tag in tags)])
         write_atomically(out / f"{name}.csv", text.getvalue().encode())
 
 

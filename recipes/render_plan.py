@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 SECONDS = 29.5  # a little more than the 29.12 s that the paper's networks take
 SPLITS = ("train", "validation", "test")
 SHARES = (0.7, 0.1, 0.2)  # of the works of each style
+MIN_WORKS = 8  # of a style, or its tag would only name the few pieces that it was trained on
 INCIPIT = 14  # intervals that tell a tune: two with the same ones are taken for one
 
 # Tag -> General MIDI programs (from 0), and the range of keys that they sound natural in.
@@ -180,7 +181,11 @@ def assign_splits(pieces: list[Piece], seed: int) -> dict[str, str]:
 
 def plan_clips(pieces: list[Piece], counts: dict[str, int], seed: int) -> list[Plan]:
     """``counts[split]`` clips of each split. A style's share grows with the cube root of its pieces, so that thousands
-    of tunes leave room for the rest; within a style the pieces take turns, each time with other instruments."""
+    of tunes leave room for the rest; within a style the pieces take turns, each time with other instruments. A style of
+    fewer than MIN_WORKS works is left out."""
+    groups = {(piece.style, group) for piece, group in zip(pieces, group_works(pieces).values(), strict=True)}
+    works = Counter(style for style, _ in groups)
+    pieces = [piece for piece in pieces if works[piece.style] >= MIN_WORKS]
     split_of = assign_splits(pieces, seed)
     plans = []
     for split in SPLITS:
@@ -221,7 +226,8 @@ def draw(piece: Piece, split: str, number: int, seed: int) -> Plan | None:
         return None
     reverb_s = 0.0 if rng.random() < 0.25 else float(rng.uniform(0.3, 2.5))
     return Plan(
-        path=f"{split}/{re.sub('[^A-Za-z0-9.#-]+', '_', piece.id)}-{number}.flac",
+        # the digest keeps names apart that differ in odd characters only
+        path=f"{split}/{re.sub('[^A-Za-z0-9.-]+', '_', piece.id)}-{digest[:6]}.flac",
         split=split,
         piece=piece.id,
         style=piece.style,

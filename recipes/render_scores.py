@@ -73,12 +73,12 @@ RESERVED = {"monteverdi/madrigal.5.4.mxl", "monteverdi/madrigal.5.5.mxl"}
 def sources(corpus: Path, also: list[str]) -> list[tuple[str, Path]]:
     """(collection, file) of every score to read, in order."""
     taken = [name for name, collection in COLLECTIONS.items() if collection.taken == "used" or name in also]
-    return [
-        (name, path)
-        for name in taken
-        for path in sorted((corpus / name).rglob("*"))
-        if path.suffix in EXTENSIONS and str(path.relative_to(corpus)) not in RESERVED
-    ]
+    found: dict[Path, tuple[str, Path]] = {}
+    for name in taken:
+        for path in sorted((corpus / name).rglob("*")):
+            if path.suffix in EXTENSIONS and path.relative_to(corpus).as_posix() not in RESERVED:
+                found.setdefault(path.with_suffix(""), (name, path))  # some are there in two formats
+    return list(found.values())
 
 
 def read_pieces(collection: str, path: Path, corpus: Path) -> tuple[list[Piece], list[str]]:
