@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     sys.exit(f'train.py: {error.name} is not installed; it comes with: pip install "fcntag[train]"')
 
-from train_data import Clips, LogMels, batches, read_dataset
+from train_data import Clips, LogMels, Stopped, batches, read_dataset
 from train_network import Network, folded, read_document, with_tags
 
 import fcntag
@@ -47,10 +47,6 @@ from fcntag.modelfile import read_model, write_atomically, write_model
 MAX_SCORE_ERROR = 1e-4
 MAX_AUC_ERROR = 1e-4
 STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, and it is not finished
-
-
-class Stopped(Exception):
-    """--stop-after is over; a checkpoint is written."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +102,7 @@ class Training:
         cache = Path(options.cache) if options.cache else self.out / "cache"
         self.mels = LogMels(self.document, cache, self.threads)
         for name, clips in self.splits.items():
-            self.splits[name] = self.mels.prepare(clips, name)
+            self.splits[name] = self.mels.prepare(clips, name, self.deadline)
             if len(clips) and not len(self.splits[name]):
                 raise FcntagError(f"{options.dataset}: no clip of the split {name} can be read")
         if self.network.affine and self.epoch == self.step == 0:

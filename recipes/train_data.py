@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ AFFINE = ("scalar", "per_mel", "per_frame")  # normalizations whose tensors come
 
 class DatasetError(FcntagError, ValueError):
     """A dataset's CSV file is unreadable or inconsistent; the message names it, the line and the value."""
+
+
+class Stopped(Exception):
+    """The time that was given is over. What is done so far is on disk."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,11 @@ class LogMels:
         self.folder = folder / f"logmel-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self._threads = threads
 
-    def prepare(self, clips: Clips, say: str) -> Clips:
-        """Compute what is missing. The clips that can be read; the others are named on stderr."""
+    def prepare(self, clips: Clips, say: str, deadline: float = float("inf")) -> Clips:
+        """Compute what is missing. The clips that can be read; the others are named on stderr.
+
+        Raises Stopped at ``deadline``, in time.monotonic()'s seconds.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [i for i in range(len(clips)) if not self._file(clips.paths[i]).exists()]
         bad: set[int] = set()
@@ -143,6 +151,8 @@ class LogMels:
                     buffer = io.BytesIO()
                     np.save(buffer, np.concatenate([engine.log_mel(waves[k : k + 1]) for k in range(len(waves))]))
                     write_atomically(self._file(clips.paths[i]), buffer.getvalue())
+                    if time.monotonic() >= deadline:
+                        raise Stopped
         return clips.take([i for i in range(len(clips)) if i not in bad])
 
     def load(self, path: str) -> np.ndarray:
