@@ -1,4 +1,4 @@
-"""``fcntag convert``: an original checkpoint to a model file."""
+"""``fcntag convert``: an original checkpoint, or a network of one's own, to a model file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ def add_parser(commands: options.Subparsers) -> None:
     """Add the command to ``fcntag``."""
     parser = commands.add_parser(
         "convert",
-        help="make a model file from an original checkpoint",
-        description="Convert a Keras HDF5 file, a TensorFlow checkpoint or a PyTorch state dict of a catalogue model.",
+        help="make a model file from an original checkpoint, an ONNX file or a state dict",
+        description="Convert a Keras HDF5 file, a TensorFlow checkpoint or a PyTorch state dict of a catalogue model; "
+        "or any stack of 3x3 and 1x1 convolutions, batch-norms, ReLU or ELU, max-pools and a dense head, from an ONNX "
+        "file or, with --like or --spec, from a state dict. Such a model is compared with the original before it is "
+        "written.",
     )
     parser.add_argument("source", metavar="SRC", help="the original file")
     parser.add_argument("--to", required=True, metavar="OUT", help="model file to write (.safetensors)")
     parser.add_argument(
         "--as", dest="name", metavar="NAME", help="catalogue model that SRC holds, where it cannot be told"
     )
+    group = parser.add_argument_group("a network of your own (ONNX, state dict)")
+    group.add_argument(
+        "--like",
+        metavar="NAME",
+        help="front end, windows and tags are those of this model; of a state dict also activations and pools",
+    )
+    group.add_argument("--spec", metavar="FILE.json", help="what differs, or all of it: see fcntag/convert/recipe.py")
+    group.add_argument("--tags", metavar="FILE", help="the tags, one a line, in the order of the scores")
+    group.add_argument("--name", dest="called", metavar="NAME", help="name of the model (default: that of SRC)")
+    group.add_argument("--logits", action="store_true", help="an ONNX file ends before the sigmoid")
     parser.set_defaults(run=run)
 
 
@@ -32,14 +45,28 @@ def run(arguments: argparse.Namespace) -> int:
     target = arguments.to
     if not target.lower().endswith(".safetensors"):
         raise UsageError(f"--to {target}: a model file; end the name in .safetensors")
-    check_outputs({"--to": target}, [arguments.source])
+    check_outputs({"--to": target}, [arguments.source, *filter(None, (arguments.like, arguments.spec, arguments.tags))])
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"--to {target}: is not a regular file")
 
-    from ..convert import convert
+    from ..convert import convert, convert_stack
     from ..modelfile import read_model, write_model
 
-    document, tensors = convert(Path(arguments.source), arguments.name)
+    own = {"like": arguments.like, "spec": arguments.spec, "tags": arguments.tags, "name": arguments.called}
+    is_onnx = arguments.source.lower().endswith(".onnx")
+    if is_onnx or any(own.values()) or arguments.logits:
+        if arguments.name is not None:
+            raise UsageError("--as: goes with a checkpoint of the catalogue; of a network of your own, --like")
+        if arguments.logits and not is_onnx:
+            raise UsageError("--logits: goes with an ONNX file; the head of a state dict has its sigmoid added")
+        converted = convert_stack(arguments.source, logits=arguments.logits, **own)
+        document, tensors = converted.document, converted.tensors
+        log(
+            f"{arguments.source}: compared with {converted.runtime} on random input: scores within "
+            f"{converted.scores:.1e}, logits within a relative {converted.logits:.1e}"
+        )
+    else:
+        document, tensors = convert(Path(arguments.source), arguments.name)
     write_model(arguments.to, document, tensors)
     model = read_model(arguments.to)
     log(f"{arguments.to}: {model.document.name}, {len(model.tensors)} tensors")

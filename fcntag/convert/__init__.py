@@ -2,13 +2,14 @@
 
 A checkpoint is untrusted input: no code of it is ever run, and everything it claims is checked. One module reads
 each kind of file, one builds each family of networks; a ``Spec`` refuses what does not fit the document.
+``convert_stack`` takes ONNX files and state dicts of any other stack of blocks.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError
 
@@ -16,8 +17,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..document import ModelDocument
+    from .custom import Converted, convert_stack
 
-__all__ = ["convert"]
+__all__ = ["Converted", "convert", "convert_stack"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Converted", "convert_stack"):  # pulls in the engine, to compare with
+        from . import custom
+
+        return getattr(custom, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def convert(

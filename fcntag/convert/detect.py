@@ -48,7 +48,7 @@ def convert_source(path: Path, family: str | None, kernels: Literal["theano", "t
         return _from_torch(path, data, family)
     raise ModelError(
         "not a checkpoint of a known kind; known: a TensorFlow V2 checkpoint (its folder or prefix), the musicnn "
-        "wheel, Keras HDF5 (.hdf5, .h5), PyTorch state dict (.pth)"
+        "wheel, Keras HDF5 (.hdf5, .h5), PyTorch state dict (.pth), ONNX (.onnx)"
     )
 
 
@@ -158,7 +158,10 @@ def _from_keras(
 def _from_torch(path: Path, data: bytes, family: str | None) -> _Converted:
     state = read_state(path)
     if not won2020.matches(state):
-        raise ModelError("a PyTorch state dict, but of no known network; known: Won's FCN")
+        raise ModelError(
+            "a PyTorch state dict, but of no known network; known: Won's FCN; of another one say what it holds by "
+            "--like NAME or --spec FILE"
+        )
 
     def guess() -> str:
         raise ModelError(f"not one of the published files; say whose tags it has: {', '.join(_WON)}")

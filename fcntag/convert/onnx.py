@@ -1,0 +1,176 @@
+"""ONNX graphs: from the input to the scores node by node, as the layers of a :class:`~fcntag.convert.stack.Stack`.
+
+A graph is data; nothing of it is run here. What is not a stack of blocks is refused by the node's name and operator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+from .onnx_constants import BATCH, Constants, Node
+from .onnx_operators import Graph, Operators
+
+MAX_NODES = 4096
+
+
+def read_graph(data: bytes) -> tuple[Graph, Any]:
+    """The graph of an ONNX file's bytes, and the file as onnx has it.
+
+    Raises ImportError that names the extra, ModelError for what is not an ONNX file or cannot be taken.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ModelError('reading ONNX files needs onnx; install it with: pip install "fcntag[onnx]"') from None
+    try:
+        proto = onnx.load_from_string(data)
+    except Exception:  # protobuf's own errors, of several kinds
+        raise ModelError("not an ONNX file, or damaged") from None
+    if not proto.graph.node:
+        raise ModelError("not an ONNX file, or a graph without nodes")
+    if len(proto.graph.node) > MAX_NODES:
+        raise ModelError(f"{len(proto.graph.node)} nodes; at most {MAX_NODES}")
+    if proto.functions:
+        raise ModelError(
+            f"{proto.functions[0].name}: a function of the file's own; save the model with its operators inlined"
+        )
+    return _Reader(proto).read(), proto
+
+
+class _Reader(Operators):
+    """Follows the one tensor that holds data; everything else must be a constant, or computed from its shape."""
+
+    def __init__(self, proto: Any) -> None:
+        graph = proto.graph
+        self._nodes = [Node.of(node, i) for i, node in enumerate(graph.node)]
+        self._constants = Constants(graph.initializer)
+        names = {initializer.name for initializer in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in names]
+        if len(inputs) != 1:
+            raise ModelError(f"{len(inputs)} inputs ({', '.join(v.name for v in inputs)[:200]}); built: one")
+        self._graph = _input(inputs[0])
+        output_names = [value.name for value in graph.output]
+        self._graph.output = "scores" if "scores" in output_names else output_names[0]
+        if len(output_names) > 1 and "scores" not in output_names:
+            raise ModelError(f"{len(output_names)} outputs ({', '.join(output_names)[:200]}); call one 'scores'")
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        self._graph.document = metadata.get("fcntag")
+        self._needed = self._reaching(self._graph.output)
+        self._sizes = self._graph.shape
+        self._axes = {2: "ab", 3: "cab"}.get(len(self._sizes), "")
+        if len(self._sizes) == 3 and self._sizes[0] != 1:
+            self._axes = "abc" if self._sizes[2] == 1 else ""
+        if not self._axes:
+            raise ModelError(
+                f"{self._graph.input}: an input of shape {self._shown()}; built: [batch, H, W] or [batch, 1, H, W]; a "
+                "front end within the graph is not taken"
+            )
+        self._graph.image = (self._size("a"), self._size("b"))
+
+    def read(self) -> Graph:
+        """Every node in order."""
+        current, skip = self._graph.input, set()
+        for k, node in enumerate(self._nodes):
+            if k not in self._needed or k in skip:
+                continue
+            data = [name for name in node.inputs if name == current]
+            if not data:
+                self._constants.evaluate(node)
+                continue
+            if node.kind == "Shape":
+                self._constants.values[node.outputs[0]] = np.array([BATCH, *self._sizes], np.int64)
+                continue
+            if node.kind == "ReduceMean" and not self._graph.layers:
+                current, used = self._standardize(k, current)
+                skip |= used
+                continue
+            if len(data) > 1:
+                raise ModelError(f"{node.where}: takes {current!r} twice; built: a chain of layers")
+            if node.kind == "Sigmoid":
+                self._graph.logits = current
+            self._step(node, current)
+            current = node.outputs[0]
+        if current != self._graph.output:
+            raise ModelError(f"{current!r}: is where the chain of layers ends, not at {self._graph.output!r}")
+        self._graph.logits = self._graph.logits or current
+        if not self._graph.layers:
+            raise ModelError("no layers between input and output")
+        return self._graph
+
+    def _reaching(self, output: str) -> set[int]:
+        """Indices of the nodes that the output depends on."""
+        made = {name: k for k, node in enumerate(self._nodes) for name in node.outputs if name}
+        if output not in made:
+            raise ModelError(f"{output!r}: an output that no node gives")
+        found: set[int] = set()
+        todo = [made[output]]
+        while todo:
+            k = todo.pop()
+            if k not in found:
+                found.add(k)
+                todo += [made[name] for name in self._nodes[k].inputs if name in made]
+        return found
+
+    # ---- standardisation of the input ----
+
+    def _standardize(self, k: int, current: str) -> tuple[str, set[int]]:
+        """(x - mean) / (sqrt(mean((x - mean)^2)) + eps) over the segment; the name of what it gives, and its nodes."""
+        first = self._nodes[k]
+        x, used = current, {k}
+
+        def users(name: str) -> list[int]:
+            return [
+                i for i, node in enumerate(self._nodes) if i in self._needed and name in node.inputs and i not in used
+            ]
+
+        def only(name: str, kinds: tuple[str, ...]) -> Node:
+            found = [i for i in users(name) if self._nodes[i].kind in kinds]
+            if len(found) != 1:
+                raise ModelError(f"{first.where}: a mean of the input that is no standardisation of it")
+            used.add(found[0])
+            return self._nodes[found[0]]
+
+        self._over_segment(first)
+        centred = only(first.outputs[0], ("Sub",))
+        square = only(centred.outputs[0], ("Mul", "Pow"))
+        mean = only(square.outputs[0], ("ReduceMean",))
+        self._over_segment(mean)
+        root = only(mean.outputs[0], ("Sqrt",))
+        spread = only(root.outputs[0], ("Add",))
+        divided = only(centred.outputs[0], ("Div",))
+        epsilon = [self._constants.values.get(name) for name in spread.inputs if name != root.outputs[0]]
+        exponent = self._constants.values.get(square.inputs[1]) if square.kind == "Pow" else 2
+        right = (
+            list(centred.inputs) == [x, first.outputs[0]]
+            and (square.kind == "Pow" or set(square.inputs) == {centred.outputs[0]})
+            and np.all(exponent == 2)
+            and list(divided.inputs) == [centred.outputs[0], spread.outputs[0]]
+            and len(epsilon) == 1
+            and epsilon[0] is not None
+            and 0 <= float(np.max(epsilon[0])) <= 1e-6
+        )
+        if not right or self._graph.scale is not None:
+            raise ModelError(f"{first.where}: a mean of the input that is no standardisation of it, the document's way")
+        self._graph.standardized = True
+        return divided.outputs[0], used
+
+    def _over_segment(self, node: Node) -> None:
+        axes = self._constant(node, 1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
+        rank = 1 + len(self._sizes)
+        if {a % rank for a in axes} != set(range(1, rank)) or not node.attribute("keepdims", 1):
+            raise ModelError(f"{node.where}: a mean of the input over axes {axes}; built: over the whole segment")
+
+
+def _input(value: Any) -> Graph:
+    """Name and shape of the input; only the batch may be of any size."""
+    kind = value.type.tensor_type
+    if kind.elem_type != 1:
+        raise ModelError(f"{value.name}: an input of ONNX type {kind.elem_type}; built: float32")
+    dims = [(d.dim_value if d.WhichOneof("value") == "dim_value" else None, d.dim_param) for d in kind.shape.dim]
+    shown = [name or "?" if size is None else size for size, name in dims]
+    if len(dims) < 2 or any(size is None or size < 1 for size, _ in dims[1:]):
+        raise ModelError(f"{value.name}: an input of shape {shown}; built: fixed sizes, but for the batch")
+    return Graph(value.name, tuple(int(size or 0) for size, _ in dims[1:]), dims[0][0] or None)

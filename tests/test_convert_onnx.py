@@ -1,0 +1,546 @@
+"""ONNX files of any stack of blocks become models that compute the same; what is none is refused by its node's name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch_networks
+from cli_runner import run
+from make_models import block, make_model
+from numerics import max_abs
+from onnx import TensorProto, helper, numpy_helper
+
+from fcntag import oracle
+from fcntag.convert import convert_stack
+from fcntag.engine import Engine
+from fcntag.errors import ModelError
+from fcntag.export import export
+from fcntag.export.check import normalised, random_log_mel
+from fcntag.export.onnx import network_bytes
+from fcntag.modelfile import Model, read_model, write_model
+
+N_SAMPLES = 8000  # 32 frames of 20 bands
+TAGS = [f"tag {i}" for i in range(6)]
+
+
+@pytest.fixture
+def like(rng, tmp_path) -> str:
+    """A model with the front end of these tests, 20 x 32 and 6 tags."""
+    model = make_model(rng, [block(2, window=(2, 2))], n_samples=N_SAMPLES, n_tags=6)
+    path = tmp_path / "like.safetensors"
+    write_model(path, model.document, model.tensors)
+    return str(path)
+
+
+def as_model(converted: Any) -> Model:
+    return Model(converted.document, converted.tensors, "", "")
+
+
+# ---- there and back ----
+
+ROUND_TRIPS = {
+    "relu, affine, strided pool": dict(
+        blocks=[block(4, affine=True, window=(4, 1), stride=(2, 2)), block(5, kernel=1, window=(2, 2))]
+    ),
+    "elu, hwc, time first": dict(
+        blocks=[block(3, activation="elu"), block(2, window=(5, 4))], flatten="hwc", layout="time_mel"
+    ),
+    "no activation, global max": dict(blocks=[block(3, activation="none", window=(2, 2))], flatten="max"),
+    "per mel": dict(blocks=[block(3, window=(2, 2))], normalization="per_mel"),
+    "per frame, time first": dict(blocks=[block(3)], normalization="per_frame", layout="time_mel"),
+    "standardised": dict(blocks=[block(3)], normalization="standardize"),
+    "scalar": dict(blocks=[block(3), block(4), block(5)], normalization="scalar"),
+}
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS)
+def test_export_and_convert_give_the_model_back(rng, tmp_path, case) -> None:
+    model = make_model(rng, **ROUND_TRIPS[case])
+    path = str(tmp_path / "model.onnx")
+    export(model, path)
+    converted = convert_stack(path)
+    assert converted.document.blocks == model.document.blocks
+    assert converted.document.frontend == model.document.frontend
+    assert (converted.document.tags, converted.document.name) == (model.document.tags, "random")
+    for name, tensor in model.tensors.items():
+        if model.document.head.flatten != "hwc" or name != "head.weight":
+            np.testing.assert_array_equal(converted.tensors[name], tensor, err_msg=name)
+    x = random_log_mel(model, rng, 2)
+    with Engine(model) as mine, Engine(as_model(converted)) as theirs:
+        a, b = mine.run(normalised(model, x)), theirs.run(normalised(as_model(converted), x))
+        assert max_abs(a, b) <= (1e-6 if model.document.head.flatten == "hwc" else 0.0)
+
+
+def test_embedded_model_there_and_back_by_command(capsys, tmp_path, models) -> None:
+    graph, path = tmp_path / "mtt.onnx", tmp_path / "mtt.safetensors"
+    assert run(capsys, "export", "mtt-vgg", "--to", graph)[0] == 0
+    code, out, err = run(capsys, "convert", graph, "--to", path)
+    assert (code, out.strip()) == (0, read_model(path).sha256)
+    assert "compared with ONNX Runtime" in err
+    document, original = read_model(path).document, models("mtt-vgg").document
+    assert (document.tags, document.licence_notice) == (original.tags, original.licence_notice)
+    assert document.metrics == ()  # somebody may have changed the weights
+    assert document.source.file == "mtt.onnx"
+    waves = rng_waves(original.segments.n_samples)
+    with Engine(models("mtt-vgg")) as mine, Engine(read_model(path)) as theirs:
+        np.testing.assert_array_equal(mine.scores(waves), theirs.scores(waves))
+
+
+def rng_waves(n_samples: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-0.5, 0.5, (2, n_samples)).astype(np.float32)
+
+
+def test_a_graph_that_takes_normalised_input_has_the_normalisation_of_like(rng, tmp_path) -> None:
+    model = make_model(rng, [block(4, window=(2, 2))], normalization="per_mel")
+    write_model(tmp_path / "like.safetensors", model.document, model.tensors)
+    (tmp_path / "net.onnx").write_bytes(network_bytes(model, 1, *model.document.input_size()))
+    converted = convert_stack(str(tmp_path / "net.onnx"), like=str(tmp_path / "like.safetensors"), name="mine")
+    assert converted.document.name == "mine"
+    assert "by the choice of whoever converted it" in converted.document.notes[0]
+    assert converted.document.licence == "unknown"
+    for name, tensor in model.tensors.items():
+        np.testing.assert_array_equal(converted.tensors[name], tensor)
+
+
+# ---- torch.onnx.export ----
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("name", torch_networks.NETWORKS)
+def test_what_pytorch_exports(rng, tmp_path, like, name, dynamo) -> None:
+    import torch
+
+    module, shape = torch_networks.make(name)
+    torch_networks.onnx_file(module, shape, tmp_path / "net.onnx", dynamo)
+    converted = convert_stack(str(tmp_path / "net.onnx"), like=like)
+    model = as_model(converted)
+    if name in ("classic", "whole map"):
+        x = random_log_mel(model, rng, 3)
+        y = normalised(model, x)
+        assert model.document.frontend.normalization == {"classic": "scalar", "whole map": "per_mel"}[name]
+    else:
+        x = y = rng.standard_normal((3, 20, 32)).astype(np.float32)
+    with torch.inference_mode():
+        expected = module.double()(torch.from_numpy(x.astype(np.float64)).reshape(3, *shape)).numpy()
+    assert expected.std() > 0.05
+    assert max_abs(oracle.run(model, y), expected) <= 1e-6
+    with Engine(model) as engine:
+        assert max_abs(engine.run(y), expected) <= 1e-5
+    assert model.document.frontend.layout == ("time_mel" if name == "whole map" else "mel_time")
+    assert any(b.post_affine for b in model.document.blocks) == (name == "post-norm, ELU")
+
+
+def test_without_onnx_runtime_onnx_itself_compares(tmp_path, like, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    module, shape = torch_networks.make("classic")
+    torch_networks.onnx_file(module, shape, tmp_path / "net.onnx")
+    converted = convert_stack(str(tmp_path / "net.onnx"), like=like)
+    assert converted.runtime == f"onnx {onnx.__version__}"
+    assert converted.scores <= 1e-5
+
+
+# ---- graphs node by node ----
+
+
+class Build:
+    """A small graph in which one thing can be changed: conv -> relu -> pool -> flatten -> gemm -> sigmoid."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self.weights = {
+            "w": rng.standard_normal((4, 1, 3, 3)).astype(np.float32),
+            "b": rng.standard_normal(4).astype(np.float32),
+            "hw": (0.05 * rng.standard_normal((6, 4 * 10 * 16))).astype(np.float32),
+            "hb": rng.standard_normal(6).astype(np.float32),
+            "per_channel": np.array([0.5, -2.0, 1.5, 3.0], np.float32).reshape(1, 4, 1, 1),
+        }
+        self.shape: list[Any] = ["batch", 1, 20, 32]
+        self.nodes: list[Any] = []
+        self.current = "x"
+
+    def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> Build:
+        output = f"{kind.lower()}_out_{len(self.nodes)}"
+        name = f"my_{kind.lower()}"
+        if any(node.name == name for node in self.nodes):
+            name += f"_{len(self.nodes)}"
+        node = helper.make_node(kind, [self.current, *inputs], [output], name=name, domain=domain, **attributes)
+        self.nodes.append(node)
+        self.current = output
+        return self
+
+    def conv(self, **attributes: Any) -> Build:
+        return self.node("Conv", "w", "b", **{"pads": [1, 1, 1, 1], **attributes})
+
+    def end(self, head: str = "hw") -> Build:
+        return self.node("Flatten").node("Gemm", head, "hb", transB=1).node("Sigmoid")
+
+    def model(self) -> Any:
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [value("x", TensorProto.FLOAT, self.shape)],
+            [value(self.current, TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
+        )
+        domains = {"", *(node.domain for node in self.nodes)}
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid(d, 17 if not d else 1) for d in domains])
+
+
+POOL = dict(kernel_shape=[2, 2], strides=[2, 2])
+MAP = 4 * 20 * 32
+
+
+def with_head(build: Build, features: int) -> Build:
+    build.weights["hw"] = (0.02 * np.random.default_rng(6).standard_normal((6, features))).astype(np.float32)
+    return build.end()
+
+
+ACCEPTED: dict[str, Callable[[], Build]] = {
+    "plain": lambda: Build().conv().node("Relu").node("MaxPool", **POOL).end(),
+    "relu as clip": lambda: with_head(zero(Build().conv()).node("Clip", "zero"), MAP),
+    "affine before and after": lambda: with_head(
+        Build().conv().node("Mul", "per_channel").node("Elu").node("Add", "per_channel"), MAP
+    ),
+    "pools in a row": lambda: with_head(
+        Build().conv().node("Relu").node("MaxPool", **POOL).node("MaxPool", kernel_shape=[3, 2], strides=[2, 3]),
+        4 * 4 * 5,
+    ),
+    "relu twice": lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Relu").end(),
+    "average over all": lambda: with_head(Build().conv().node("Relu").node("AveragePool", kernel_shape=[20, 32]), 4),
+    "same by name": lambda: with_head(Build().node("Conv", "w", "b", auto_pad="SAME_LOWER").node("Relu"), MAP),
+    "ceil that is floor": lambda: Build().conv().node("Relu").node("MaxPool", ceil_mode=1, **POOL).end(),
+    "input minus and over": lambda: with_head(
+        three(Build()).node("Sub", "three").node("Div", "three").conv().node("Relu"), MAP
+    ),
+}
+
+
+def zero(build: Build) -> Build:
+    build.weights["zero"] = np.array(0, np.float32)
+    return build
+
+
+def three(build: Build) -> Build:
+    build.weights["three"] = np.array([3], np.float32)
+    return build
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted(tmp_path, like, case) -> None:
+    """The conversion compares with ONNX Runtime itself; it returns only what agrees."""
+    onnx.save(ACCEPTED[case]().model(), tmp_path / "net.onnx")
+    converted = convert_stack(str(tmp_path / "net.onnx"), like=like)
+    assert converted.scores <= 2e-6
+    assert converted.logits <= 3e-6
+    assert converted.runtime.startswith("ONNX Runtime")
+
+
+def reject(change: Callable[[Build], None], build: Build | None = None) -> Callable[[], Build]:
+    def make() -> Build:
+        made = build if build is not None else ACCEPTED["plain"]()
+        change(made)
+        return made
+
+    return make
+
+
+def dynamic(build: Build, axis: int) -> Build:
+    build.shape[axis] = "time"
+    return build
+
+
+def named(build: Build, name: str, array: np.ndarray) -> Build:
+    build.weights[name] = array
+    return build
+
+
+def beside(build: Build) -> Build:
+    """A second path, added to the first."""
+    build.conv()
+    first = build.current
+    build.node("Relu").node("Add", first)
+    return build.end()
+
+
+GROUPED = np.ones((4, 1, 3, 3), np.float32)
+REJECTED: dict[str, tuple[Callable[[], Build], str]] = {
+    "strides": (lambda: Build().conv(strides=[2, 2]).end(), r"my_conv \(Conv\): strides \[2, 2\]; built: \[1, 1\]"),
+    "dilation": (lambda: Build().conv(dilations=[2, 2]).end(), r"my_conv \(Conv\): dilations \[2, 2\]"),
+    "groups": (lambda: Build().conv(group=2).end(), r"my_conv \(Conv\): groups 2; built: 1"),
+    "padding": (
+        lambda: with_head(Build().conv(pads=[0, 0, 0, 0]).node("Relu"), 4 * 18 * 30),
+        r"my_conv \(Conv\): pads \[0, 0, 0, 0\]; built: zero padding 'same', \[1, 1, 1, 1\]",
+    ),
+    "lopsided padding": (
+        lambda: with_head(Build().conv(pads=[2, 1, 0, 1]).node("Relu"), MAP),
+        r"my_conv \(Conv\): pads \[2, 1, 0, 1\]",
+    ),
+    "kernel": (
+        lambda: with_head(
+            named(Build(), "w", np.ones((4, 1, 5, 5), np.float32)).node("Conv", "w", pads=[2] * 4).node("Relu"), MAP
+        ),
+        r"my_conv \(Conv\): a kernel of 5 x 5; built: 1 x 1, 3 x 3",
+    ),
+    "average pool": (
+        lambda: Build().conv().node("Relu").node("AveragePool", **POOL).end(),
+        r"my_averagepool \(AveragePool\): an average over part of the map",
+    ),
+    "pool padding": (
+        lambda: Build().conv().node("Relu").node("MaxPool", pads=[1, 1, 1, 1], **POOL).end(),
+        r"my_maxpool \(MaxPool\): pads \[1, 1, 1, 1\]; built: \[0, 0, 0, 0\]",
+    ),
+    "pool that rounds up": (
+        lambda: Build().conv().node("Relu").node("MaxPool", ceil_mode=1, kernel_shape=[3, 3], strides=[3, 3]).end(),
+        r"my_maxpool \(MaxPool\): ceil_mode on a map of \[20, 32\]; built: floor",
+    ),
+    "unknown operator": (
+        lambda: Build().conv().node("Softplus").node("MaxPool", **POOL).end(),
+        r"my_softplus \(Softplus\): an operator that is not built; built: .*Conv.*MaxPool",
+    ),
+    "leaky": (lambda: Build().conv().node("LeakyRelu").end(), r"my_leakyrelu \(LeakyRelu\): an operator that is not"),
+    "another elu": (lambda: Build().conv().node("Elu", alpha=0.5).end(), r"my_elu \(Elu\): alpha 0\.5; built: 1\.0"),
+    "clip at six": (
+        lambda: named(zero(Build().conv()), "six", np.array(6, np.float32)).node("Clip", "zero", "six").end(),
+        r"my_clip \(Clip\): clips to \[0(\.0)?, 6(\.0)?\]; built",
+    ),
+    "foreign operator": (
+        lambda: Build().conv().node("Relu", domain="com.example").end(),
+        r"my_relu \(Relu\): an operator of com\.example",
+    ),
+    "time of any length": (lambda: dynamic(ACCEPTED["plain"](), 3), r"x: an input of shape \['batch', 1, 20, 'time'\]"),
+    "channels of any number": (lambda: dynamic(ACCEPTED["plain"](), 1), r"x: an input of shape .*built: fixed sizes"),
+    "two activations": (
+        lambda: Build().conv().node("Relu").node("Elu").node("MaxPool", **POOL).end(),
+        r"my_elu \(Elu\): a second activation in the block of my_conv \(Conv\)",
+    ),
+    "negative scale behind a pool": (
+        lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Mul", "per_channel").end(),
+        r"my_mul \(Mul\): a batch-norm behind a max-pool, with 1 negative scales",
+    ),
+    "a sum of two paths": (lambda: beside(Build()), r"my_add \(Add\): input .* is not a constant"),
+    "no sigmoid": (
+        lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Flatten").node("Gemm", "hw", "hb", transB=1),
+        r"my_gemm \(Gemm\): the network must end in a sigmoid; say --logits",
+    ),
+    "softmax": (
+        lambda: Build().conv().node("Flatten").node("Softmax"),
+        r"my_softmax \(Softmax\): an operator that is not built",
+    ),
+    "a map of scores": (
+        lambda: (
+            named(Build().conv().node("Relu"), "v", np.ones((6, 4, 1, 1), np.float32)).node("Conv", "v").node("Sigmoid")
+        ),
+        r"my_conv_2 \(Conv\): the last layer gives a map of 20 x 32; built: one value a tag",
+    ),
+    "training": (
+        lambda: with_head(named(Build().conv(), "one", np.ones(4, np.float32)).node(
+            "BatchNormalization", "one", "one", "one", "one", training_mode=1), MAP),
+        r"my_batchnormalization \(BatchNormalization\): in training mode",
+    ),
+    "negative variance": (
+        lambda: with_head(named(Build().conv(), "one", -np.ones(4, np.float32)).node(
+            "BatchNormalization", "one", "one", "one", "one"), MAP),
+        r"my_batchnormalization \(BatchNormalization\): batch-norm: a variance is negative",
+    ),
+    "another image": (
+        lambda: reject(lambda build: build.shape.__setitem__(slice(1, 4), [1, 24, 32]),
+                       with_head(Build().conv().node("Relu"), 4 * 24 * 32))(),
+        r"x: an input of 24 x 32; the front end gives 20 x 32",
+    ),
+    "an affine of every pixel": (
+        lambda: named(Build(), "image", np.ones((20, 32), np.float32)).node("Mul", "image").conv().end(),
+        r"my_mul \(Mul\): a constant of shape \[20, 32\]: it varies along more than one axis",
+    ),
+    "weights that do not fit": (
+        lambda: Build().conv().node("Relu").end(), r"my_gemm \(Gemm\): weights \[6, 640\] for 2560 features"
+    ),
+    "a pool larger than the map": (
+        lambda: Build().conv().node("Relu").node("MaxPool", kernel_shape=[21, 2], strides=[1, 1]).end(),
+        r"my_maxpool \(MaxPool\): a window of \[21, 2\] on a map of \[20, 32\]",
+    ),
+    "waves": (
+        lambda: reject(lambda build: build.shape.__setitem__(slice(1, 4), [8000]), Build().node("Relu"))(),
+        r"x: an input of shape \['batch', 8000\]; built: .*a front end within the graph is not taken",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_rejected(tmp_path, like, case) -> None:
+    build, message = REJECTED[case]
+    path = tmp_path / "net.onnx"
+    onnx.save(build().model(), path)
+    with pytest.raises(ModelError, match=f"^{path}: .*{message}") as error:
+        convert_stack(str(path), like=like)
+    assert "\n" not in str(error.value)
+
+
+def test_logits(tmp_path, like) -> None:
+    build = Build().conv().node("Relu").node("MaxPool", **POOL).node("Flatten").node("Gemm", "hw", "hb", transB=1)
+    onnx.save(build.model(), tmp_path / "net.onnx")
+    converted = convert_stack(str(tmp_path / "net.onnx"), like=like, logits=True)
+    assert converted.scores <= 2e-6
+    onnx.save(build.node("Sigmoid").model(), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="ends in a sigmoid; its output are not logits"):
+        convert_stack(str(tmp_path / "net.onnx"), like=like, logits=True)
+
+
+def test_a_wrong_conversion_is_not_written(capsys, tmp_path, like, monkeypatch) -> None:
+    from fcntag.convert import stack
+
+    right = stack.Stack._affine
+
+    def wrong(self, layer):
+        right(self, stack.Affine(layer.where, layer.scale, layer.shift + 0.1))
+
+    onnx.save(ACCEPTED["affine before and after"]().model(), tmp_path / "net.onnx")
+    monkeypatch.setattr(stack.Stack, "_affine", wrong)
+    target = tmp_path / "net.safetensors"
+    code, _, err = run(capsys, "convert", tmp_path / "net.onnx", "--to", target, "--like", like)
+    assert code == 3
+    assert "the converted model computes something else than the original in ONNX Runtime" in err
+    assert not target.exists()
+
+
+# ---- what the file does not say ----
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    onnx.save(ACCEPTED["plain"]().model(), tmp_path / "plain.onnx")
+    return tmp_path / "plain.onnx"
+
+
+def frontend_of(like: str) -> dict[str, Any]:
+    data = json.loads(read_model(like).document.to_json())
+    return {key: data[key] for key in ("frontend", "segments")}
+
+
+def test_spec_without_like(tmp_path, plain, like) -> None:
+    spec = tmp_path / "spec.json"
+    texts = {"name": "mine", "licence": "CC0-1.0", "description": "a test", "training_data": "none", "tags": TAGS}
+    spec.write_text(json.dumps({**frontend_of(like), **texts, "source": {"url": "https://example.org"}}))
+    document = convert_stack(str(plain), spec=str(spec)).document
+    assert (document.name, document.licence, document.tags) == ("mine", "CC0-1.0", tuple(TAGS))
+    assert (document.source.url, document.source.file) == ("https://example.org", "plain.onnx")
+
+
+def test_spec_beside_like_says_what_differs(tmp_path, plain, like) -> None:
+    spec, tags = tmp_path / "spec.json", tmp_path / "tags.txt"
+    spec.write_text(
+        json.dumps({"frontend": {"mel_scale": "htk", "normalization": "scalar"}, "input": {"scale": 0.5, "shift": 1}})
+    )
+    tags.write_text("\n".join(f"genre {i}" for i in range(6)) + "\n")
+    converted = convert_stack(str(plain), like=like, spec=str(spec), tags=str(tags))
+    assert converted.document.frontend.mel_scale == "htk"
+    assert converted.document.tags[2] == "genre 2"
+    assert converted.tensors["input.scale"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (None, "plain.onnx: its frontend is not in it: name a model that has the same"),
+        ({"frontend": {"n_fft": 256}}, r"spec\.json|its segments is not in it|n_fft"),
+        ({"front": {}}, "'front': unknown field; known: name"),
+        ("[1]", "not a JSON object"),
+        ("{", "not valid JSON"),
+        ({"input": [1]}, "input: must be an object with scale and shift"),
+        ({"input": {"scale": ["a"], "shift": 1}}, "input.scale: must be a number or a list of numbers"),
+        ({"frontend": 3}, "frontend: must be an object"),
+    ],
+)
+def test_mistakes_in_the_spec(tmp_path, plain, spec, message) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(spec if isinstance(spec, str) else json.dumps(spec or {}))
+    with pytest.raises(ModelError, match=message):
+        convert_stack(str(plain), spec=str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frontend": {"normalization": "scalar"}}, "the network does not normalise its input"),
+        (
+            {"frontend": {"normalization": "per_mel"}, "input": {"scale": 1, "shift": 0}},
+            r"input\.scale: shape is \[1\]",
+        ),
+        ({"frontend": {"n_mels": 24}}, "an input of 20 x 32; the front end gives 24 x 32"),
+        ({"frontend": {"colour": 1}}, "document.frontend.colour: unknown field"),
+        ({"tags": TAGS[:5]}, "6 scores, but 5 tags; give the right ones"),
+        ({"tags": "rock"}, "document.tags: expected a list"),
+        ({"segments": {"rule": "best"}}, "segments.rule: 'best' is not one of"),
+        ({"name": "a/b"}, "must be a plain, non-empty name"),
+    ],
+)
+def test_mistakes_beside_like(tmp_path, plain, like, changes, message) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(changes))
+    with pytest.raises(ModelError, match=message):
+        convert_stack(str(plain), like=like, spec=str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--as", "mtt-vgg"], 2, "--as: goes with a checkpoint of the catalogue"),
+        (["--tags", "no-such-file"], 3, "no-such-file: No such file"),
+        (["--like", "no-such-model"], 3, "no-such-model"),
+        ([], 3, "its frontend is not in it"),
+    ],
+)
+def test_mistakes_on_the_command_line(capsys, tmp_path, plain, arguments, code, message) -> None:
+    actual, _, err = run(capsys, "convert", plain, "--to", tmp_path / "out.safetensors", *arguments)
+    assert (actual, len(err.splitlines())) == (code, 1)
+    assert message in err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+# ---- files that are damaged, or want to do damage ----
+
+
+def test_not_onnx(tmp_path, like) -> None:
+    path = tmp_path / "net.onnx"
+    for data in (b"", b"\x00" * 100, b"not a model at all", b"\x08\x08"):
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match="not an ONNX file"):
+            convert_stack(str(path), like=like)
+
+
+def test_weights_in_another_file_are_refused(tmp_path, like) -> None:
+    model = ACCEPTED["plain"]().model()
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
+    with pytest.raises(ModelError, match="its values are in another file; save the model as one file"):
+        convert_stack(str(tmp_path / "net.onnx"), like=like)
+
+
+def test_damaged_files_are_one_line_each(tmp_path, like, rng) -> None:
+    data = bytearray(ACCEPTED["plain"]().model().SerializeToString())
+    path = tmp_path / "net.onnx"
+    structure = [i for i in range(len(data)) if i < 400 or i > len(data) - 400]
+    messages = []
+    for _ in range(150):
+        changed = bytearray(data)
+        for i in rng.choice(structure, 3):
+            changed[i] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            convert_stack(str(path), like=like)
+        except ModelError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)
+
+
+def test_reading_needs_onnx(tmp_path, plain, like, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ModelError, match=r'pip install "fcntag\[onnx\]"'):
+        convert_stack(str(plain), like=like)
