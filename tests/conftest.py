@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cli_runner import folder, piece
 from emulated_cuda import cuda_core, emulated_core
-from model_fixtures import backend, models
+from model_fixtures import backend, like, models, three_blocks
 
 __all__ = [
     "away_from_the_source",
@@ -19,10 +19,12 @@ __all__ = [
     "emulated_core",
     "folder",
     "home",
+    "like",
     "models",
     "piece",
     "rng",
     "shared",
+    "three_blocks",
 ]
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import make_models
 import numpy as np
 import pytest
 from emulated_cuda import installed
 
-from fcntag.modelfile import Model
+from fcntag.modelfile import Model, write_model
 
 ORIGINAL_FILES = {  # catalogue name -> file below shared/weights
     "choi2016-fcn5-narrow": "choi2016/R1_weights_best.hdf5",
@@ -154,3 +155,30 @@ def backend(request: pytest.FixtureRequest) -> Iterator[OracleBackend | EngineBa
         engines = EngineBackend(request.param, core)
         yield engines
         engines.close()
+
+
+@pytest.fixture
+def three_blocks(rng: np.random.Generator) -> Model:
+    """A small model: a direct block, Winograd with an affine and a strided pool, and ELU."""
+    return make_models.make_model(
+        rng,
+        [
+            make_models.block(16, window=(2, 2)),
+            make_models.block(16, affine=True, window=(2, 2), stride=(1, 2)),
+            make_models.block(8, activation="elu"),
+        ],
+        n_samples=8000,
+        n_tags=6,
+        normalization="per_mel",
+    )
+
+
+@pytest.fixture
+def like(rng: np.random.Generator, tmp_path: Path) -> str:
+    """Path of a model whose front end gives 20 x 32 values, with 6 tags and the pools (2, 4), (2, 2)."""
+    model = make_models.make_model(
+        rng, [make_models.block(8, window=(2, 4)), make_models.block(12, window=(2, 2))], n_samples=8000, n_tags=6
+    )
+    path = tmp_path / "like.safetensors"
+    write_model(path, model.document, model.tensors)
+    return str(path)

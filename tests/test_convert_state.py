@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch_networks
 from cli_runner import run
-from make_models import block, make_model
 from numerics import max_abs
 from torch import nn
 from torch.nn import functional
@@ -20,23 +19,13 @@ from fcntag import oracle
 from fcntag.convert import convert_stack
 from fcntag.errors import ModelError
 from fcntag.export.check import normalised, random_log_mel
-from fcntag.modelfile import Model, read_model, write_model
+from fcntag.modelfile import Model, read_model
 
 CLASSIC = {"blocks": [{"pool": [2, 4]}, {"activation": "relu", "batch_norm": "before", "pool": [2, 2]}]}
 POST_NORM = {
     "blocks": [{"activation": "elu", "batch_norm": "after", "pool": {"window": [4, 3], "stride": [2, 2]}}] * 2,
     "flatten": "hwc",
 }
-
-
-@pytest.fixture
-def like(rng, tmp_path) -> str:
-    """The front end of these tests, 20 x 32 and 6 tags, on a network of two blocks that is that of CLASSIC."""
-    blocks = [block(8, window=(2, 4)), block(12, window=(2, 2))]
-    model = make_model(rng, blocks, n_samples=8000, n_tags=6)
-    path = tmp_path / "like.safetensors"
-    write_model(path, model.document, model.tensors)
-    return str(path)
 
 
 def saved(module: nn.Module, tmp_path: Path) -> str:

@@ -7,15 +7,13 @@ import json
 
 import numpy as np
 import pytest
-import soundfile
-from cli_runner import run
 from make_models import block, make_model
 from model_fixtures import ORIGINAL_FILES
 
-from fcntag import _C, demo, oracle
+from fcntag import _C, oracle
 from fcntag.bench import networks
 from fcntag.engine import Engine
-from fcntag.modelfile import Model, write_model
+from fcntag.modelfile import Model
 from fcntag.validate import REFERENCES, Case, StoredError, check, stored, validate
 from fcntag.validate.cases import built_in
 from fcntag.validate.measure import compare, compare_scores
@@ -26,18 +24,6 @@ BFLOAT16 = pytest.param(
 )
 EMBEDDED = ("mtt-vgg", "msd-vgg", "msd-vgg-as-shipped")
 STAGES = ["mel", "block 1", "block 2", "block 3", "head", "scores"]
-
-
-@pytest.fixture
-def model(rng) -> Model:
-    """Three blocks: direct, Winograd with an affine and a strided pool, ELU."""
-    return make_model(
-        rng,
-        [block(16, window=(2, 2)), block(16, affine=True, window=(2, 2), stride=(1, 2)), block(8, activation="elu")],
-        n_samples=8000,
-        n_tags=6,
-        normalization="per_mel",
-    )
 
 
 def failing(report) -> dict[str, list[str]]:
@@ -106,9 +92,9 @@ def corrupt(monkeypatch, i: int, weight: float, module: str = "fcntag.engine", w
 
 @pytest.mark.parametrize("against", REFERENCES)
 @pytest.mark.parametrize("i", [0, 1, 2])
-def test_one_wrong_weight_names_its_block(model, monkeypatch, i, against) -> None:
+def test_one_wrong_weight_names_its_block(three_blocks, monkeypatch, i, against) -> None:
     corrupt(monkeypatch, i, weight=0.01, where=(0, 0, 1, 1))
-    report = validate(model, against=against, device="cpu")
+    report = validate(three_blocks, against=against, device="cpu")
     found = failing(report)
     assert found["random input"][0] == f"block {i + 1}"
     for name, stages in found.items():  # none where a ReLU holds the channel that the weight multiplies at 0
@@ -137,43 +123,43 @@ def tampered(model: Model, method: str, change) -> list[str]:
     return [f"{stage.name} {stage.problem}" for stage in stages if stage.problem is not None]
 
 
-def test_a_wrong_kernel_names_its_block(model) -> None:
+def test_a_wrong_kernel_names_its_block(three_blocks) -> None:
     def scaled(maps):
         maps[1] *= np.float32(1 + 1e-5)
         return maps
 
-    failures = tampered(model, "blocks", scaled)
+    failures = tampered(three_blocks, "blocks", scaled)
     assert failures[0].startswith("block 2 relative L2 1.0e-05, allowed 1e-06")
 
     def one_value(maps):
         maps[0][0, 3, 2, 5] += np.float32(1e-3) * np.abs(maps[0]).max()
         return maps
 
-    assert tampered(model, "blocks", one_value)[0].startswith("block 1 ")
+    assert tampered(three_blocks, "blocks", one_value)[0].startswith("block 1 ")
 
     def shifted(maps):
         maps[2] = np.roll(maps[2], 1, axis=3)
         return maps
 
-    assert tampered(model, "blocks", shifted)[0].startswith("block 3 relative L2")
+    assert tampered(three_blocks, "blocks", shifted)[0].startswith("block 3 relative L2")
 
     def not_a_number(maps):
         maps[2][0, 0, 0, 0] = np.nan
         return maps
 
-    assert tampered(model, "blocks", not_a_number)[0].startswith("block 3 1 of ")
+    assert tampered(three_blocks, "blocks", not_a_number)[0].startswith("block 3 1 of ")
 
 
-def test_a_wrong_head_or_wrong_scores_are_named(model) -> None:
-    (failure,) = tampered(model, "logits", lambda z: z + np.float32(1e-3))
+def test_a_wrong_head_or_wrong_scores_are_named(three_blocks) -> None:
+    (failure,) = tampered(three_blocks, "logits", lambda z: z + np.float32(1e-3))
     assert failure.startswith("head relative L2")
-    (failure,) = tampered(model, "scores", lambda s: s + np.float32(1e-4))
+    (failure,) = tampered(three_blocks, "scores", lambda s: s + np.float32(1e-4))
     assert failure.startswith("scores max abs 1.0e-04, allowed 1e-05")
-    (failure,) = tampered(model, "scores", lambda s: s[:, ::-1])
+    (failure,) = tampered(three_blocks, "scores", lambda s: s[:, ::-1])
     assert failure.startswith("scores max abs")
 
 
-def test_a_wrong_mel_filter_is_named(model, monkeypatch) -> None:
+def test_a_wrong_mel_filter_is_named(three_blocks, monkeypatch) -> None:
     from fcntag import mel
 
     right = mel.mel_filters
@@ -184,14 +170,14 @@ def test_a_wrong_mel_filter_is_named(model, monkeypatch) -> None:
         return filters
 
     monkeypatch.setattr(mel, "mel_filters", wrong)  # the oracle holds the right one by its own name
-    report = validate(model, device="cpu")
+    report = validate(three_blocks, device="cpu")
     found = failing(report)
     assert found["noise"][0] == found["synthetic piece"][0] == "mel"
     assert not any(name.startswith("block") for names in found.values() for name in names)
     assert found["random input"] == []
 
 
-def test_a_reduction_that_loses_something_shows_in_the_scores_alone(model, monkeypatch) -> None:
+def test_a_reduction_that_loses_something_shows_in_the_scores_alone(three_blocks, monkeypatch) -> None:
     from fcntag import engine as engine_module
 
     right = engine_module.reduce_model
@@ -202,9 +188,9 @@ def test_a_reduction_that_loses_something_shows_in_the_scores_alone(model, monke
         return dataclasses.replace(reduced, tensors=tensors), reduction
 
     monkeypatch.setattr(engine_module, "reduce_model", wrong)
-    found = failing(validate(model, device="cpu"))
+    found = failing(validate(three_blocks, device="cpu"))
     assert found == {"noise": ["scores"], "random input": [], "synthetic piece": ["scores"]}
-    assert validate(model, device="cpu", reduce=False).ok
+    assert validate(three_blocks, device="cpu", reduce=False).ok
 
 
 def test_measures() -> None:
@@ -226,50 +212,52 @@ def test_measures() -> None:
     json.dumps(compare("mel", ones * np.nan, ones, 1e-6, 1e-6).to_dict(), allow_nan=False)
 
 
-def test_the_references_agree_with_one_another(model) -> None:
-    case = built_in(model.document)[0]
+def test_the_references_agree_with_one_another(three_blocks) -> None:
+    case = built_in(three_blocks.document)[0]
     chains = {}
     for name in REFERENCES:
-        reference = make(name, model)
+        reference = make(name, three_blocks)
         chains[name] = chain(reference, reference.mel(case.waves))
     for name, tolerance in (("torch", 1e-12), ("onnxruntime", 1e-5)):
         for mine, theirs in zip(chains[name][0], chains["oracle"][0], strict=True):
             np.testing.assert_allclose(mine, theirs, atol=tolerance * np.abs(theirs).max())
         np.testing.assert_allclose(chains[name][1], chains["oracle"][1], atol=tolerance)
-    np.testing.assert_allclose(chains["oracle"][1], oracle.scores(model, case.waves), atol=1e-14)
+    np.testing.assert_allclose(chains["oracle"][1], oracle.scores(three_blocks, case.waves), atol=1e-14)
 
 
 # ---- stored arrays ----
 
 
-def test_a_saved_reference_finds_what_is_wrong(model, tmp_path, monkeypatch) -> None:
+def test_a_saved_reference_finds_what_is_wrong(three_blocks, tmp_path, monkeypatch) -> None:
     path = str(tmp_path / "golden.npz")
-    assert validate(model, device="cpu", save=path).ok
+    assert validate(three_blocks, device="cpu", save=path).ok
     with np.load(path) as file:
         assert file.files == ["waves", "mel", "scores", "block1", "block2", "block3"]
         assert file["waves"].shape == (2, 8000)
-    report = validate(model, device="cpu", against=path)
+    report = validate(three_blocks, device="cpu", against=path)
     assert report.ok, report.failures()
     assert [stage.name for stage in report.cases[0].stages] == [*STAGES[:4], "scores"]
     corrupt(monkeypatch, 1, weight=0.01)
-    (found,) = failing(validate(model, device="cpu", against=path)).values()
+    (found,) = failing(validate(three_blocks, device="cpu", against=path)).values()
     assert found[0] == "block 2"
 
 
-def test_stored_without_waves(model, tmp_path, rng) -> None:
-    x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
-    maps = oracle.blocks(model, x)
+def test_stored_without_waves(three_blocks, tmp_path, rng) -> None:
+    x = rng.standard_normal((2, *three_blocks.document.input_size())).astype(np.float32)
+    maps = oracle.blocks(three_blocks, x)
     path = str(tmp_path / "blocks.npz")
-    np.savez(path, mel=x, block2=maps[1], scores=oracle.run(model, x))
-    assert [stage.name for stage in validate(model, device="cpu", against=path).cases[0].stages] == [
+    np.savez(path, mel=x, block2=maps[1], scores=oracle.run(three_blocks, x))
+    assert [stage.name for stage in validate(three_blocks, device="cpu", against=path).cases[0].stages] == [
         "block 2",
         "scores",
     ]
-    assert validate(model, device="cpu", against=path).ok
+    assert validate(three_blocks, device="cpu", against=path).ok
     np.savez(path, mel=x, block2=maps[1].astype(np.float16))  # half a spacing of float16 is allowed for
-    assert validate(model, device="cpu", against=path).ok
+    assert validate(three_blocks, device="cpu", against=path).ok
     np.savez(path, mel=x, block2=1.0001 * maps[1])
-    assert "block 2 relative L2 1.0e-04, allowed 2e-06" in validate(model, device="cpu", against=path).failures()[0]
+    assert (
+        "block 2 relative L2 1.0e-04, allowed 2e-06" in validate(three_blocks, device="cpu", against=path).failures()[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,143 +276,27 @@ def test_stored_without_waves(model, tmp_path, rng) -> None:
         ({"mel": np.zeros((0, 20, 32))}, r"mel: float64 \[0, 20, 32\]"),
     ],
 )
-def test_stored_arrays_that_do_not_fit(model, tmp_path, arrays, message) -> None:
+def test_stored_arrays_that_do_not_fit(three_blocks, tmp_path, arrays, message) -> None:
     path = tmp_path / "golden.npz"
     np.savez(path, **arrays)
     with pytest.raises(StoredError, match=f"^{path}: .*{message}"):
-        validate(model, device="cpu", against=str(path))
+        validate(three_blocks, device="cpu", against=str(path))
 
 
-def test_stored_files_that_are_none(model, tmp_path) -> None:
+def test_stored_files_that_are_none(three_blocks, tmp_path) -> None:
     path = tmp_path / "golden.npz"
     with pytest.raises(StoredError, match="No such file"):
-        stored.read(str(path), model.document)
+        stored.read(str(path), three_blocks.document)
     path.write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(StoredError, match=r"not an \.npz file"):
-        stored.read(str(path), model.document)
+        stored.read(str(path), three_blocks.document)
     np.savez(path, scores=np.array([object()]))
     with pytest.raises(StoredError, match=r"not an \.npz file, or damaged"):  # a pickle: never loaded
-        stored.read(str(path), model.document)
+        stored.read(str(path), three_blocks.document)
 
 
-# ---- the command line ----
-
-
-@pytest.fixture
-def model_file(model, tmp_path):
-    path = tmp_path / "model.safetensors"
-    write_model(path, model.document, model.tensors)
-    return path
-
-
-@pytest.fixture
-def track(tmp_path):
-    path = tmp_path / "piece.wav"
-    soundfile.write(path, demo.synthesise()[: 3 * demo.SAMPLE_RATE], demo.SAMPLE_RATE)
-    return path
-
-
-def test_command_line_clean(capsys, tmp_path, model_file, track) -> None:
-    report = tmp_path / "report.json"
-    code, out, err = run(
-        capsys, "validate", model_file, track, "--device", "cpu", "--json", report, "--windows", "3", "--top", "3"
-    )
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert [line for line in lines if not line.startswith(" ")][:-1] == [
-        "noise",
-        "random input",
-        "synthetic piece",
-        str(track),
-    ]
-    assert lines[-1].startswith("random on cpu (")
-    assert lines[-1].endswith("float32, against oracle (float64 loops): ok")
-    data = json.loads(report.read_text())
-    assert (data["ok"], data["failures"], data["model"], data["against"]) == (True, [], "random", "oracle")
-    assert [stage["name"] for stage in data["cases"][3]["stages"]] == STAGES
-    assert all(0 <= stage["max_abs"] < 1e-3 for case in data["cases"] for stage in case["stages"])
-    assert data["cases"][3]["stages"][-1]["n_top"] == 3
-
-
-def test_command_line_failing(capsys, tmp_path, model_file, track, monkeypatch) -> None:
-    corrupt(monkeypatch, 2, weight=0.01)
-    report = tmp_path / "report.json"
-    code, out, err = run(capsys, "validate", model_file, track, "--device", "cpu", "--json", report)
-    assert code == 1
-    assert err.startswith("fcntag: noise: block 3 relative L2 ")
-    assert "allowed 1e-06" in err.splitlines()[0]
-    assert f"fcntag: {track}: block 3 relative L2 " in err
-    assert "FAILS" in out
-    assert json.loads(report.read_text())["ok"] is False
-    code, out, err = run(capsys, "validate", model_file, "--device", "cpu", "-q")
-    assert (code, out) == (1, "")
-    assert "block 3" in err
-
-
-def test_command_line_stored(capsys, tmp_path, model_file, track) -> None:
-    golden = tmp_path / "golden.npz"
-    assert run(capsys, "validate", model_file, "--device", "cpu", "--save", golden)[0] == 0
-    code, out, _ = run(capsys, "validate", model_file, "--device", "cpu", "--against", golden)
-    assert (code, out.splitlines()[0]) == (0, str(golden))
-    code, _, err = run(capsys, "validate", model_file, track, "--device", "cpu", "--against", golden)
-    assert (code, "holds its own waves" in err) == (2, True)
-
-
-def test_a_bad_file_does_not_stop_the_others(capsys, tmp_path, model_file, track) -> None:
-    bad = tmp_path / "bad.mp3"
-    bad.write_text("not music")
-    code, out, err = run(capsys, "validate", model_file, bad, track, "--device", "cpu")
-    assert code == 1
-    assert [line.split(":")[1].strip() for line in err.splitlines()] == [str(bad)]
-    assert out.splitlines()[-1].endswith("FAILS")
-    assert str(track) in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["no-such-model"], 3, "no-such-model"),
-        (["mtt-vgg", "--against", "tensorflow"], 2, "allowed: oracle, torch, onnxruntime, or a file that ends in .npz"),
-        (["mtt-vgg", "--against", "x.npz", "--save", "y.npz"], 2, "--save"),
-        (["mtt-vgg", "--against", "x.npz"], 2, "x.npz: No such file"),
-        (["mtt-vgg", "--save", "y.txt"], 2, "end the name in .npz"),
-        (["mtt-vgg", "--precision", "float16", "--device", "cpu"], 4, "float16"),
-        (["mtt-vgg", "--threads", "2000"], 2, "threads=2000"),
-        (["mtt-vgg", "--json", "nowhere/report.json"], 2, "no such folder"),
-    ],
-)
-def test_mistakes(capsys, arguments, code, message) -> None:
-    actual, _, err = run(capsys, "validate", *arguments)
-    assert actual == code
-    assert message in err
-    assert len(err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("against", "module", "held"),
-    [
-        ("oracle", "numba", "fcntag.oracle"),
-        ("torch", "torch", "fcntag.export.torch"),
-        ("onnxruntime", "onnxruntime", "onnxruntime"),
-    ],
-)
-def test_a_missing_package_names_the_extra(capsys, monkeypatch, against, module, held) -> None:
-    import sys
-
-    import fcntag
-    import fcntag.export
-
-    monkeypatch.delitem(sys.modules, held, raising=False)
-    monkeypatch.delattr(fcntag, "oracle", raising=False)
-    monkeypatch.delattr(fcntag.export, "torch", raising=False)
-    monkeypatch.setitem(sys.modules, module, None)
-    code, _, err = run(capsys, "validate", "mtt-vgg", "--against", against)
-    assert code == 2
-    assert 'pip install "fcntag[validate]"' in err
-
-
-def test_cases_are_repeatable(model) -> None:
-    for first, second in zip(built_in(model.document), built_in(model.document), strict=True):
+def test_cases_are_repeatable(three_blocks) -> None:
+    for first, second in zip(built_in(three_blocks.document), built_in(three_blocks.document), strict=True):
         assert isinstance(first, Case)
         for name in ("waves", "x"):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

@@ -30,7 +30,11 @@ def add_parser(commands: options.Subparsers) -> None:
         metavar="NAME",
         help="front end, windows and tags are those of this model; of a state dict also activations and pools",
     )
-    group.add_argument("--spec", metavar="FILE.json", help="what differs, or all of it: see fcntag/convert/recipe.py")
+    group.add_argument(
+        "--spec",
+        metavar="FILE.json",
+        help="what differs from it, or all of it, as JSON: name, tags, licence, frontend, segments, input, blocks, ...",
+    )
     group.add_argument("--tags", metavar="FILE", help="the tags, one a line, in the order of the scores")
     group.add_argument("--name", dest="called", metavar="NAME", help="name of the model (default: that of SRC)")
     group.add_argument("--logits", action="store_true", help="an ONNX file ends before the sigmoid")

@@ -37,7 +37,12 @@ def read_graph(data: bytes) -> tuple[Graph, Any]:
         raise ModelError(
             f"{proto.functions[0].name}: a function of the file's own; save the model with its operators inlined"
         )
-    return _Reader(proto).read(), proto
+    try:
+        return _Reader(proto).read(), proto
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"not an ONNX file, or damaged: {' '.join(str(error).split())[:120]}") from None
 
 
 class _Reader(Operators):

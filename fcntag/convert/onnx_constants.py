@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import ModelError
 
-MAX_ELEMENTS = 1 << 28
+MAX_ELEMENTS = 1 << 26  # of one constant: 3 x the largest weight of the paper's networks
+MAX_COMPUTED = 1 << 28  # of all that are computed
 BATCH = -123_456_789  # stands for the batch size in a shape that a graph computes
 
 
@@ -29,14 +30,17 @@ class Node:
         """From onnx's message."""
         from onnx import helper
 
+        texts = (proto.name, proto.op_type, proto.domain, *proto.input, *proto.output)
+        if not all(isinstance(text, str) for text in texts):  # bytes: not UTF-8
+            raise ModelError(f"node {index}: a name that is not text; damaged")
         name = proto.name or f"node {index} giving {', '.join(proto.output)!r}"
-        where = f"{name[:120]} ({proto.op_type[:60]})"
+        where = one_line(f"{name[:120]} ({proto.op_type[:60]})")
         attributes: dict[str, Any] = {}
         for attribute in proto.attribute:
             try:
                 value = helper.get_attribute_value(attribute)
             except ValueError:
-                raise ModelError(f"{where}: attribute {attribute.name[:60]!r} is damaged") from None
+                raise ModelError(f"{where}: attribute {str(attribute.name)[:60]!r} is damaged") from None
             attributes[attribute.name] = value.decode("ascii", "replace") if isinstance(value, bytes) else value
         return cls(proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output), attributes, where)
 
@@ -56,11 +60,17 @@ class Node:
             raise ModelError(f"{self.where}: {what} {value}; built: {built}")
 
 
+def one_line(text: str) -> str:
+    """``text`` with what is not printable escaped: names in a file may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class Constants:
     """Initializers by name, and what nodes make of them and of shapes."""
 
     def __init__(self, initializers: Any) -> None:
         self.values: dict[str, np.ndarray] = {}
+        self._computed = 0
         for initializer in initializers:
             self.values[initializer.name] = _array(initializer, initializer.name)
 
@@ -77,12 +87,23 @@ class Constants:
         if function is None:
             raise ModelError(f"{node.where}: of constants is not built; built: {', '.join(['Constant', *_FUNCTIONS])}")
         try:
+            size = _size(node, inputs)
+            self._computed += size
+            if size > MAX_ELEMENTS or self._computed > MAX_COMPUTED:
+                raise ModelError(f"{node.where}: constants of {size} elements; at most {MAX_ELEMENTS}")
             value = np.asarray(function(node, *inputs))
-        except (ValueError, IndexError, TypeError) as error:
-            raise ModelError(f"{node.where}: its constants do not fit: {str(error)[:120]}") from None
-        if value.size > MAX_ELEMENTS:
-            raise ModelError(f"{node.where}: {value.size} elements; at most {MAX_ELEMENTS}")
+        except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ModelError(f"{node.where}: its constants do not fit: {' '.join(str(error).split())[:120]}") from None
         self.values[node.outputs[0]] = value
+
+
+def _size(node: Node, inputs: list[np.ndarray]) -> int:
+    """Elements that a node's output may have at most, known before it is computed."""
+    if node.kind in ("Add", "Sub", "Mul", "Div"):
+        return int(np.prod(np.broadcast_shapes(*(x.shape for x in inputs)), dtype=object))
+    if node.kind == "Gather" and len(inputs) == 2:
+        return int(inputs[0].size) * max(1, int(inputs[1].size))
+    return sum(int(x.size) for x in inputs)
 
 
 def _array(proto: Any, name: str) -> np.ndarray:

@@ -75,7 +75,13 @@ class Operators:
         if step is None:
             built = sorted(name[4:] for name in dir(self) if name.startswith("_op_"))
             raise ModelError(f"{node.where}: an operator that is not built; built: {', '.join(built)}")
-        step(node, current)
+        try:
+            step(node, current)
+        except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError) as error:
+            if isinstance(error, ModelError):
+                raise
+            # attributes and weights of a damaged file: any type, any shape
+            raise ModelError(f"{node.where}: damaged: {' '.join(str(error).split())[:120]}") from None
 
     def _constant(self, node: Node, i: int, current: str = "") -> np.ndarray:
         """Input ``i`` of a node, which must be a constant."""
@@ -111,6 +117,8 @@ class Operators:
         node.refuse("dilations", [1, 1], "dilations")
         node.refuse("group", 1, "groups")
         bias = np.zeros(len(weight)) if len(node.inputs) < 3 else self._constant(node, 2).astype(np.float64)
+        if bias.shape != (len(weight),):
+            raise ModelError(f"{node.where}: biases {list(bias.shape)} for weights {list(weight.shape)}")
         edge = [(k - 1) // 2 for k in kernel], [k // 2 for k in kernel]
         pads = {
             "NOTSET": node.attribute("pads", [0, 0, 0, 0]),
@@ -135,6 +143,8 @@ class Operators:
         if node.attribute("training_mode", 0):
             raise ModelError(f"{node.where}: in training mode; export the model in evaluation mode")
         gamma, beta, mean, variance = (self._constant(node, i) for i in (1, 2, 3, 4))
+        if len({gamma.shape, beta.shape, mean.shape, variance.shape}) > 1 or gamma.ndim != 1:
+            raise ModelError(f"{node.where}: parameters of different shapes")
         # float32, as the attribute is stored: 1e-5 in it is 9.99999974e-06
         epsilon = float(node.attribute("epsilon", 1e-5))
         try:
@@ -362,7 +372,10 @@ class Operators:
         weight = self._constant(node, 1).astype(np.float64)
         weight = (weight if node.attribute("transB", 0) else weight.T) * node.attribute("alpha", 1.0)
         bias = self._constant(node, 2).astype(np.float64) if len(node.inputs) > 2 else np.zeros(1)
-        self._dense(node, weight, np.broadcast_to(bias * node.attribute("beta", 1.0), (1, len(weight)))[0])
+        bias = bias.reshape(-1) * node.attribute("beta", 1.0)
+        if weight.ndim != 2 or bias.size not in (1, len(weight)):
+            raise ModelError(f"{node.where}: {bias.size} biases for weights {list(weight.shape)}")
+        self._dense(node, weight, np.broadcast_to(bias, (len(weight),)))
 
     def _op_MatMul(self, node: Node, current: str) -> None:
         if node.inputs[0] != current:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 
@@ -24,7 +25,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f'{path}: reading .pth files needs torch; install it with: pip install "fcntag[validate]"'
         ) from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in our own words
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         # torch reports a damaged or malicious file as whatever its reader stumbled over, from EOFError to IndexError;
         # its texts are long, coloured, and tell how to run the file's code.
