@@ -386,7 +386,8 @@ def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str
     def parse(text: str) -> Any:
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text}: allowed: {low:g} to {high:g}")
+            allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text}; allowed: {allowed}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where float() fails

@@ -7,6 +7,7 @@ A block is conv -> batch-norm -> activation -> max-pool -> dropout (arXiv:1606.0
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,15 @@ def read_document(name: str) -> ModelDocument:
 
 def with_tags(document: ModelDocument, tags: tuple[str, ...]) -> ModelDocument:
     """The same network for other tags. Every segment has the full length, as all that it will be trained on has."""
-    segments = dataclasses.replace(document.segments, min_samples=0)
-    return dataclasses.replace(document, tags=tags, segments=segments, variants=()).validate()
+    changes = {"random_weights": False} if hasattr(document, "random_weights") else {}
+    return dataclasses.replace(
+        document,
+        name=re.sub(r"-random-\d+$", "", document.name),  # as untrained networks are called
+        tags=tags,
+        segments=dataclasses.replace(document.segments, min_samples=0),
+        variants=(),
+        **changes,
+    ).validate()
 
 
 class Network(nn.Module):
