@@ -221,11 +221,13 @@ void check_mfcc(int n_mels, int n_mfcc, int n_frames, int batch, int count, Norm
         const double expected[3] = {row[t], fitted_derivative(row.data() + window, 1, t - window),
                                     fitted_derivative(row.data() + window, 2, t - window)};
         for (int derivative = 0; derivative < 3; ++derivative) {
-          const double allowed =
-              3e-7 * 40 * std::sqrt(n_mels * std::max(n_mels / 32.0, 1.0));  // sums of 32, then of those
           const int row = derivative * n_mfcc + c;
           const int at = kind == Normalization::kScalar ? 0 : kind == Normalization::kPerMel ? row : t;
-          const double value = n_scales == 0 ? expected[derivative] : scale[at] * expected[derivative] + shift[at];
+          const double factor = n_scales == 0 ? 1 : scale[at], offset = n_scales == 0 ? 0 : shift[at];
+          const double value = factor * expected[derivative] + offset;
+          // Sums of 32, then of those, times the scale; and the rounding of the shifted value itself.
+          const double allowed = 3e-7 * 40 * std::sqrt(n_mels * std::max(n_mels / 32.0, 1.0)) * std::fabs(factor) +
+                                 1.2e-7 * (std::fabs(value) + std::fabs(offset)) * (n_scales != 0);
           const float actual = out[clip * size + static_cast<std::size_t>(row) * n_frames + t];
           if (!(std::fabs(actual - value) <= allowed)) complaint = "wrong value at frame " + std::to_string(t);
           worst = std::max(worst, std::fabs(actual - value) / allowed);
