@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .modelfile import Model
 
-CHUNK_FRAMES = 4096  # of the network's input at a time, or three windows: some hundred MB of maps in the widest network
+# Of the network's input at a time, or three windows: some hundred MB of maps in the widest network. Every length of a
+# part packs the weights anew, so a song is best one part.
+CHUNK_FRAMES = 16384
 
 
 @dataclass(frozen=True)
