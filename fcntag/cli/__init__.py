@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser.parse_args(argv)
         verbose = getattr(arguments, "verbose", False)
-        decodes = arguments.command in ("tag", "taggram", "embed", "eval")
+        decodes = arguments.command in ("tag", "taggram", "embed", "eval", "validate")
         with logging_shown(verbose), libraries_hushed(decodes and not verbose):
             code = int(arguments.run(arguments))
         sys.stdout.flush()
