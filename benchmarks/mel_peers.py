@@ -98,15 +98,7 @@ class TorchMel:
 
 def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_bins, n_mels], float32."""
-    filters = mel.mel_filters(
-        sample_rate=frontend.sample_rate,
-        n_fft=frontend.n_fft,
-        n_mels=frontend.n_mels,
-        fmin=frontend.fmin,
-        fmax=frontend.fmax,
-        scale=frontend.mel_scale,
-        norm=frontend.mel_norm,
-    )
+    filters = mel.row_filters(frontend)
     window = mel.window(frontend.window, frontend.n_fft).astype(np.float32)
     return window, np.ascontiguousarray(filters.T, dtype=np.float32)
 

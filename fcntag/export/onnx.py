@@ -175,7 +175,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     In float64 up to here: a float32 spectrum has noise of 1e-7 of its loudest bin, and the logarithm of a silent band
     shows it. The cast to float32 is where the document's own numbers end.
     """
-    from ..mel import mel_filters, window
+    from ..mel import row_filters, window
 
     frontend, n_samples = model.document.frontend, model.document.segments.n_samples
     log = frontend.log
@@ -196,15 +196,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     )
     graph.node("Mul", "spectrum", name="squares")
     graph.node("ReduceSum", graph.constant("axis_parts", np.array([3])), keepdims=0, name="power")
-    filters = mel_filters(
-        sample_rate=frontend.sample_rate,
-        n_fft=frontend.n_fft,
-        n_mels=frontend.n_mels,
-        fmin=frontend.fmin,
-        fmax=frontend.fmax,
-        scale=frontend.mel_scale,
-        norm=frontend.mel_norm,
-    )
+    filters = row_filters(frontend)
     graph.node("MatMul", graph.constant("mel_filters", filters.T), name="mel_by_frame")
     graph.node("Transpose", perm=[0, 2, 1], name="mel")
     if frontend.power_exponent == 2:

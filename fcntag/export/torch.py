@@ -65,21 +65,13 @@ class LogMel(nn.Module):
     """Waves [B, n_samples] -> log-mel [B, n_mels, n_frames] in float64, not normalised; float64 throughout."""
 
     def __init__(self, model: Model) -> None:
-        from ..mel import mel_filters, window
+        from ..mel import row_filters, window
 
         super().__init__()
         check_frontend(model.document)
         self.frontend = frontend = model.document.frontend
         self.padding = padding(frontend, model.document.segments.n_samples)
-        filters = mel_filters(
-            sample_rate=frontend.sample_rate,
-            n_fft=frontend.n_fft,
-            n_mels=frontend.n_mels,
-            fmin=frontend.fmin,
-            fmax=frontend.fmax,
-            scale=frontend.mel_scale,
-            norm=frontend.mel_norm,
-        )
+        filters = row_filters(frontend)
         self.register_buffer("filters", torch.from_numpy(filters))
         self.register_buffer("window", torch.from_numpy(window(frontend.window, frontend.n_fft)))
 
