@@ -162,14 +162,14 @@ def test_a_wrong_head_or_wrong_scores_are_named(three_blocks) -> None:
 def test_a_wrong_mel_filter_is_named(three_blocks, monkeypatch) -> None:
     from fcntag import mel
 
-    right = mel.mel_filters
+    right = mel.row_filters
 
-    def wrong(**options):
-        filters = right(**options)
+    def wrong(frontend):
+        filters = right(frontend)
         filters[7] *= 1.001
         return filters
 
-    monkeypatch.setattr(mel, "mel_filters", wrong)  # the oracle holds the right one by its own name
+    monkeypatch.setattr(mel, "row_filters", wrong)  # the oracle holds the right one by its own name
     report = validate(three_blocks, device="cpu")
     found = failing(report)
     assert found["noise"][0] == found["synthetic piece"][0] == "mel"
