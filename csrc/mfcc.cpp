@@ -1,26 +1,12 @@
 #include "mfcc.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace fcntag {
 
 namespace {
-constexpr double kPi = 3.14159265358979323846;
 constexpr int kReach = kDeltaWidth / 2;
 }  // namespace
-
-std::vector<double> dct_table(int n_mels, int n_mfcc) {
-  std::vector<double> table;
-  for (int m = 0; m < n_mels; ++m) {
-    for (int c = 0; c < n_mfcc; ++c) {
-      const double norm = std::sqrt((c == 0 ? 1.0 : 2.0) / n_mels);
-      // The angle is reduced while it is an integer: 4 n_mels steps are a turn.
-      table.push_back(norm * std::cos(kPi * (c * (2 * m + 1) % (4 * n_mels)) / (2.0 * n_mels)));
-    }
-  }
-  return table;
-}
 
 void mfcc_frames(const double* log_mel, int frames, int n_mels, double floor, double ref, const double* dct, int n_mfcc,
                  double* out) {

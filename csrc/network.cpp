@@ -308,20 +308,13 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   FCNTAG_CHECK(outputs.blocks.empty() || outputs.blocks.size() == blocks_.size(), "network: ", outputs.blocks.size(),
                " block outputs for ", blocks_.size(), " blocks");
   if (height != height_ || width != width_) plan(height, width);
-  const MapLayout& in = plans_[0].in;
   Stopwatch clock(outputs.seconds);
   FlushDenormals flush;
   for (int begin = 0; begin < batch; begin += deep_group_) {
     const int images = std::min(deep_group_, batch - begin);
     for (int first = 0; first < images; first += group_) {
       const int some = std::min(group_, images - first);
-      for (int i = 0; i < some; ++i) {
-        float* map = maps_[0].data() + i * in.image() + in.origin();
-        const float* source = x + (static_cast<int64_t>(begin) + first + i) * height * width;
-        for (int row = 0; row < height; ++row) {
-          std::memcpy(map + row * in.row(), source + static_cast<int64_t>(row) * width, width * sizeof(float));
-        }
-      }
+      for (int i = 0; i < some; ++i) copy_input(x + (static_cast<int64_t>(begin) + first + i) * height * width, i);
       clock.stamp(blocks_.size());
       for (std::size_t b = 0; b < deep_; ++b) {
         run_block(b, some, b + 1 == deep_ ? first : 0);
@@ -336,6 +329,15 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
     }
     for (int i = 0; i < images; ++i) read_outputs(deep_ - 1, blocks_.size(), i, begin + i, outputs);
     clock.stamp(blocks_.size());
+  }
+}
+
+// x [height_, width_] to image `image` of the first map, which keeps its border.
+void Network::copy_input(const float* x, int image) {
+  const MapLayout& in = plans_[0].in;
+  float* map = maps_[0].data() + image * in.image() + in.origin();
+  for (int row = 0; row < height_; ++row) {
+    std::memcpy(map + row * in.row(), x + static_cast<int64_t>(row) * width_, width_ * sizeof(float));
   }
 }
 

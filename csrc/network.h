@@ -58,6 +58,7 @@ class Network {
   const MapLayout& map(std::size_t index) const;  // the input, or a block's output
   void run_block(std::size_t index, int images, int out_image);
   void run_winograd(std::size_t index, int images, int out_image);
+  void copy_input(const float* x, int image);
   void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;

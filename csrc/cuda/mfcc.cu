@@ -1,7 +1,6 @@
 #include "cuda/mfcc.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "check.h"
@@ -13,7 +12,6 @@ namespace cuda {
 
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
 constexpr int kReach = kDeltaWidth / 2;
 constexpr int kTile = 32;            // coefficients of a block
 constexpr int kStagedFrames = 64;    // whose coefficients a block computes: two warps' lanes
@@ -115,12 +113,10 @@ Mfcc::Mfcc(int n_mels, int n_mfcc, Normalization normalization, const std::vecto
                "; allowed: 1 to n_mels=", n_mels);
   const int padded = (n_mfcc + kTile - 1) / kTile * kTile;
   std::vector<float> dct(static_cast<std::size_t>(n_mels) * padded);
+  const std::vector<double> table = dct_table(n_mels, n_mfcc);
   for (int m = 0; m < n_mels; ++m) {
-    for (int c = 0; c < n_mfcc; ++c) {
-      const double norm = std::sqrt((c == 0 ? 1.0 : 2.0) / n_mels);
-      dct[static_cast<std::size_t>(m) * padded + c] =
-          static_cast<float>(norm * std::cos(kPi * c * (2 * m + 1) / (2.0 * n_mels)));
-    }
+    std::copy_n(table.data() + static_cast<std::size_t>(m) * n_mfcc, n_mfcc,
+                dct.data() + static_cast<std::size_t>(m) * padded);
   }
   const auto upload = [](const std::vector<float>& values) {
     DeviceMemory memory(values.size() * sizeof(float));
