@@ -84,8 +84,7 @@ def head_dict(model: Model) -> dict[str, Any]:
 
 def map_head_dict(model: Model, height: int, width: int) -> dict[str, Any]:
     """A head for inputs [height, width] that asks for nothing but its features: the last map, [C, h, w] in one row."""
-    for block in model.document.blocks:
-        height, width = block.output_size(height, width)
+    height, width = model.document.sizes_from(height, width)[-1]
     size = model.document.blocks[-1].out_channels * height * width
     return {
         "flatten": "chw",

@@ -168,7 +168,7 @@ def _last_maps(engine: Engine, model: Model, plan: DensePlan, x: np.ndarray) -> 
         if size not in networks:
             networks.clear()  # the last part alone is of another size
             networks[size] = engine.map_network(model, *size)
-        h, w = _map_size(model.document, *size)
+        h, w = model.document.sizes_from(*size)[-1]
         found = engine.run_network(networks[size], part, features=True)["features"].reshape(-1, h, w)
         yield found.take(range(drop, drop + end - first), axis=1 + axis)
 
@@ -186,12 +186,6 @@ def _seen(document: ModelDocument, axis: int, columns: int) -> int:
     for block in reversed(document.blocks):
         columns = (columns - 1) * block.pool.stride[axis] + block.pool.window[axis] + block.kernel // 2
     return columns
-
-
-def _map_size(document: ModelDocument, height: int, width: int) -> tuple[int, int]:
-    for block in document.blocks:
-        height, width = block.output_size(height, width)
-    return height, width
 
 
 def _head(model: Model, plan: DensePlan, last: np.ndarray) -> np.ndarray:

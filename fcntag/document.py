@@ -176,7 +176,11 @@ class ModelDocument:
 
     def map_sizes(self, n_samples: int | None = None) -> list[tuple[int, int]]:
         """(H, W) of the input and after every block."""
-        sizes = [self.input_size(n_samples)]
+        return self.sizes_from(*self.input_size(n_samples))
+
+    def sizes_from(self, height: int, width: int) -> list[tuple[int, int]]:
+        """``map_sizes`` for an input [height, width], which need not be that of a segment."""
+        sizes = [(height, width)]
         for block in self.blocks:
             sizes.append(block.output_size(*sizes[-1]))
         return sizes

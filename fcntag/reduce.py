@@ -197,9 +197,7 @@ def needed_input(document: ModelDocument, height: int, width: int) -> tuple[int,
 
     Raises ValueError if the input is too small for the network.
     """
-    sizes = [(height, width)]
-    for block in document.blocks:
-        sizes.append(block.output_size(*sizes[-1]))
+    sizes = document.sizes_from(height, width)
     if min(sizes[-1]) < 1:
         raise ValueError(f"{document.name}: an input of {height} x {width} is too small for its pools")
     return _needed_sizes(document, sizes)[0]

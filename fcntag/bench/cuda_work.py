@@ -95,10 +95,7 @@ def peer_bytes(variant: Variant, batch: int, precision: str) -> float:
 
 
 def _sizes(variant: Variant) -> list[tuple[int, int]]:
-    sizes = [(variant.height, variant.width)]
-    for block in variant.model.document.blocks:
-        sizes.append(block.output_size(*sizes[-1]))
-    return sizes
+    return variant.model.document.sizes_from(variant.height, variant.width)
 
 
 def _outputs(variant: Variant, i: int) -> int:

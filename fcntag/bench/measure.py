@@ -302,10 +302,8 @@ class _Bench:
         rounds = (self.settings.repeats + 1) // 2
         alternate({"run": lambda: times.append(engine.block_times(x))}, rounds, self.settings.seconds)
         cores = others.cores()
-        sizes = [(ours.height, ours.width)]
         blocks = ours.model.document.blocks
-        for block in blocks:
-            sizes.append(block.output_size(*sizes[-1]))
+        sizes = ours.model.document.sizes_from(ours.height, ours.width)
         for i, samples in enumerate(zip(*times, strict=True)):
             stage = f"block {i}" if i < len(blocks) else "head"
             flop = 0.0

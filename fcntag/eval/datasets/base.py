@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import DatasetError
 
 NAMED = 3  # examples in a note
+BINARY = frozenset(("0", "1", "0.0", "1.0"))  # how a cell of a matrix of labels may be written
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ def binary(fields: Iterable[str], path: str, line: int) -> list[bool]:
     values = []
     for field in fields:
         text = field.strip()
-        if text not in ("0", "1", "0.0", "1.0"):
+        if text not in BINARY:
             raise DatasetError(f"{path}: line {line}: {field!r} is neither 0 nor 1")
         values.append(text[0] == "1")
     return values

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
-from .base import Dataset, binary, clean_path, delimiter_of, load_array, make_dataset, rows_of
+from .base import BINARY, Dataset, binary, clean_path, delimiter_of, load_array, make_dataset, rows_of
 from .lists import read_list, select
 
 NAME = "Million Song Dataset"
@@ -156,7 +156,7 @@ def _text_matrix(path: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
     for line, fields in rows_of(path, delimiter_of(path)):
         if not width:
             width = len(fields)
-            if any(field.strip() not in ("0", "1", "0.0", "1.0") for field in fields):
+            if any(field.strip() not in BINARY for field in fields):
                 header = tuple(field.strip() for field in fields)
                 continue
         if len(fields) != width:

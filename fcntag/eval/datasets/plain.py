@@ -12,12 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import DatasetError
-from .base import Dataset, binary, clean_path, delimiter_of, make_dataset, rows_of
+from .base import BINARY, Dataset, binary, clean_path, delimiter_of, make_dataset, rows_of
 from .lists import HEADERS, select
 
 PATH_HEADERS = HEADERS | {"audio", "clip", "track"}
 TAG_HEADERS = frozenset(("tag", "tags", "label", "labels"))
-BINARY = frozenset(("0", "1", "0.0", "1.0"))
 
 
 def plain(
