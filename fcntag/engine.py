@@ -173,19 +173,9 @@ class Engine:
 
     def map_network(self, model: Model, height: int, width: int) -> Any:
         """A network of ``model``'s blocks for inputs of one size, whose features are the last map, [C, h, w]."""
-        from . import _C
-
         with self._lock:
             self._check_open()
-            return _C.Network(
-                block_dicts(model),
-                map_head_dict(model, height, width),
-                height=height,
-                width=width,
-                bfloat16=self.precision == "bfloat16",
-                algorithm=self._algorithm,
-                pool=self._pool,
-            )
+            return self._make_network(model, height, width, map_head_dict(model, height, width))
 
     def run_network(self, network: Any, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
         """What is ``wanted`` of a network of this engine's pool, for x [B, H, W]; one call runs at a time."""
@@ -219,12 +209,12 @@ class Engine:
 
         return _C.MelSpec(melspec_config(self._model, height, width), pool=self._pool)
 
-    def _make_network(self, model: Model, height: int, width: int) -> Any:
+    def _make_network(self, model: Model, height: int, width: int, head: dict[str, Any] | None = None) -> Any:
         from . import _C
 
         return _C.Network(
             block_dicts(model),
-            head_dict(model),
+            head or head_dict(model),
             height=height,
             width=width,
             bfloat16=self.precision == "bfloat16",
