@@ -4,9 +4,10 @@
     python recipes/train.py dataset.csv --network fcn5-narrow --out runs/narrow
 
 As the paper did: Adam, binary cross-entropy, batch-norm, dropout 0.5 after every max-pool, early stopping on the
-validation ROC-AUC. --out gets the model file NAME.safetensors, log.json and checkpoint.pt. The same command goes on
-where it was stopped, killed or cut off by --stop-after, and on one CPU ends in the same bits as an uninterrupted run.
-Before the model file gets its name, fcntag tags the test clips with it: scores and ROC-AUC must be PyTorch's.
+validation ROC-AUC. --out gets the model file NAME.safetensors, log.json, checkpoint.pt and scores.npz (of the test
+clips, PyTorch's and fcntag's). The same command goes on where it was stopped, killed or cut off by --stop-after, and on
+one CPU ends in the same bits as an uninterrupted run. Before the model file gets its name, fcntag tags the test clips
+with it: scores and ROC-AUC must be PyTorch's.
 
 Exit codes: 0 ok, 1 the model file does not give PyTorch's scores, 2 usage, dataset or document, 75 stopped by
 --stop-after: run it again. Needs pip install "fcntag[train]".
@@ -15,6 +16,7 @@ Exit codes: 0 ok, 1 the model file does not give PyTorch's scores, 2 usage, data
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import hashlib
 import io
@@ -51,6 +53,7 @@ STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, and it is not finished
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    keep_memory()
     try:
         return Training(options).run()
     except FcntagError as error:
@@ -59,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped:
         print(f"train.py: stopped after {options.stop_after:g} s; run it again to go on", file=sys.stderr)
         return STOPPED
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: a map is 100 MB and more, and asking the kernel for it anew took half of a step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: nothing in mappings of its own, which go back when they are freed
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing back from the heap's end either
 
 
 class Training:
@@ -78,6 +89,7 @@ class Training:
             raise DeviceError("--device cuda: PyTorch finds no GPU it can use")
         # cuDNN's fastest gradients add up in any order; on a CPU nothing is lost by asking for the same one
         torch.use_deterministic_algorithms(self.device.type == "cpu")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # that is for finding bugs, at a pass over each map
         torch.manual_seed(options.seed)
         tags, self.splits = read_dataset(options.dataset, options.audio)
         self.document = with_tags(read_document(options.network), tags)
@@ -86,6 +98,7 @@ class Training:
         self.sha256 = hashlib.sha256(Path(options.dataset).read_bytes()).hexdigest()
         self.settings = {
             **{name: getattr(options, name) for name in ("batch", "lr", "dropout", "seed", "bf16")},
+            "decay_over": options.epochs if options.decay else 0,
             "dataset_sha256": self.sha256,
             "document": json.loads(self.document.to_json()),
         }
@@ -126,6 +139,9 @@ class Training:
         before = self.seconds
         self.network.train()
         for x, y in batches(self.mels, clips, draws, options.batch):
+            if options.decay:
+                left = 1 - (self.epoch + self.step / n_steps) / options.epochs
+                self.optimizer.param_groups[0]["lr"] = options.lr * left
             # Dropout's draws follow from the step alone, so that a run may be cut anywhere.
             torch.manual_seed(int(np.random.SeedSequence([options.seed, self.epoch, self.step]).generate_state(1)[0]))
             self.loss_sum += self.train_step(torch.from_numpy(x), torch.from_numpy(y))
@@ -242,6 +258,13 @@ class Training:
         write_model(unchecked, document, tensors)
         actual = engine_scores(unchecked, clips, self.threads)
         check = compare(clips, actual, expected)
+        buffer = io.BytesIO()
+        folder = self.options.audio or Path(self.options.dataset).parent
+        paths = [os.path.relpath(clip, folder) for clip in clips.paths]
+        np.savez_compressed(
+            buffer, paths=paths, tags=document.tags, labels=clips.labels, pytorch=expected, fcntag=actual
+        )
+        write_atomically(self.out / "scores.npz", buffer.getvalue())
         self.write_log(**{split: found}, check=check)
         print(
             f"{split}: ROC-AUC {found['roc_auc']:.4f}, PR-AUC {found['pr_auc']:.4f}; fcntag's scores differ by "
@@ -259,9 +282,10 @@ class Training:
         options, counts = self.options, {name: len(clips) for name, clips in self.splits.items()}
         dataset = options.dataset_name or Path(options.dataset).stem
         base = self.document.name
+        decay = f" falling to 0 over {options.epochs} epochs" if options.decay else ""
         notes = [
             f"Trained by recipes/train.py of fcntag {fcntag.__version__} with PyTorch {torch.__version__}: Adam, "
-            f"learning rate {options.lr:g}, batches of {options.batch}, dropout {options.dropout:g}, seed "
+            f"learning rate {options.lr:g}{decay}, batches of {options.batch}, dropout {options.dropout:g}, seed "
             f"{options.seed}; epoch {self.best['epoch'] + 1} of {self.epoch}, the best on the validation clips.",
             f"Clips: {counts['train']} to train, {counts['validation']} to validate, {counts['test']} to test.",
         ]
@@ -366,6 +390,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--patience", type=_number(int, 1), default=10, metavar="N", help="epochs without a better one")
     parser.add_argument("--batch", type=_number(int, 2), default=16, metavar="N", help="clips in a step (default: 16)")
     parser.add_argument("--lr", type=_number(float, 0), default=1e-3, help="Adam's learning rate (default: 0.001)")
+    parser.add_argument("--decay", action="store_true", help="learning rate falls to 0 over --epochs, in a line")
     parser.add_argument("--dropout", type=_number(float, 0, 0.95), default=0.5, help="after every pool (default: 0.5)")
     parser.add_argument("--seed", type=_number(int, 0), default=0)
     parser.add_argument("--threads", type=_number(int, 0), default=0, help="CPU threads (default: all of the process)")

@@ -104,6 +104,11 @@ def test_trains_and_writes_a_model_that_tags(run: Path, dataset: Path) -> None:
     assert log["clips"] == {"train": 16, "validation": 4, "test": 4}  # without the one that is not sound
     assert log["check"]["passed"]
     assert log["check"]["max_abs_error"] < 1e-5
+    with np.load(run / "scores.npz") as scores:
+        assert scores["paths"].tolist() == [f"{i}.wav" for i in range(12, 16)]
+        np.testing.assert_array_equal(scores["labels"], [[0, 0], [1, 0], [0, 1], [1, 1]])
+        error = np.abs(scores["fcntag"].astype(np.float64) - scores["pytorch"]).max()
+        assert error == log["check"]["max_abs_error"]
     with fcntag.Tagger(run / "tiny.safetensors") as tagger:
         assert tagger.tags == ("low", "high")
         assert tagger.model.document.source.file == dataset.name
@@ -129,6 +134,33 @@ def test_the_oracle_gives_the_networks_scores(run: Path, document: Path, rng: np
         expected = network(torch.from_numpy(x)).sigmoid().numpy()
     # weights rounded to float32, and two blocks that magnify it
     np.testing.assert_allclose(oracle.run(model, x * scale + shift), expected, atol=1e-5)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    x = torch.ones(4, 8, 50, 50).contiguous(memory_format=torch.channels_last)
+    dropout = train_network.Dropout(0.25)
+    torch.manual_seed(3)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), first)
+    assert not torch.equal(first, second)
+    assert first.unique().tolist() == pytest.approx([0, 4 / 3])
+    share = float((first == 0).float().mean())
+    assert abs(share - 0.25) < 0.01  # 80,000 draws: six standard deviations
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_the_learning_rate_falls_to_nothing(dataset: Path, document: Path, tmp_path: Path) -> None:
+    rates = []
+
+    class Watched(train.Training):
+        def train_step(self, x: torch.Tensor, y: torch.Tensor) -> float:
+            rates.append(self.optimizer.param_groups[0]["lr"])
+            return super().train_step(x, y)
+
+    options = train._parser().parse_args(arguments(dataset, document, tmp_path / "out", "--decay"))
+    assert Watched(options).run() == 0
+    np.testing.assert_allclose(rates, 0.02 * (1 - np.arange(24) / 24), rtol=1e-12)  # 6 epochs of 4 steps
 
 
 def test_killed_and_resumed_it_ends_in_the_same_bits(run: Path, dataset: Path, document: Path, tmp_path: Path) -> None:
