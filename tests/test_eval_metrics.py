@@ -10,6 +10,7 @@ from eval_sets import random_set
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fcntag.eval import bootstrap, macro, per_tag, pr_auc, roc_auc
+from fcntag.eval.metrics import resampled
 
 CASES = [
     (500, 6, None),
@@ -104,6 +105,29 @@ def test_bootstrap_is_scikit_learn_on_repeated_clips(digits, rng):
     np.testing.assert_allclose(ours.macro_low, np.quantile(means, 0.05, axis=1), rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.macro_high, np.quantile(means, 0.95, axis=1), rtol=0, atol=1e-12)
     assert ours.undefined.tolist() == np.isnan(values[0]).sum(axis=0).tolist()
+
+
+def test_resamples_of_groups_are_scikit_learn_on_repeated_groups(rng):
+    """Clips of one piece are drawn together, under whatever number the piece goes."""
+    labels, scores = random_set(rng, 60, 3)
+    groups = rng.integers(0, 15, 60)
+    names, members = np.unique(groups, return_inverse=True)
+    ours = resampled(labels, scores, resamples=23, seed=5, groups=groups * 7 - 3)
+    draws = np.random.default_rng(5)
+    for r in range(23):
+        drawn = draws.integers(0, len(names), len(names))
+        rows = np.concatenate([np.flatnonzero(members == group) for group in drawn])
+        for k in range(3):
+            y, s = labels[rows, k], scores[rows, k]
+            if 0 < y.sum() < len(y):
+                np.testing.assert_allclose(ours[0, r, k], roc_auc_score(y, s), rtol=0, atol=1e-12)
+                np.testing.assert_allclose(ours[1, r, k], average_precision_score(y, s), rtol=0, atol=1e-12)
+            else:
+                assert np.isnan(ours[:, r, k]).all()
+    alone = resampled(labels, scores, resamples=23, seed=5)
+    np.testing.assert_array_equal(resampled(labels, scores, resamples=23, seed=5, groups=np.arange(60)), alone)
+    with pytest.raises(ValueError, match=r"groups: \(59,\) must be one number a clip"):
+        resampled(labels, scores, groups=groups[:59])
 
 
 def test_bootstrap_does_not_depend_on_the_block(rng, monkeypatch):

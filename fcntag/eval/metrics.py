@@ -162,30 +162,60 @@ def bootstrap(
     ------
     ValueError : see ``check``; no clips, or an argument out of range
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} must lie between 0 and 1")
+    values = resampled(labels, scores, resamples=resamples, seed=seed)
+    ends = ((1 - confidence) / 2, (1 + confidence) / 2)
+    low, high = _quantiles(values, ends)
+    defined = ~np.isnan(values)
+    macro_low, macro_high = _quantiles(macro_each(values)[:, :, None], ends)
+    return Intervals(low, high, resamples - defined[0].sum(axis=0), macro_low[:, 0], macro_high[:, 0])
+
+
+def resampled(
+    labels: np.ndarray, scores: np.ndarray, *, resamples: int = 1000, seed: int = 0, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """ROC-AUC and PR-AUC of every tag in resamples of the clips: float64 [2, resamples, n_tags], NaN where undefined.
+
+    Parameters
+    ----------
+    labels, scores : as for ``per_tag``
+    resamples : int >= 1
+    seed : int >= 0; equal seeds and numbers of groups give equal draws, so that two systems' values can be subtracted
+    groups : int [n_clips], or None: clips of one number are drawn together (those of one piece, say, which are no
+        independent witnesses); None draws clip by clip
+
+    Raises
+    ------
+    ValueError : see ``check``; no clips, or an argument out of range
+    """
     labels, scores = check(labels, scores)
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} must be 1 or more")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1")
     n_clips, n_tags = labels.shape
     if not n_clips:
         raise ValueError("no clips to draw from")
+    members = np.arange(n_clips) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if members.shape != (n_clips,):
+        raise ValueError(f"groups: {members.shape} must be one number a clip, ({n_clips},)")
+    n_groups = int(members.max()) + 1
     ranked = [_Ranked(labels[:, k], scores[:, k]) for k in range(n_tags)]
     rng = np.random.default_rng(seed)
     values = np.empty((2, resamples, n_tags))
     step = max(1, BLOCK // n_clips)
     for first in range(0, resamples, step):
         rows = range(first, min(first + step, resamples))
-        weights = np.array([np.bincount(rng.integers(0, n_clips, n_clips), minlength=n_clips) for _ in rows], np.int32)
+        draws = [np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)[members] for _ in rows]
+        weights = np.array(draws, np.int32)
         for k, tag in enumerate(ranked):
             values[0, first : rows.stop, k], values[1, first : rows.stop, k] = tag.values(weights)
-    ends = ((1 - confidence) / 2, (1 + confidence) / 2)
-    low, high = _quantiles(values, ends)
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=2)
-    means = np.divide(np.nansum(values, axis=2), count, out=np.full(count.shape, np.nan), where=count > 0)
-    macro_low, macro_high = _quantiles(means[:, :, None], ends)
-    return Intervals(low, high, resamples - defined[0].sum(axis=0), macro_low[:, 0], macro_high[:, 0])
+    return values
+
+
+def macro_each(values: np.ndarray) -> np.ndarray:
+    """Means over the last axis, of what is defined there; NaN where nothing is."""
+    count = (~np.isnan(values)).sum(axis=-1)
+    return np.divide(np.nansum(values, axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def _quantiles(values: np.ndarray, ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
