@@ -1,7 +1,8 @@
-"""Windows, mel filters and STFT bins in NumPy float64: every variant the models need, in one place.
+"""Windows, mel filters, STFT bins, and what makes MFCC, in NumPy float64: every variant the models need, in one place.
 
 Sources: the Slaney scale is that of the Auditory Toolbox (linear below 1 kHz, logarithmic above, 27 steps per
-factor of 6.4); the HTK scale is 2595 log10(1 + f / 700) (The HTK Book, 5.4).
+factor of 6.4); the HTK scale is 2595 log10(1 + f / 700) (The HTK Book, 5.4). Deltas are derivatives of polynomials
+fitted by least squares (Savitzky and Golay, Analytical Chemistry 36, 1964).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .frontend import DELTA_WIDTH
 
 if TYPE_CHECKING:
     from .frontend import Frontend
@@ -91,6 +94,32 @@ def row_filters(frontend: Frontend) -> np.ndarray:
         scale=frontend.mel_scale,
         norm=frontend.mel_norm,
     )
+
+
+def dct_matrix(n_mels: int, n_mfcc: int) -> np.ndarray:
+    """The first ``n_mfcc`` rows of the orthonormal DCT-II of ``n_mels`` bands, [n_mfcc, n_mels], float64."""
+    k, m = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None, :]
+    return np.sqrt(np.where(k == 0, 1.0, 2.0) / n_mels) * np.cos(np.pi * k * (2 * m + 1) / (2 * n_mels))
+
+
+def delta_weights() -> np.ndarray:
+    """Weights of DELTA_WIDTH neighbouring frames in a delta and in a delta-delta, [2, DELTA_WIDTH], float64.
+
+    The first derivative of the line, and the second of the parabola, that lie closest to the frames.
+    """
+    t = np.arange(DELTA_WIDTH) - DELTA_WIDTH // 2
+    arch = np.square(t) - np.square(t).mean()  # the parabola's part that no line can take
+    return np.stack([t / np.square(t).sum(), 2.0 * arch / np.square(arch).sum()])
+
+
+def delta_frames(n_frames: int) -> np.ndarray:
+    """Which frames the deltas of every frame are fitted to, [n_frames, DELTA_WIDTH], int64.
+
+    Those around it; near an end the first or last so many, whose line and parabola have one derivative throughout.
+    ``n_frames`` must be at least DELTA_WIDTH, as documents see to.
+    """
+    first = np.clip(np.arange(n_frames) - DELTA_WIDTH // 2, 0, n_frames - DELTA_WIDTH)
+    return first[:, None] + np.arange(DELTA_WIDTH)
 
 
 def window(name: str, n_fft: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .frontend import DELTA_WIDTH
+from .mel import dct_matrix, delta_weights
 
 if TYPE_CHECKING:
     from .document import Frontend, ModelDocument
@@ -59,19 +59,12 @@ def input_range(document: ModelDocument, tensors: dict[str, np.ndarray]) -> tupl
 
 def _mfcc_range(frontend: Frontend, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of every row [3 * n_mfcc], where every band of the log-mel lies in [low, high]."""
-    k, m = np.arange(frontend.n_mfcc)[:, None], np.arange(frontend.n_mels)[None, :]
-    dct = np.sqrt(np.where(k == 0, 1.0, 2.0) / frontend.n_mels) * np.cos(
-        np.pi * k * (2 * m + 1) / (2 * frontend.n_mels)
-    )
+    dct = dct_matrix(frontend.n_mels, frontend.n_mfcc)
     positive, negative = np.maximum(dct, 0).sum(axis=1), np.minimum(dct, 0).sum(axis=1)
     ends = positive * low + negative * high, positive * high + negative * low
-    reach = np.arange(-(DELTA_WIDTH // 2), DELTA_WIDTH // 2 + 1.0)
     # Weights of a derivative sum to 0: half the range, either way, times the sum of their sizes.
-    slope = reach / np.square(reach).sum()
-    arch = np.square(reach) - np.square(reach).mean()
-    curve = 2 * arch / np.square(arch).sum()
     half = (ends[1] - ends[0]) / 2
-    deltas = [np.abs(weights).sum() * half for weights in (slope, curve)]
+    deltas = [np.abs(weights).sum() * half for weights in delta_weights()]
     return np.concatenate([ends[0], *(-d for d in deltas)]), np.concatenate([ends[1], *deltas])
 
 

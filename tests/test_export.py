@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from test_golden_musicnn import golden as musicnn_golden
 from test_golden_won2020 import golden as won_golden
 
 import fcntag.export
-from fcntag.errors import ModelError
 from fcntag.export import check, export
 from fcntag.export.check import run_file
 from fcntag.modelfile import Model, write_model
@@ -235,18 +233,13 @@ def test_a_wrong_export_is_found(capsys, tmp_path, rng, monkeypatch) -> None:
     assert "scores differ from the engine's by" in err
 
 
-def test_what_cannot_be_exported(capsys, tmp_path, models, monkeypatch) -> None:
+def test_what_cannot_be_exported(capsys, tmp_path, monkeypatch) -> None:
     code, _, err = run(capsys, "export", "mtt-vgg", "--to", tmp_path / "model.tflite")
     assert (code, "allowed: .onnx, .pt, .pt2" in err) == (2, True)
     code, _, err = run(capsys, "export", "no-such-model", "--to", tmp_path / "model.onnx")
     assert (code, "no-such-model" in err) == (3, True)
     code, _, err = run(capsys, "export", "mtt-vgg", "--to", tmp_path / "nowhere" / "model.onnx")
     assert (code, "no such folder" in err) == (2, True)
-    document = models("mtt-vgg").document
-    unknown = dataclasses.replace(document, frontend=dataclasses.replace(document.frontend, kind="cqt"))
-    other = Model(unknown, models("mtt-vgg").tensors, "", "")
-    with pytest.raises(ModelError, match=r"frontend\.kind: 'cqt' is not built into exports; built: mel"):
-        export(other, tmp_path / "model.onnx", frontend=True)
     for module, name, extra in (("onnx", "model.onnx", "onnx"), ("torch", "model.pt", "validate")):
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.delitem(sys.modules, f"fcntag.export.{module}", raising=False)

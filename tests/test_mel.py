@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fcntag.mel import hz_to_mel, mel_filters, mel_to_hz, window
+from fcntag.mel import dct_matrix, delta_frames, delta_weights, hz_to_mel, mel_filters, mel_to_hz, window
 
 # What the models use: (sample_rate, fmax, scale, norm)
 BANKS = {
@@ -168,3 +168,26 @@ def test_windows() -> None:
     np.testing.assert_allclose(hann[:256] + hann[256:], 1.0, atol=1e-15)  # half overlap adds up to 1
     np.testing.assert_array_equal(window("hann_reversed", 512), hann[::-1])
     assert np.abs(window("hann_reversed", 512) - hann).max() > 6e-3  # one sample of shift: not the same window
+
+
+def test_dct_is_orthonormal_and_scipy_s(rng) -> None:
+    import scipy.fft
+
+    whole = dct_matrix(40, 40)
+    np.testing.assert_allclose(whole @ whole.T, np.eye(40), atol=1e-14)
+    x = rng.standard_normal((40, 5))
+    np.testing.assert_allclose(dct_matrix(40, 13) @ x, scipy.fft.dct(x, norm="ortho", axis=0)[:13], atol=1e-13)
+
+
+def test_deltas_are_derivatives() -> None:
+    """Worked out by hand: sums over -4 .. 4 of t^2 are 60, of (t^2 - 20/3)^2 are 308."""
+    slope, curve = delta_weights()
+    t = np.arange(-4, 5)
+    np.testing.assert_allclose(slope, t / 60, atol=1e-17)
+    np.testing.assert_allclose(curve, 2 * (t**2 - 20 / 3) / 308, atol=1e-17)
+    np.testing.assert_allclose([slope @ (5 + 3 * t), curve @ (5 + 3 * t), curve @ (7 * t**2)], [3, 0, 14], atol=1e-13)
+    np.testing.assert_array_equal(delta_frames(9), np.tile(np.arange(9), (9, 1)))
+    frames = delta_frames(12)
+    assert frames.dtype == np.int64
+    np.testing.assert_array_equal(frames[:, 0], [0, 0, 0, 0, 0, 1, 2, 3, 3, 3, 3, 3])
+    np.testing.assert_array_equal(frames - frames[:, :1], np.tile(np.arange(9), (12, 1)))

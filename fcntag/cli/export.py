@@ -16,8 +16,9 @@ def add_parser(commands: options.Subparsers) -> None:
         "export",
         help="write a model for ONNX or PyTorch",
         description="Write MODEL as an ONNX graph (.onnx), TorchScript (.pt, torch.jit.load) or an exported PyTorch "
-        "program (.pt2, torch.export.load): log_mel [batch, n_mels, n_frames], not normalised, to scores "
-        "[batch, n_tags]. The file needs no fcntag, and is compared with the engine after it is written.",
+        "program (.pt2, torch.export.load): log_mel [batch, n_rows, n_frames], the front end's rows (mel bands, STFT "
+        "bins, or MFCC and their deltas) not normalised, to scores [batch, n_tags]. The file needs no fcntag, and is "
+        "compared with the engine after it is written.",
     )
     parser.add_argument(
         "model", metavar="MODEL", help="catalogue name, path of a model file, or a network with random weights"
@@ -31,7 +32,7 @@ def add_parser(commands: options.Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, compare, say what it takes and gives."""
     target = arguments.to
-    from ..export import SUFFIXES, bands_and_frames, export
+    from ..export import SUFFIXES, export, rows_and_frames
 
     if not target.lower().endswith(SUFFIXES):
         raise UsageError(f"--to {target}: the format is told by the suffix; allowed: {', '.join(SUFFIXES)}")
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(str(error)) from None
     document = model.document
-    shape = f"log_mel [batch, {', '.join(map(str, bands_and_frames(document)))}]"
+    shape = f"log_mel [batch, {', '.join(map(str, rows_and_frames(document)))}]"
     if arguments.frontend:
         shape = f"waves [batch, {document.segments.n_samples}] at {document.frontend.sample_rate} Hz"
     log(f"{target}: {document.name}, {shape} -> scores [batch, {len(document.tags)}]")

@@ -1,9 +1,10 @@
 """A model in other formats: an ONNX graph, or a PyTorch program, from the same document and tensors as the engine's.
 
-What an export computes: ``log_mel`` [batch, n_mels, n_frames], the logarithm of the mel power as the document's front
-end has it *before* normalisation, in librosa's orientation -> normalisation -> blocks -> head -> ``scores``
-[batch, n_tags], float32. With ``frontend`` it takes ``waves`` [batch, n_samples] at the model's rate instead and
-computes the log-mel itself, in float64. With ``blocks`` every block's pooled output [batch, C, H, W] follows the
+What an export computes: ``log_mel`` [batch, n_rows, n_frames], the network's input *before* normalisation, in librosa's
+orientation -> normalisation -> blocks -> head -> ``scores`` [batch, n_tags], float32. As in ``Engine.log_mel`` the name
+stands for the rows of any front end: the logarithm of the power of mel bands or STFT bins, or of MFCC the coefficients,
+their deltas and their delta-deltas. With ``frontend`` it takes ``waves`` [batch, n_samples] at the model's rate instead
+and computes these rows itself, in float64. With ``blocks`` every block's pooled output [batch, C, H, W] follows the
 scores, named ``block1``, ``block2``, ... The batch may be of any size; the length is that of the document's window.
 
 The losslessly reduced network is the engine's own business: an export holds every channel of the model. The document
@@ -16,8 +17,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from ..errors import ModelError
 
 if TYPE_CHECKING:
     from ..document import Frontend, ModelDocument
@@ -34,27 +33,18 @@ def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False
     for ``torch.export.load``. None needs fcntag to run. See the module for ``frontend`` and ``blocks``.
 
     Raises ValueError for another suffix, ImportError that names the extra where onnx or torch is missing, ModelError
-    where the model's front end cannot be exported or the file cannot be written.
+    where the model is too large for the format or the file cannot be written.
     """
     from ..modelfile import write_atomically
 
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{os.fspath(path)}: the format is told by the suffix; built: {', '.join(SUFFIXES)}")
-    if frontend:
-        check_frontend(model.document)
     write_atomically(path, _writer(suffix)(model, frontend, blocks))
 
 
-def check_frontend(document: ModelDocument) -> None:
-    """Raise ModelError where the document's front end is of a kind that no export computes."""
-    kind = document.frontend.kind
-    if kind != "mel":
-        raise ModelError(f"{document.name}: frontend.kind: {kind!r} is not built into exports; built: mel")
-
-
-def bands_and_frames(document: ModelDocument) -> tuple[int, int]:
-    """(n_mels, n_frames) of the document's window, whatever its layout."""
+def rows_and_frames(document: ModelDocument) -> tuple[int, int]:
+    """(n_rows, n_frames) of the document's window, whatever its layout."""
     height, width = document.input_size()
     return (height, width) if document.frontend.layout == "mel_time" else (width, height)
 

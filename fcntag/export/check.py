@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError
-from . import bands_and_frames
+from . import rows_and_frames
 
 if TYPE_CHECKING:
     from ..modelfile import Model
@@ -40,13 +40,16 @@ def difference(model: Model, path: str, *, frontend: bool = False, blocks: bool 
 
 
 def random_log_mel(model: Model, rng: np.random.Generator, batch: int) -> np.ndarray:
-    """Log-mel [batch, n_mels, n_frames] in the range of the model's logarithm, not normalised."""
-    low, high = (-80.0, 0.0) if model.document.frontend.log.kind == "db" else (0.0, 4.0)
-    return rng.uniform(low, high, (batch, *bands_and_frames(model.document))).astype(np.float32)
+    """Log-mel [batch, n_rows, n_frames] in the range of the model's logarithm, of MFCC as most are; not normalised."""
+    frontend = model.document.frontend
+    low, high = (-80.0, 0.0) if frontend.log.kind == "db" else (0.0, 4.0)
+    if frontend.kind == "mfcc":
+        low, high = -20.0, 20.0
+    return rng.uniform(low, high, (batch, *rows_and_frames(model.document))).astype(np.float32)
 
 
 def normalised(model: Model, log_mel: np.ndarray) -> np.ndarray:
-    """Log-mel [B, n_mels, n_frames] -> the network's input [B, H, W], float32 from float64."""
+    """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W], float32 from float64."""
     frontend, x = model.document.frontend, log_mel.astype(np.float64)
     if frontend.normalization == "standardize":
         x = (x - x.mean((1, 2), keepdims=True)) / (x.std((1, 2), keepdims=True) + 1e-10)

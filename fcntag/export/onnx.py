@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import METADATA_KEY, bands_and_frames, padding
+from . import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
     from ..modelfile import Model
@@ -60,13 +60,12 @@ class _Graph:
 def model_bytes(model: Model, *, frontend: bool = False, blocks: bool = False) -> bytes:
     """The exported model, checked by onnx, document and tags in its metadata; see :mod:`fcntag.export`."""
     document = model.document
-    n_mels, n_frames = bands_and_frames(document)
     if frontend:
         inputs: dict[str, list[Any]] = {"waves": ["batch", document.segments.n_samples]}
         graph = _Graph("waves")
         _log_mel(graph, model)
     else:
-        inputs = {"log_mel": ["batch", n_mels, n_frames]}
+        inputs = {"log_mel": ["batch", *rows_and_frames(document)]}
         graph = _Graph("log_mel")
     _normalise(graph, model)
     graph.node("Unsqueeze", graph.constant("axis_channel", np.array([1])), name="channel")
@@ -170,7 +169,7 @@ def _head(graph: _Graph, model: Model, output: str) -> None:
 
 
 def _log_mel(graph: _Graph, model: Model) -> None:
-    """Waves [B, n_samples] -> log-mel [B, n_mels, n_frames], not normalised.
+    """Waves [B, n_samples] -> log-mel [B, n_rows, n_frames], not normalised.
 
     In float64 up to here: a float32 spectrum has noise of 1e-7 of its loudest bin, and the logarithm of a silent band
     shows it. The cast to float32 is where the document's own numbers end.
@@ -215,6 +214,8 @@ def _log_mel(graph: _Graph, model: Model) -> None:
         graph.node("Log", name="natural_log")
         graph.node("Mul", graph.constant("db_per_neper", np.array(10.0 / math.log(10.0))), name="db")
         _reference(graph, model)
+    if frontend.kind == "mfcc":
+        _mfcc(graph, model)
     graph.node("Cast", to=TensorProto.FLOAT, name="log_mel")
 
 
@@ -236,8 +237,25 @@ def _reference(graph: _Graph, model: Model) -> None:
             graph.node("Max", floor, name="db_floored")
 
 
+def _mfcc(graph: _Graph, model: Model) -> None:
+    """Logarithm of the mel power [B, n_mels, n_frames] -> MFCC, deltas, delta-deltas [B, 3 * n_mfcc, n_frames]."""
+    from ..mel import dct_matrix, delta_frames, delta_weights
+
+    frontend, bands = model.document.frontend, graph.current
+    _, n_frames = rows_and_frames(model.document)
+    graph.current = graph.constant("dct", dct_matrix(frontend.n_mels, frontend.n_mfcc))
+    coefficients = graph.node("MatMul", bands, name="coefficients")
+    # Gathered and multiplied, not convolved: ONNX Runtime has no convolution in float64.
+    graph.node("Gather", graph.constant("delta_frames", delta_frames(n_frames)), axis=2, name="frames_around")
+    graph.node("MatMul", graph.constant("delta_weights", delta_weights().T), name="deltas_last")
+    graph.node("Transpose", perm=[0, 3, 1, 2], name="deltas_by_order")  # [B, 2, n_mfcc, n_frames]
+    deltas = graph.node("Reshape", graph.constant("delta_shape", np.array([0, -1, n_frames])), name="deltas")
+    graph.current = coefficients
+    graph.node("Concat", deltas, axis=1, name="mfcc")
+
+
 def _normalise(graph: _Graph, model: Model) -> None:
-    """Log-mel [B, n_mels, n_frames] -> the network's input [B, H, W]."""
+    """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
     if frontend.normalization == "standardize":
         # float64: the sums run over a whole segment, and runtimes add them up one by one

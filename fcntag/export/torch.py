@@ -6,7 +6,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import bands_and_frames, check_frontend, padding
+from . import padding, rows_and_frames
 
 if TYPE_CHECKING:
     from ..modelfile import Model
@@ -62,20 +62,25 @@ class Head(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Waves [B, n_samples] -> log-mel [B, n_mels, n_frames] in float64, not normalised; float64 throughout."""
+    """Waves [B, n_samples] -> log-mel [B, n_rows, n_frames] in float64, not normalised; float64 throughout."""
 
     def __init__(self, model: Model) -> None:
         from ..mel import row_filters, window
 
         super().__init__()
-        check_frontend(model.document)
         self.frontend = frontend = model.document.frontend
         self.padding = padding(frontend, model.document.segments.n_samples)
         filters = row_filters(frontend)
         self.register_buffer("filters", torch.from_numpy(filters))
         self.register_buffer("window", torch.from_numpy(window(frontend.window, frontend.n_fft)))
+        self.mfcc = Mfcc(model) if frontend.kind == "mfcc" else None
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:
+        rows = self.log_power(waves)
+        return rows if self.mfcc is None else self.mfcc(rows)
+
+    def log_power(self, waves: torch.Tensor) -> torch.Tensor:
+        """Waves [B, n_samples] -> the logarithm [B, n_mels, n_frames] of the bands', or STFT bins', power."""
         frontend, log = self.frontend, self.frontend.log
         x = waves.to(torch.float64)
         reflect = frontend.framing == "center" and frontend.pad_mode == "reflect"
@@ -98,8 +103,27 @@ class LogMel(nn.Module):
         return db if log.top_db is None else torch.maximum(db, peak - log.top_db)
 
 
+class Mfcc(nn.Module):
+    """Logarithm of the mel power [B, n_mels, n_frames] -> MFCC, deltas, delta-deltas [B, 3 * n_mfcc, n_frames]."""
+
+    def __init__(self, model: Model) -> None:
+        from ..mel import dct_matrix, delta_frames, delta_weights
+
+        super().__init__()
+        frontend = model.document.frontend
+        _, n_frames = rows_and_frames(model.document)
+        self.register_buffer("dct", torch.from_numpy(dct_matrix(frontend.n_mels, frontend.n_mfcc)))
+        self.register_buffer("delta_frames", torch.from_numpy(delta_frames(n_frames)))
+        self.register_buffer("delta_weights", torch.from_numpy(delta_weights().T.copy()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dct @ x
+        deltas = x[:, :, self.delta_frames] @ self.delta_weights  # [B, n_mfcc, n_frames, 2]
+        return torch.cat([x, deltas.permute(0, 3, 1, 2).flatten(1, 2)], 1)
+
+
 class Normalise(nn.Module):
-    """Log-mel [B, n_mels, n_frames] -> the network's input [B, H, W], in the type of the log-mel."""
+    """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W], in the type of the log-mel."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -138,7 +162,7 @@ class Module(nn.Module):
         self.head = Head(model)
         self.returns_blocks = blocks
         self.example = (
-            torch.zeros(2, document.segments.n_samples) if frontend else torch.zeros(2, *bands_and_frames(document))
+            torch.zeros(2, document.segments.n_samples) if frontend else torch.zeros(2, *rows_and_frames(document))
         )
         self.eval().requires_grad_(False)
 

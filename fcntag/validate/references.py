@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import ModelError
-
 if TYPE_CHECKING:
     from ..modelfile import Model
 
@@ -25,8 +23,8 @@ class Reference(Protocol):
     exact: bool  # float64; else its own float32 error counts
     n_blocks: int
 
-    def mel(self, waves: Array) -> Array | None:
-        """Waves [B, n_samples] -> network input [B, H, W]; None where the runtime has no such front end."""
+    def mel(self, waves: Array) -> Array:
+        """Waves [B, n_samples] -> network input [B, H, W], whatever the kind of front end."""
 
     def block(self, i: int, x: Array) -> Array:
         """Block ``i`` from its input map [B, C, H, W]."""
@@ -47,7 +45,7 @@ class Oracle:
         self.n_blocks = len(model.document.blocks)
         self.about = "float64 loops"
 
-    def mel(self, waves: Array) -> Array | None:
+    def mel(self, waves: Array) -> Array:
         return self._oracle.network_input(self._model, waves)
 
     def block(self, i: int, x: Array) -> Array:
@@ -74,14 +72,11 @@ class Torch:
         ]
         self.n_blocks = len(self._blocks)
         self._head = builders.Head(model).double()
-        try:
-            self._mel = torch.nn.Sequential(builders.LogMel(model), builders.Normalise(model).double())
-        except ModelError:  # no such front end there
-            self._mel = None
+        self._mel = torch.nn.Sequential(builders.LogMel(model), builders.Normalise(model).double())
         self.about = f"PyTorch {torch.__version__}, float64"
 
-    def mel(self, waves: Array) -> Array | None:
-        return None if self._mel is None else self._run(self._mel, waves)
+    def mel(self, waves: Array) -> Array:
+        return self._run(self._mel, waves)
 
     def block(self, i: int, x: Array) -> Array:
         return self._run(self._blocks[i], x)
@@ -105,16 +100,10 @@ class OnnxRuntime:
             import onnxruntime
         except ImportError:
             raise ImportError('onnxruntime is not installed: pip install "fcntag[validate]"') from None
-        from ..export import check_frontend
         from ..export.onnx import stage_bytes
 
         self._sessions: dict[int, Any] = {}
         self.n_blocks = len(model.document.blocks)
-        try:
-            check_frontend(model.document)
-            self._has_mel = True
-        except ModelError:
-            self._has_mel = False
 
         def session(stage: int) -> Any:
             if stage not in self._sessions:
@@ -128,8 +117,8 @@ class OnnxRuntime:
         self._session = session
         self.about = f"ONNX Runtime {onnxruntime.__version__}, float32"
 
-    def mel(self, waves: Array) -> Array | None:
-        return self._run(0, waves) if self._has_mel else None
+    def mel(self, waves: Array) -> Array:
+        return self._run(0, waves)
 
     def block(self, i: int, x: Array) -> Array:
         return self._run(i + 1, x)
