@@ -238,7 +238,7 @@ def check_settings(file: Path, settings: dict[str, Any]) -> None:
 
 
 def write_dataset(out: Path, plans: list[Plan]) -> None:
-    """dataset.csv (path, split, a column a tag) for train.py, and SPLIT.csv without the split for fcntag eval.
+    """dataset.csv (path, split, a column a tag) for train.py and fcntag eval, and SPLIT.csv without the split.
 
     Tags that no clip has (a style that was left out) get no column.
     """

@@ -23,12 +23,11 @@ from fcntag.audio import open_track
 from fcntag.document import Block, Head, ModelDocument
 from fcntag.engine import create_engine
 from fcntag.errors import AudioError, FcntagError
+from fcntag.eval.datasets.plain import SPLITS
 from fcntag.modelfile import Model, write_atomically
 from fcntag.pipeline import read_windows
 from fcntag.segments import plan_segments
 
-SPLITS = {"train": "train", "training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
-SPLITS |= {"validation": "validation", "test": "test"}
 AFFINE = ("scalar", "per_mel", "per_frame")  # normalizations whose tensors come from the training data
 
 

@@ -120,7 +120,10 @@ def test_no_clip_at_all(capsys, mtt):
     ("arguments", "message"),
     [
         (["eval", "csv", "gone.csv"], "gone.csv: No such file or directory"),
-        (["eval", "csv", "a.csv", "--split", "test"], "--split: goes with magnatagatune and jamendo only"),
+        (["eval", "msd", "a.csv", "--split", "test"], "--split: goes with magnatagatune, jamendo, csv only"),
+        (["eval", "csv", "a.csv", "--split", "test"], "a.csv: the split 'test' needs a second column: path,split,..."),
+        (["eval", "csv", "a.csv", "--split", "dev"], "split: 'dev' is not one of train, validation, test, all"),
+        (["eval", "csv", "a.csv", "--split", "all", "--list", "l"], "--split: not with --list"),
         (["eval", "csv", "a.csv", "--labels", "y.npy"], "--labels: goes with msd only"),
         (["eval", "csv", "a.csv", "--plot", "x.pdf"], "--plot x.pdf: the picture is written as PNG"),
         (["eval", "csv", "a.csv", "-o", "a.csv"], "a.csv: is an input, and would be overwritten"),
@@ -203,6 +206,26 @@ def test_jamendo_and_msd(capsys, tmp_path):
     with Tagger("msd-vgg") as tagger:
         assert [tag["label"] for tag in report["tags"]] == list(tagger.tags[:2])
     assert len(report["left_out"]) == 48
+
+
+def test_csv_with_splits(capsys, mtt):
+    """A dataset.csv of recipes/train.py: its test clips alone are looked for, unless another split is asked for."""
+    splits = ["test"] * len(TEST) + ["train"]
+    rows = [f"{name},{split},{';'.join(CLIPS[name])}\n" for name, split in zip(CLIPS, splits, strict=True)]
+    (mtt / "dataset.csv").write_text("path,split,tags\n" + "".join(rows), encoding="utf-8")
+    arguments = ["eval", "csv", mtt / "dataset.csv", "--audio", mtt / "mtt", "--bootstrap", "20"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "csv, test: 5 clips"
+    code, out, _ = run(capsys, *arguments, "--split", "all", "-f", "json")
+    report = json.loads(out)
+    assert (code, report["dataset"]["split"], report["missing"]) == (1, "all", ["0/train.wav"])
+    (mtt / "dataset.csv").write_text("path,split,tags\n" + "".join(rows).replace(",test,", ",valid,"), encoding="utf-8")
+    code, out, err = run(capsys, *arguments)
+    assert (code, out.splitlines()[0]) == (1, "csv, all: 5 clips, 1 missing")
+    assert err.splitlines()[0].endswith("no clip has the split 'test'; all are taken (1 train, 5 validation)")
+    code, out, _ = run(capsys, *arguments, "--split", "validation")
+    assert (code, out.splitlines()[0]) == (0, "csv, validation: 5 clips")
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "json", "csv"])

@@ -275,6 +275,79 @@ def test_csv_errors(tmp_path, text, message):
         plain(str(tmp_path / "a.csv"))
 
 
+SPLIT_FORMS = {  # what recipes/train.py takes: both give these rows
+    "matrix.csv": "path,split,jazz,rock\na.mp3,train,0,1\nb.mp3,valid,1,0\n./c.mp3,TEST,1,1\nd.mp3,test,0,0\n",
+    "lists.csv": "Path,Split,tags\na.mp3,train,rock\nb.mp3,dev,jazz\nc.mp3,test,rock;jazz\nd.mp3,test\n",
+    "fields.csv": "path,split,tag\na.mp3,Training,rock\nb.mp3,val,jazz\nc.mp3,test,rock\nc.mp3,test,jazz\nd.mp3,test\n",
+}
+
+
+@pytest.mark.parametrize("form", SPLIT_FORMS)
+def test_csv_splits(tmp_path, form):
+    path = tmp_path / form
+    path.write_text(SPLIT_FORMS[form])
+    expected = {
+        None: ("test", {"c.mp3": [True, True], "d.mp3": [False, False]}),
+        "test": ("test", {"c.mp3": [True, True], "d.mp3": [False, False]}),
+        "validation": ("validation", {"b.mp3": [True, False]}),
+        "train": ("train", {"a.mp3": [False, True]}),
+        "all": (
+            "all",
+            {"a.mp3": [False, True], "b.mp3": [True, False], "c.mp3": [True, True], "d.mp3": [False, False]},
+        ),
+    }
+    for split, (used, rows) in expected.items():
+        dataset = plain(str(path), split=split)
+        assert dataset.tags == ("jazz", "rock")  # of the whole file, whichever split is taken
+        assert dict(zip(dataset.paths, dataset.labels.tolist(), strict=True)) == rows, split
+        assert dataset.source == {"annotations": str(path), "split": used}
+        assert dataset.notes == ()
+    (tmp_path / "list.txt").write_text("d.mp3\na.mp3\n")
+    assert plain(str(path), clips=str(tmp_path / "list.txt")).paths == ("d.mp3", "a.mp3")  # of any split
+
+
+def test_csv_top_tags_are_those_of_the_whole_file(tmp_path):
+    rows = "".join(f"{i}.mp3,train,1,0\n" for i in range(3))
+    (tmp_path / "a.csv").write_text(f"path,split,often,seldom\n{rows}t.mp3,test,0,1\n")
+    assert plain(str(tmp_path / "a.csv"), top=1).tags == ("often",)
+
+
+def test_csv_without_test_clips_is_taken_whole_and_says_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("path,split,rock\na.mp3,train,1\nb.mp3,valid,0\nc.mp3,train,0\n")
+    dataset = plain(str(path))
+    assert dataset.paths == ("a.mp3", "b.mp3", "c.mp3")
+    assert dataset.source["split"] == "all"
+    assert dataset.notes == (f"{path}: no clip has the split 'test'; all are taken (2 train, 1 validation)",)
+    with pytest.raises(DatasetError, match=f"^{path}: no clip has the split 'test'$"):
+        plain(str(path), split="test")
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "message"),
+    [
+        ("path,split,rock\na.mp3,fold1,1\n", None, "line 2: split 'fold1' is not one of train, training, valid, "),
+        ("path,split,tags\na.mp3,test,rock\nb.mp3\n", None, "line 3: split '' is not one of train"),
+        ("path,split,rock\na.mp3,test,1\na.mp3,train,1\n", None, "line 3: clip 'a.mp3' is in two splits, test and"),
+        ("path,split,rock\na.mp3,test,1,0\n", None, "line 2: 4 fields; 3 expected"),
+        ("path,split,rock\na.mp3,test,test\n", None, "line 2: 'test' is neither 0 nor 1"),
+        ("path,split,tags\na.mp3,test,1,0\n", None, "line 2: '1' is no tag; a matrix of 0 and 1 needs a header"),
+        ("path,split\na.mp3,test\n", None, "has no tags"),
+        ("path,split,rock\n", None, "has no clips"),
+        ("path,rock\na.mp3,1\n", "test", "the split 'test' needs a second column: path,split,..."),
+        ("a.mp3,rock\n", "all", "the split 'all' needs a second column: path,split,..."),
+    ],
+)
+def test_csv_split_errors(tmp_path, text, split, message):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(DatasetError) as error:
+        plain(str(path), split=split)
+    assert str(error.value).startswith(f"{path}: {message}")
+    with pytest.raises(DatasetError, match=r"^split: 'dev' is not one of train, validation, test, all$"):
+        plain(str(path), split="dev")
+
+
 def test_suffix_and_absolute_paths(tmp_path):
     (tmp_path / "a.csv").write_text(f"x/a.mp3,rock\n{tmp_path}/b.mp3,jazz\n")
     dataset = plain(str(tmp_path / "a.csv"), audio="music", suffix=".flac")

@@ -23,7 +23,7 @@ FORMATS = ("table", "json", "csv")
 DATASETS = ("magnatagatune", "jamendo", "msd", "csv")
 # Which options belong to which datasets; given elsewhere they would silently do nothing.
 ONLY = {
-    "split": ("magnatagatune", "jamendo"),
+    "split": ("magnatagatune", "jamendo", "csv"),
     "subset": ("jamendo",),
     "split_number": ("jamendo",),
     "labels": ("msd",),
@@ -49,7 +49,8 @@ def add_parser(commands: options.Subparsers) -> None:
         "annotations",
         metavar="ANNOTATIONS",
         help="magnatagatune: annotations_final.csv; jamendo: a split's .tsv, or the folder of splits; msd: ids, one a "
-        "line; csv: path,tag,tag,... or a matrix of 0 and 1 with the header path,TAG,TAG,...",
+        "line; csv: path,tag,tag,... or a matrix of 0 and 1 with the header path,TAG,TAG,..., or either with a header "
+        "path,split,...",
     )
     _add_dataset_options(parser)
     _add_score_options(parser)
@@ -79,7 +80,8 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         metavar="SPLIT",
-        help="train, validation or test (default); magnatagatune, by folder 12:1:3: also all",
+        help="train, validation or test (default); magnatagatune, by folder 12:1:3, and csv, by its column split: also "
+        "all (a csv's default where no clip has the split test)",
     )
     group.add_argument(
         "--list", metavar="FILE", help="evaluate these clips: paths or ids, text (one a line, .tsv) or .npy of strings"
@@ -156,8 +158,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before hours of scoring."""
     for option, datasets in ONLY.items():
         if getattr(arguments, option) is not None and arguments.dataset not in datasets:
-            raise UsageError(f"--{option.replace('_', '-')}: goes with {' and '.join(datasets)} only")
-    if arguments.split is not None and arguments.list is not None and arguments.dataset == "magnatagatune":
+            raise UsageError(f"--{option.replace('_', '-')}: goes with {', '.join(datasets)} only")
+    if arguments.split is not None and arguments.list is not None and arguments.dataset != "jamendo":
         raise UsageError("--split: not with --list, which says which clips to take")
     if arguments.scores is not None:
         for option in ("cache", "hop"):
@@ -209,7 +211,7 @@ def _dataset(arguments: argparse.Namespace, model_tags: tuple[str, ...]) -> Data
         tags = model_tags if arguments.tag_names == "model" else arguments.tag_names
         template = arguments.audio_template or TEMPLATE
         return evaluation.msd(path, arguments.labels, tags=tags, template=template, top=top, **common)
-    return evaluation.plain(path, top=top, **common)
+    return evaluation.plain(path, split=arguments.split, top=top, **common)
 
 
 def _truth(arguments: argparse.Namespace, model_tags: tuple[str, ...]) -> Truth:
