@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 N_TAGS = 50  # of the paper: the most frequent of MagnaTagATune and of the Million Song Dataset
 NO_TRAINING = "none: random weights"
 NO_MEANING = "random weights: the scores mean nothing"
+# How notes on a network of the paper begin, or read: they hold whatever its weights are, but for the input scale.
+KNOWN = "of the paper or its authors: "
+NOT_CERTAIN = "not certain: "
+OUR_FRONT_END = "the pad, window and mel scale of the front end and its fixed input scale are ours in every network"
 
 Layer = tuple[int, int, tuple[int, int]]  # out_channels, kernel, pool window = stride
 
@@ -146,9 +150,9 @@ def document(name: str, *, tags: Sequence[str] | None = None) -> ModelDocument:
         metrics=(),
         notes=(
             NO_MEANING,
-            f"of the paper or its authors: {network.known}",
-            *([f"not certain: {network.ours}"] if network.ours else []),
-            "the pad, window and mel scale of the front end and its fixed input scale are ours in every network",
+            f"{KNOWN}{network.known}",
+            *([f"{NOT_CERTAIN}{network.ours}"] if network.ours else []),
+            OUR_FRONT_END,
         ),
         frontend=Frontend(
             kind=network.kind,
@@ -167,6 +171,19 @@ def document(name: str, *, tags: Sequence[str] | None = None) -> ModelDocument:
         head=Head(flatten="chw", in_features=channels),
         random_weights=True,
     ).validate()
+
+
+def about_network(notes: Sequence[str]) -> tuple[str, ...]:
+    """What a document's ``notes`` tell about a network of PAPER that has other weights and an input scale of its own.
+
+    Empty for other models, whose notes tell of their originals.
+    """
+    ours = OUR_FRONT_END.replace(" and its fixed input scale", "")
+    return tuple(
+        ours if note == OUR_FRONT_END else note
+        for note in notes
+        if note.startswith((KNOWN, NOT_CERTAIN)) or note == OUR_FRONT_END
+    )
 
 
 def paper_model(name: str, *, seed: int = 0, tags: Sequence[str] | None = None) -> Model:

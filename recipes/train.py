@@ -44,6 +44,7 @@ from fcntag.bench import machine
 from fcntag.document import Metric, ModelDocument, Source
 from fcntag.errors import DeviceError, FcntagError
 from fcntag.modelfile import read_model, write_atomically, write_model
+from fcntag.networks import about_network
 
 # Both compute the same float32 log-mel and network; what differs is the order of the sums, and the folding.
 MAX_SCORE_ERROR = 1e-4
@@ -307,7 +308,7 @@ class Training:
                 Metric(dataset=f"{dataset}, {split}", name="ROC-AUC", value=found["roc_auc"], by="recipes/train.py"),
                 Metric(dataset=f"{dataset}, {split}", name="PR-AUC", value=found["pr_auc"], by="recipes/train.py"),
             ),
-            notes=tuple(notes),
+            notes=(*notes, *about_network(self.document.notes)),
         ).validate()
 
     def estimate(self) -> int:

@@ -84,6 +84,26 @@ def test_what_is_ours_is_marked(name: str) -> None:
     assert bool(network.ours) == (name not in ("fcn4", "fcn5-narrow"))  # those two are certain
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_notes_about_the_network_without_those_about_its_weights(name: str) -> None:
+    document = networks.paper_model(name).document if "narrow" in name else networks.document(name)
+    kept = networks.about_network(document.notes)
+    network = networks.PAPER[name]
+    assert kept[:-1] == (
+        f"of the paper or its authors: {network.known}",
+        *([f"not certain: {network.ours}"] if network.ours else []),
+    )
+    # a trained network's scale is not ours: it is that of its training data
+    assert kept[-1] == "the pad, window and mel scale of the front end are ours in every network"
+    assert not any("random" in note for note in kept)
+
+
+def test_notes_of_other_models_tell_of_their_originals() -> None:
+    document = catalogue.load_model("msd-vgg").document
+    assert document.notes
+    assert networks.about_network(document.notes) == ()
+
+
 @pytest.mark.parametrize("name", DIGESTS)
 def test_seed_0_keeps_its_weights(name: str) -> None:
     assert digest(networks.paper_model(name)) == DIGESTS[name]

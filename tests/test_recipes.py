@@ -30,7 +30,7 @@ import train_network
 from render_plan import Note, Piece
 
 import fcntag
-from fcntag import oracle
+from fcntag import networks, oracle
 from fcntag.document import ModelDocument
 from fcntag.modelfile import Model
 
@@ -72,14 +72,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both kinds of block, an input affine, several windows a clip."""
+    """Both kinds of block, an input affine, several windows a clip; the notes of a network of the paper."""
     blocks = [block(4, window=(2, 4)), block(5, activation="elu", affine=True, window=(3, 3))]
     model = make_model(
         np.random.default_rng(0), blocks, n_samples=4096, sample_rate=RATE, fmax=4000.0, normalization="per_mel"
     )
     segments = dataclasses.replace(model.document.segments, rule="hop", hop_samples=2048, short="repeat")
     path = tmp_path_factory.mktemp("document") / "tiny.json"
-    path.write_text(dataclasses.replace(model.document, segments=segments).to_json(), encoding="utf-8")
+    described = dataclasses.replace(model.document, segments=segments, notes=networks.document("fcn3").notes)
+    path.write_text(described.to_json(), encoding="utf-8")
     return path
 
 
@@ -112,7 +113,12 @@ def test_trains_and_writes_a_model_that_tags(run: Path, dataset: Path) -> None:
     with fcntag.Tagger(run / "tiny.safetensors") as tagger:
         assert tagger.tags == ("low", "high")
         assert tagger.model.document.source.file == dataset.name
-        assert "recipes/train.py" in tagger.model.document.notes[0]
+        training, clips, *about = tagger.model.document.notes
+        assert "recipes/train.py" in training
+        assert clips == "Clips: 16 to train, 4 to validate, 4 to test."
+        network = networks.PAPER["fcn3"]  # what is known of the network and what is not holds for trained weights, too
+        assert about[:2] == [f"of the paper or its authors: {network.known}", f"not certain: {network.ours}"]
+        assert about[2:] == ["the pad, window and mel scale of the front end are ours in every network"]
         assert tagger.tag(dataset.parent / "3.wav").scores.shape == (2,)
 
 
