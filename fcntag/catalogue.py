@@ -1,4 +1,4 @@
-"""The models that fcntag knows by name: two embedded in the package, the others fetched once by ``pull``.
+"""The models that fcntag knows by name: three embedded in the package, the others fetched once by ``pull``.
 
 Loading never touches the network. What ``pull`` converts is kept in ``home()/models``; what is known about each
 model (origin, sha256, licence, published figures) is in ``data/catalogue.json``, the one place for these facts.
@@ -53,7 +53,7 @@ class Entry:
     description: str
     embedded: bool  # shipped with the package; else it has to be pulled
     base: str | None  # of a variant: the model whose file it shares
-    origins: tuple[Origin, ...]  # the first is the one that ``pull`` downloads
+    origins: tuple[Origin, ...]  # the first is the one that ``pull`` downloads; none of a model that we trained
     authors: str
     licence: str
     licence_notice: str
@@ -65,13 +65,13 @@ class Entry:
 
     @property
     def url(self) -> str:
-        """Where the original weights are published."""
-        return self.origins[0].url
+        """Where the original weights are published; "" where there are none."""
+        return self.origins[0].url if self.origins else ""
 
     @property
     def sha256(self) -> str:
-        """Of the file at ``url``; a prefix where the whole was never recorded."""
-        return self.origins[0].sha256
+        """Of the file at ``url``; a prefix where the whole was never recorded, "" where there is none."""
+        return self.origins[0].sha256 if self.origins else ""
 
 
 @functools.cache
@@ -239,7 +239,7 @@ def _read_checked(item: Entry) -> Model:
     recorded = item.model_sha256 if item.embedded else _recorded_sha256(path, stem)
     if document.name != stem:
         problem = f"document.name: {document.name!r}; the catalogue says {stem!r}"
-    elif not any(document.source.sha256.startswith(origin.sha256) for origin in item.origins):
+    elif item.origins and not any(document.source.sha256.startswith(origin.sha256) for origin in item.origins):
         problem = f"document.source.sha256: {document.source.sha256}; the catalogue says {item.sha256}"
     elif recorded != model.sha256:
         problem = f"sha256: {model.sha256}; it was {recorded} when the file was made"

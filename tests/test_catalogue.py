@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from model_fixtures import ORIGINAL_FILES
 
-from fcntag import catalogue
+from fcntag import catalogue, networks
 from fcntag.catalogue import Entry, Origin
 from fcntag.errors import ModelError
 
 EMBEDDED = ("mtt-vgg", "msd-vgg")
+OURS = "fcn3-narrow-music21"
 R1 = "choi2016-fcn5-narrow"
 
 
@@ -38,6 +39,7 @@ def test_names() -> None:
         "mtt-vgg",
         "msd-vgg",
         "msd-vgg-as-shipped",
+        "fcn3-narrow-music21",
         "choi2016-fcn5-narrow",
         "choi2016-fcn5-narrow-v2",
         "choi2017-compact",
@@ -47,12 +49,12 @@ def test_names() -> None:
         "won2020-fcn-jamendo",
     ]
     assert names()[0] == catalogue.DEFAULT
-    assert names(embedded=True) == ["mtt-vgg", "msd-vgg", "msd-vgg-as-shipped"]
+    assert names(embedded=True) == ["mtt-vgg", "msd-vgg", "msd-vgg-as-shipped", OURS]
 
 
 def test_every_entry_is_complete() -> None:
     for item in catalogue.entries():
-        assert len(item.tags) == len(set(item.tags)) == 50, item.name
+        assert len(item.tags) == len(set(item.tags)) == (28 if item.name == OURS else 50), item.name
         assert item.description, item.name
         assert item.licence, item.name
         assert item.training_data, item.name
@@ -127,6 +129,21 @@ def test_embedded_models_load_and_say_what_the_catalogue_says(name: str, home: P
     assert not home.exists()
 
 
+def test_our_own_weights_say_what_they_are(home: Path) -> None:
+    item, model = catalogue.entry(OURS), catalogue.load_model(OURS)
+    document = model.document
+    assert document.name == OURS
+    assert document.tags == item.tags
+    assert (document.licence, document.licence_notice) == (item.licence, item.licence_notice)
+    assert document.metrics == item.metrics
+    assert document.notes[: len(item.notes)] == item.notes
+    assert any("seed 0" in note for note in document.notes)
+    assert item.url == item.sha256 == document.source.url == ""  # there is no original
+    assert not document.random_weights
+    assert document.blocks == networks.document("fcn3-narrow").blocks
+    assert not home.exists()
+
+
 def test_as_shipped_is_msd_vgg_with_the_pools_of_mtt_vgg() -> None:
     shipped, base, mtt = (catalogue.load_model(name) for name in ("msd-vgg-as-shipped", "msd-vgg", "mtt-vgg"))
     assert shipped.document.name == "msd-vgg-as-shipped"
@@ -154,7 +171,9 @@ def test_a_path_loads_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_unknown_and_unpulled_names_say_what_to_do(home: Path) -> None:
-    with pytest.raises(ModelError, match=r"^mtt-vg: unknown model; known: mtt-vgg, msd-vgg, msd-vgg-as-shipped, choi"):
+    with pytest.raises(
+        ModelError, match=r"^mtt-vg: unknown model; known: mtt-vgg, msd-vgg, msd-vgg-as-shipped, fcn3-narrow"
+    ):
         catalogue.load_model("mtt-vg")
     for use in (catalogue.load_model, catalogue.model_path, catalogue.verify):
         with pytest.raises(ModelError, match=rf"^{R1}: not pulled yet .*fcntag models pull {R1}, or .* --from FILE"):

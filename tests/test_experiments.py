@@ -145,3 +145,13 @@ def test_what_has_ended_is_not_trained_again(data: Path, tmp_path: Path, monkeyp
     assert "--patience" in commands[0]
     network = Path(commands[0][commands[0].index("--network") + 1])
     assert ModelDocument.from_json(network.read_text()).frontend.kind == "mfcc"
+
+
+def test_the_committed_results_are_those_that_the_page_shows() -> None:
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    found = json.loads((docs / "experiments.json").read_text(encoding="utf-8"))["networks"]
+    page = (docs / "experiments.md").read_text(encoding="utf-8").splitlines()
+    for line in experiments.table(found):
+        assert line in page
+    for name, result in found.items():
+        assert all(seed["fcntag_roc_auc_error"] < 1e-4 for seed in result["seeds"].values()), name

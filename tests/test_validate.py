@@ -22,7 +22,7 @@ from fcntag.validate.references import Oracle, chain, make
 BFLOAT16 = pytest.param(
     "bfloat16", marks=pytest.mark.skipif(not _C.build_info()["bfloat16"], reason="this CPU has no AVX512_BF16")
 )
-EMBEDDED = ("mtt-vgg", "msd-vgg", "msd-vgg-as-shipped")
+EMBEDDED = ("mtt-vgg", "msd-vgg", "msd-vgg-as-shipped", "fcn3-narrow-music21")
 STAGES = ["mel", "block 1", "block 2", "block 3", "head", "scores"]
 
 

@@ -1,19 +1,24 @@
-"""Rebuild the embedded model files, byte for byte, from the musicnn 0.1.0 wheel on PyPI.
+"""Rebuild musicnn's embedded model files, byte for byte, from the musicnn 0.1.0 wheel on PyPI.
 
     python weights/build.py [musicnn-0.1.0-py3-none-any.whl] [--to FOLDER]
+    python weights/build.py --trained runs/NAME/NAME.safetensors [--to FOLDER]
 
-Without a wheel it is downloaded with pip. Needs fcntag installed (or the repository on PYTHONPATH), no TensorFlow.
+Without a wheel it is downloaded with pip. With --trained, take over a model that recipes/train.py made, with the
+licence, notes and authors of the catalogue's entry of that name. Needs fcntag installed (or the repository on
+PYTHONPATH), no TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from fcntag import catalogue
 from fcntag.convert import convert
 from fcntag.modelfile import read_model, write_model
 
@@ -43,11 +48,34 @@ def build(wheel: Path, folder: Path) -> list[Path]:
     return paths
 
 
+def adopt(trained: Path, folder: Path) -> Path:
+    """Write a model that we trained into ``folder``, described as the catalogue does; its path."""
+    model = read_model(trained)
+    item = catalogue.entry(model.document.name)
+    document = dataclasses.replace(
+        model.document,
+        description=item.description,
+        licence=item.licence,
+        licence_notice=item.licence_notice,
+        training_data=item.training_data,
+        source=dataclasses.replace(model.document.source, authors=item.authors),
+        notes=(*item.notes, *model.document.notes),
+    )
+    path = folder / f"{document.name}.safetensors"
+    write_model(path, document.validate(), model.tensors)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path, nargs="?", help=f"the wheel of {REQUIREMENT}; default: pip downloads it")
     parser.add_argument("--to", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
+    parser.add_argument("--trained", type=Path, metavar="FILE", help="a model file of recipes/train.py to take over")
     arguments = parser.parse_args()
+    if arguments.trained:
+        path = adopt(arguments.trained, arguments.to)
+        print(read_model(path).sha256, path)
+        return
     with tempfile.TemporaryDirectory() as folder:
         for path in build(arguments.wheel or download(Path(folder)), arguments.to):
             # fcntag/data/catalogue.json records this digest as model_sha256.

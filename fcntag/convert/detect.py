@@ -30,8 +30,8 @@ _MAX_MEMBER_BYTES = 256 << 20
 
 
 def families() -> tuple[str, ...]:
-    """The catalogue models that a checkpoint can be: all but the variants."""
-    return tuple(entry.name for entry in catalogue.entries() if entry.base is None)
+    """The catalogue models that a checkpoint can be: all but the variants, and what was never one."""
+    return tuple(entry.name for entry in catalogue.entries() if entry.base is None and entry.origins)
 
 
 def convert_source(path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None) -> _Converted:
