@@ -133,33 +133,29 @@ def report(options: argparse.Namespace) -> int:
     out, data = Path(options.out), Path(options.data)
     with open(data / "clips.jsonl", encoding="utf-8") as file:
         pieces = {clip["path"]: clip["piece"] for clip in map(json.loads, file)}
-    found, draws = {}, {}
+    found: dict[str, dict[str, Any]] = {}
+    draws: dict[str, dict[int, np.ndarray]] = {}  # of every run, by seed
     for run in RUNS:
         seeds = {seed: out / f"{run.name}-{seed}" for seed in range(100)}
         seeds = {seed: path for seed, path in seeds.items() if ended(path)}
         if not seeds:
             continue
         logs = {seed: json.loads((path / "log.json").read_text(encoding="utf-8")) for seed, path in seeds.items()}
-        draws[run.name] = np.mean([resampled(path, pieces, options.resamples) for path in seeds.values()], 0)
-        found[run.name] = described(logs, draws[run.name])
+        draws[run.name] = {seed: resampled(path, pieces, options.resamples) for seed, path in seeds.items()}
+        found[run.name] = described(logs, np.mean(list(draws[run.name].values()), 0))
     for run in RUNS:  # only seeds that both have: what else differs is the network alone
-        if run.name in found and run.baseline in found:
-            shared = [seed for seed in found[run.name]["seeds"] if seed in found[run.baseline]["seeds"]]
-            if not shared:
-                continue
-            pair = [
-                np.mean([resampled(out / f"{name}-{seed}", pieces, options.resamples) for seed in shared], 0)
-                for name in (run.name, run.baseline)
-            ]
-            values = [
-                np.mean([[found[name]["seeds"][seed][metric] for metric in METRICS] for seed in shared], 0)
-                for name in (run.name, run.baseline)
-            ]
-            found[run.name]["difference"] = {
-                "from": run.baseline,
-                "seeds": shared,
-                **with_intervals(values[0] - values[1], pair[0] - pair[1]),
-            }
+        shared = [seed for seed in draws.get(run.name, {}) if seed in draws.get(run.baseline, {})]
+        if not shared:
+            continue
+        values, pair = [], []
+        for name in (run.name, run.baseline):
+            values.append(np.mean([[found[name]["seeds"][seed][metric] for metric in METRICS] for seed in shared], 0))
+            pair.append(np.mean([draws[name][seed] for seed in shared], 0))
+        found[run.name]["difference"] = {
+            "from": run.baseline,
+            "seeds": shared,
+            **with_intervals(values[0] - values[1], pair[0] - pair[1]),
+        }
     if not found:
         raise FcntagError(f"{out}: no run has ended")
     manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
