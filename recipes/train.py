@@ -54,7 +54,6 @@ STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, and it is not finished
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    keep_memory()
     try:
         return Training(options).run()
     except FcntagError as error:
@@ -421,4 +420,5 @@ def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str
 
 
 if __name__ == "__main__":
+    keep_memory()  # of the process, so not where main() is called by another program
     sys.exit(main())
