@@ -55,7 +55,10 @@ setup(
         "fcntag.weights",
     ],
     package_dir={"fcntag": "fcntag", "fcntag.weights": "weights"},
-    package_data={"fcntag": ["py.typed", "*.pyi", "data/*"], "fcntag.weights": ["*.safetensors", "*.md"]},
+    package_data={
+        "fcntag": ["py.typed", "*.pyi", "catalogue/*.json", "data/*"],
+        "fcntag.weights": ["*.safetensors", "*.md"],
+    },
     ext_modules=[Extension("fcntag._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fcntag.bench.machine import environment
-from fcntag.bench.networks import load
+from fcntag.catalogue.names import load_any
 from fcntag.engine import Engine
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for name in args.models.split(","):
-        model, _ = load(name)
+        model, _ = load_any(name)
         x = np.random.default_rng(0).standard_normal((1, *model.document.input_size())).astype(np.float32)
         engines = {a: Engine(model, threads=args.threads, algorithm=a) for a in ("auto", "direct", "winograd")}
         times: dict[str, list[list[float]]] = {a: [] for a in engines}

@@ -24,10 +24,10 @@ from script import figures, parser, write_json
 
 from fcntag import demo
 from fcntag.bench.timing import alternate
-from fcntag.document import Block, Head, Log
 from fcntag.engine import create_engine
-from fcntag.modelfile import Model
-from fcntag.networks import paper_model
+from fcntag.model.document import Block, Head, Log
+from fcntag.model.file import Model
+from fcntag.model.paper import paper_model
 
 SECONDS = 30
 RATES = (12000, 16000)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from fcntag import cli
-from fcntag.bench import networks, peers
+from fcntag.bench import peers
+from fcntag.catalogue.names import load_any
 from fcntag.engine import create_engine
 
 MODELS = ("mtt-vgg", "msd-vgg", "fcn3", "fcn4", "fcn5", "fcn5-narrow")
@@ -34,7 +35,7 @@ def test_network(benchmark: Any, name: str, batch: int, engine: str) -> None:
             peers.version(engine)
         except ImportError as error:
             pytest.skip(f"{engine}: {error}")
-    model, _ = networks.load(name)
+    model, _ = load_any(name)
     height, width = model.document.input_size()
     x = np.random.default_rng(1).standard_normal((batch, height, width)).astype(np.float32)
     with create_engine(model) as ours:

@@ -11,8 +11,8 @@ import numpy as np
 from make_models import block, make_model
 
 from fcntag import demo, oracle, resample_filter
-from fcntag.document import Log
-from fcntag.modelfile import Model
+from fcntag.model.document import Log
+from fcntag.model.file import Model
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 

@@ -26,7 +26,7 @@ import numpy as np
 from gpu_cases import NETWORKS, ONCE, PRECISIONS, SMALL
 
 from fcntag import oracle
-from fcntag.bench import networks
+from fcntag.catalogue.names import load_any
 from fcntag.cuda_engine import CudaEngine
 
 Save = Callable[[dict[str, Any]], None]
@@ -297,7 +297,7 @@ class Checker:
         with self.case(name, "model") as there_is_time:
             if not there_is_time:
                 return
-            model, _ = networks.load(name)
+            model, _ = load_any(name)
             waves = gpu_cases.sounds(model, rng, 2)
             self.network(name, model, oracle.network_input(model, waves).astype(np.float32))
             expected = oracle.scores(model, waves)
@@ -345,7 +345,7 @@ def check(
         checker.invariance("tiny", gpu_cases.tiny(), rng, 2 if emulated else 20)
         if not emulated:
             for name in ("mtt-vgg", "fcn5-narrow", "fcn4"):
-                checker.invariance(name, networks.load(name)[0], rng, 20)
+                checker.invariance(name, load_any(name)[0], rng, 20)
             for name in ("mtt-vgg", "msd-vgg", "fcn5-narrow", "fcn5", "fcn4", "fcn3", "fcn4-stft", "fcn4-mfcc"):
                 checker.begin(f"model {name}")
                 checker.whole(name, rng)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fcntag import mel
-from fcntag.document import Frontend
-from fcntag.modelfile import Model
+from fcntag.model import filters
+from fcntag.model.document import Frontend
+from fcntag.model.file import Model
 
 CHUNK_FRAMES = 256  # keeps spectra in the cache; the whole track at once takes twice the time
 
@@ -76,8 +76,8 @@ class TorchMel:
         check(self.frontend)
         if self.frontend.log.kind != "db" or self.frontend.rounding != "none" or "input.scale" in model.tensors:
             raise ValueError("TorchMel: dB without rounding or normalisation only")
-        window, filters = constants(self.frontend)
-        self.window, self.filters = torch.from_numpy(window), torch.from_numpy(filters)
+        window, rows = constants(self.frontend)
+        self.window, self.filters = torch.from_numpy(window), torch.from_numpy(rows)
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         torch, frontend = self.torch, self.frontend
@@ -98,9 +98,9 @@ class TorchMel:
 
 def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_bins, n_mels], float32."""
-    filters = mel.row_filters(frontend)
-    window = mel.window(frontend.window, frontend.n_fft).astype(np.float32)
-    return window, np.ascontiguousarray(filters.T, dtype=np.float32)
+    rows = filters.row_filters(frontend)
+    window = filters.window(frontend.window, frontend.n_fft).astype(np.float32)
+    return window, np.ascontiguousarray(rows.T, dtype=np.float32)
 
 
 def check(frontend: Frontend) -> None:

@@ -23,7 +23,7 @@ import soxr
 from mel_peers import NumpyMel
 
 from fcntag.export.onnx import network_bytes
-from fcntag.modelfile import Model
+from fcntag.model.file import Model
 from fcntag.reduce import reduce_model
 
 MODES = ("batched", "per_file")

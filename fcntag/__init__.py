@@ -14,10 +14,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .catalogue import load_model
-    from .document import ModelDocument
+    from .catalogue.store import load_model
     from .errors import AudioError, DatasetError, DeviceError, FcntagError, ModelError
-    from .modelfile import Model, read_model, write_model
+    from .model.document import ModelDocument
+    from .model.file import Model, read_model, write_model
     from .result import Result
     from .tagger import Tagger
 
@@ -28,14 +28,14 @@ _HOMES = {
     "DatasetError": "errors",
     "DeviceError": "errors",
     "FcntagError": "errors",
-    "Model": "modelfile",
-    "ModelDocument": "document",
+    "Model": "model.file",
+    "ModelDocument": "model.document",
     "ModelError": "errors",
     "Result": "result",
     "Tagger": "tagger",
-    "load_model": "catalogue",
-    "read_model": "modelfile",
-    "write_model": "modelfile",
+    "load_model": "catalogue.store",
+    "read_model": "model.file",
+    "write_model": "model.file",
 }
 
 __all__ = [

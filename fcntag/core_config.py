@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import mel
+from .model import filters
 
 if TYPE_CHECKING:
-    from .modelfile import Model
+    from .model.file import Model
 
 CORE_FFT = 512  # points of the cores' FFT
 
@@ -23,19 +23,19 @@ def melspec_config(model: Model, height: int, width: int) -> dict[str, Any]:
     frontend, log = model.document.frontend, model.document.frontend.log
     if not frontend.frames_stand_alone:  # then all of it is computed, and cropped afterwards
         height, width = model.document.input_size()
-    n_rows, n_frames = (height, width) if frontend.layout == "mel_time" else (width, height)
-    taper, filters = mel.window(frontend.window, frontend.n_fft), mel.row_filters(frontend)
+    n_rows, n_frames = frontend.rows_and_frames(height, width)
+    taper, rows = filters.window(frontend.window, frontend.n_fft), filters.row_filters(frontend)
     if frontend.kind != "mfcc":
-        filters = filters[:n_rows]
+        rows = rows[:n_rows]
     step = CORE_FFT // frontend.n_fft
-    spread = np.zeros((len(filters), CORE_FFT // 2 + 1))
-    spread[:, ::step] = filters
+    spread = np.zeros((len(rows), CORE_FFT // 2 + 1))
+    spread[:, ::step] = rows
     used = {"per_mel": n_rows, "per_frame": n_frames}.get(frontend.normalization)
     empty = np.zeros(0, np.float32)
     return {
         "window": np.pad(taper, (0, CORE_FFT - len(taper))),
         "filters": spread.ravel(),
-        "n_mels": len(filters),
+        "n_mels": len(rows),
         "n_mfcc": frontend.n_mfcc,
         "hop_length": frontend.hop_length,
         "pad_mode": frontend.pad_mode if frontend.framing == "center" else "constant",

@@ -13,10 +13,11 @@ from . import cuda
 from .core_config import block_dicts, head_dict, melspec_config
 from .engine import Engine
 from .errors import DeviceError
-from .reduce import needed_input, reduce_model
+from .reduce import reduce_model
+from .reduce.crop import needed_input
 
 if TYPE_CHECKING:
-    from .modelfile import Model
+    from .model.file import Model
 
 _RESAMPLERS = 4  # kinds of PCM whose buffers are kept: (rate, length, channels)
 
@@ -192,7 +193,7 @@ class CudaEngine(Engine):
         height, width = self._seen(*self.document.input_size(n_samples))
         n_frames = frontend.n_frames(n_samples)
         if frontend.frames_stand_alone:
-            n_frames = width if frontend.layout == "mel_time" else height
+            _, n_frames = frontend.rows_and_frames(height, width)
         return n_samples, frontend.pad_left(n_samples), n_frames, height, width
 
     def _host_scores(self, waves: Any, sample_rate: int | None) -> np.ndarray:

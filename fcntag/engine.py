@@ -11,10 +11,11 @@ import numpy as np
 
 from .core_config import block_dicts, head_dict, map_head_dict, melspec_config
 from .errors import DeviceError, ModelError
-from .reduce import Reduction, needed_input, reduce_model
+from .reduce import Reduction, reduce_model
+from .reduce.crop import needed_input
 
 if TYPE_CHECKING:
-    from .modelfile import Model
+    from .model.file import Model
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
@@ -237,11 +238,10 @@ class Engine:
         """What the running network reads of the log-mel: computed alone, unless the rest decides its values."""
         if not self.document.frontend.frames_stand_alone:
             return self._crop(self.log_mel(waves))
-        time_axis = 1 if self.document.frontend.layout == "mel_time" else 0
         seen = self._seen(*self.document.input_size(waves.shape[1]))
         with self._lock:
             self._check_open()
-            return self._run_melspec(self._melspec, waves, seen[time_axis])
+            return self._run_melspec(self._melspec, waves, seen[self.document.frontend.time_axis])
 
     def _run_melspec(self, melspec: Any, waves: np.ndarray, n_frames: int) -> np.ndarray:
         return melspec.run(waves, pad_left=self.document.frontend.pad_left(waves.shape[1]), n_frames=n_frames)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .document import Block, Frontend, Log
-from .frontend import DELTA_WIDTH
-from .mel import row_filters, window
+from .model.document import Block, Frontend, Log
+from .model.filters import row_filters, window
+from .model.frontend import DELTA_WIDTH
 
 if TYPE_CHECKING:
-    from .modelfile import Model
+    from .model.file import Model
 
 try:
     from numba import njit, prange
@@ -140,7 +140,7 @@ def log_mel(
         if scale is None or shift is None:
             raise ValueError(f"oracle: normalization {frontend.normalization!r} needs input.scale and input.shift")
         x = x * np.asarray(scale, np.float64).reshape(shape) + np.asarray(shift, np.float64).reshape(shape)
-    return x if frontend.layout == "mel_time" else np.ascontiguousarray(x.transpose(0, 2, 1))
+    return x if frontend.time_axis == 1 else np.ascontiguousarray(x.transpose(0, 2, 1))
 
 
 def network_input(model: Model, waves: ArrayLike) -> Array:
@@ -267,7 +267,7 @@ def dense(model: Model, x: ArrayLike) -> Array:
     ``fcntag.dense`` says what this is for.
     """
     document = model.document
-    axis = 3 if document.frontend.layout == "mel_time" else 2
+    axis = 2 + document.frontend.time_axis
     last, columns = blocks(model, x)[-1], document.map_sizes()[-1][axis - 2]
     cut = [np.take(last, range(p, p + columns), axis=axis) for p in range(last.shape[axis] - columns + 1)]
     weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import pipeline
 from .errors import FcntagError
+from .pipeline.segments import SegmentPlan, check_options, plan_segments
 from .result import EmbedResult, EngineInfo, ModelInfo, Result
-from .segments import SegmentPlan, check_options, plan_segments
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .modelfile import Model
+    from .model.file import Model
+    from .pipeline.batch import Function
 
 
 logger = logging.getLogger("fcntag")
@@ -71,10 +72,10 @@ class Tagger:
         for name, value in (("device", device), ("precision", precision)):
             if not isinstance(value, str):
                 raise TypeError(f"{name}: {value!r} is of type {type(value).__name__}; it must be a str")
-        from .modelfile import Model
+        from .model.file import Model
 
         if isinstance(model, (str, os.PathLike)):
-            from .catalogue import load_model
+            from .catalogue.store import load_model
 
             model = load_model(model)
         elif not isinstance(model, Model):
@@ -357,7 +358,7 @@ class Tagger:
     def _scores(self, waves: np.ndarray) -> np.ndarray:
         return self._while_open(lambda: self._engine.scores(waves))
 
-    def _scoring(self, segments: str | None) -> pipeline.Function:
+    def _scoring(self, segments: str | None) -> Function:
         if segments != "dense":
             return self._scores
         import numpy as np
@@ -365,7 +366,7 @@ class Tagger:
         # A row a track: its positions one after the other, which _result takes apart.
         return lambda waves: self._while_open(lambda: np.stack([self._engine.dense(wave).ravel() for wave in waves]))
 
-    def _features(self, which: Literal["head", "blocks"]) -> pipeline.Function:
+    def _features(self, which: Literal["head", "blocks"]) -> Function:
         return lambda waves: self._while_open(lambda: self._engine.features(waves, which))
 
     def _while_open(self, call: Callable[[], np.ndarray]) -> np.ndarray:
@@ -380,15 +381,16 @@ class Tagger:
         check_options(segments, hop)
         document = self._model.document
         if segments == "dense":
-            from . import dense
+            from .dense import check_device
+            from .pipeline.dense_plan import check_dense, plan_track
 
-            dense.check_device(self._engine)
-            dense.check_dense(document)
-            return lambda n_total: dense.plan_track(document, n_total)
+            check_device(self._engine)
+            check_dense(document)
+            return lambda n_total: plan_track(document, n_total)
         return lambda n_total: plan_segments(document.segments, document.frontend, n_total, rule=segments, hop_s=hop)
 
     def _one(
-        self, source: Any, sample_rate: int | None, hop: float | None, segments: str | None, function: pipeline.Function
+        self, source: Any, sample_rate: int | None, hop: float | None, segments: str | None, function: Function
     ) -> pipeline.Outcome:
         self._check_open()
         run = pipeline.run_pipeline(
@@ -413,7 +415,7 @@ class Tagger:
         segments: str | None,
         workers: int | None,
         on_error: str,
-        function: pipeline.Function,
+        function: Function,
     ) -> Iterator[pipeline.Outcome]:
         self._check_open()
         if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read"):

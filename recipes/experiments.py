@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fcntag
-from fcntag import networks
 from fcntag.errors import FcntagError
 from fcntag.eval import metrics
-from fcntag.modelfile import write_atomically
+from fcntag.model import paper
+from fcntag.model.file import write_atomically
 
 FIXED = ("--bf16", "--decay", "--patience", "1000000")  # no early stop: equal steps; the best epoch is kept
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def narrow_document(kind: str) -> str:
     """FCN-4 on STFT or MFCC with the widths of narrow FCN-4, as JSON; the paper has the wide one only."""
-    wide, narrow = networks.document(f"fcn4-{kind}"), networks.document("fcn4-narrow")
+    wide, narrow = paper.document(f"fcn4-{kind}"), paper.document("fcn4-narrow")
     blocks = [
         dataclasses.replace(block, pool=other.pool) for block, other in zip(narrow.blocks, wide.blocks, strict=True)
     ]

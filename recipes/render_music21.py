@@ -39,7 +39,7 @@ import numpy as np
 from render_plan import DRUMS, SECONDS, SPLITS, TAGS, Note, Piece, Plan, events, plan_clips
 from render_scores import COLLECTIONS, read_pieces, sources
 
-from fcntag.modelfile import write_atomically
+from fcntag.model.file import write_atomically
 
 SYNTH_RATE = 44100  # the soundfonts' own; a synthesiser without filters aliases at less
 BLOCK = 64  # frames between which keys may move: 1.5 ms

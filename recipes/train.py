@@ -41,10 +41,10 @@ from train_network import Network, folded, read_document, with_tags
 
 import fcntag
 from fcntag.bench import machine
-from fcntag.document import Metric, ModelDocument, Source
 from fcntag.errors import DeviceError, FcntagError
-from fcntag.modelfile import read_model, write_atomically, write_model
-from fcntag.networks import about_network
+from fcntag.model.document import Metric, ModelDocument, Source
+from fcntag.model.file import read_model, write_atomically, write_model
+from fcntag.model.paper import about_network
 
 # Both compute the same float32 log-mel and network; what differs is the order of the sums, and the folding.
 MAX_SCORE_ERROR = 1e-4

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fcntag.pipeline.decode import read_windows
 
 import fcntag
 from fcntag.audio import open_track
-from fcntag.document import Block, Head, ModelDocument
 from fcntag.engine import create_engine
 from fcntag.errors import AudioError, FcntagError
 from fcntag.eval.datasets.plain import SPLITS
-from fcntag.modelfile import Model, write_atomically
-from fcntag.pipeline import read_windows
-from fcntag.segments import plan_segments
+from fcntag.model.document import Block, Head, ModelDocument
+from fcntag.model.file import Model, write_atomically
+from fcntag.pipeline.segments import plan_segments
 
 AFFINE = ("scalar", "per_mel", "per_frame")  # normalizations whose tensors come from the training data
 

@@ -20,8 +20,8 @@ from torch import nn
 
 from fcntag.convert.batchnorm import fold, scale_shift
 from fcntag.convert.spec import Spec
-from fcntag.document import ModelDocument
 from fcntag.errors import ModelError
+from fcntag.model.document import ModelDocument
 
 EPSILON = 1e-5  # of every batch-norm; gone once they are folded
 
@@ -35,9 +35,9 @@ def read_document(name: str) -> ModelDocument:
             raise ModelError(f"{name}: cannot be read: {error}") from None
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from None
-    from fcntag.bench import networks
+    from fcntag.catalogue.names import load_any
 
-    return networks.load(name)[0].document
+    return load_any(name)[0].document
 
 
 def with_tags(document: ModelDocument, tags: tuple[str, ...]) -> ModelDocument:

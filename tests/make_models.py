@@ -7,18 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fcntag.document import (
-    FORMAT,
-    Block,
-    Frontend,
-    Head,
-    Log,
-    ModelDocument,
-    Pool,
-    Segments,
-    Source,
-)
-from fcntag.modelfile import Model
+from fcntag.model.document import FORMAT, Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
+from fcntag.model.file import Model
 
 FRONTEND = Frontend(
     kind="mel",

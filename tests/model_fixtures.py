@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from emulated_cuda import installed
 
-from fcntag.modelfile import Model, write_model
+from fcntag.model.file import Model, write_model
 
 ORIGINAL_FILES = {  # catalogue name -> file below shared/weights
     "choi2016-fcn5-narrow": "choi2016/R1_weights_best.hdf5",
@@ -33,6 +33,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     this test session; without the reference material the test that asks for one skips.
     """
     from fcntag import catalogue
+    from fcntag.pull import pull
 
     folder = tmp_path_factory.mktemp("store")
     loaded: dict[str, Model] = {}
@@ -43,7 +44,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 patch.setenv("FCNTAG_HOME", str(folder))
                 if name in ORIGINAL_FILES:
                     shared: Path = request.getfixturevalue("shared")
-                    catalogue.pull(name, source=shared / "weights" / ORIGINAL_FILES[name])
+                    pull(name, source=shared / "weights" / ORIGINAL_FILES[name])
                 loaded[name] = catalogue.load_model(name)
         return loaded[name]
 
@@ -52,7 +53,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def in_plain_db(model: Model) -> Model:
     """The same model whose front end gives the mel power in dB with nothing clipped, rounded or normalised."""
-    from fcntag.document import Log
+    from fcntag.model.document import Log
 
     frontend = dataclasses.replace(
         model.document.frontend,

@@ -8,10 +8,11 @@ import numpy as np
 from numerics import max_abs
 
 from fcntag import oracle
-from fcntag.document import Log
-from fcntag.modelfile import Model, check_tensors
-from fcntag.ranges import input_range
-from fcntag.reduce import TOLERANCE, reduce_channels, reduce_model
+from fcntag.model.document import Log
+from fcntag.model.file import Model, check_tensors
+from fcntag.reduce import reduce_model
+from fcntag.reduce.channels import TOLERANCE, reduce_channels
+from fcntag.reduce.ranges import input_range
 
 EXACT = 1e-12  # float64 throughout, carrier weights unrounded
 ROUNDED = 1e-9  # published models: float64 arithmetic on the float32 tensors that an engine gets

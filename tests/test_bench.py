@@ -17,14 +17,15 @@ import pytest
 import soundfile
 
 from fcntag import cli, oracle
-from fcntag.bench import compare, machine, measure, networks, peers, text
+from fcntag.bench import compare, machine, measure, peers, text
 from fcntag.bench.report import Report, Row
 from fcntag.bench.samples import limit, median_ratio, percentile, spread
 from fcntag.bench.timing import LONG_S, MIN_ROUNDS, ProcessRun, alternate, contention, run_process
+from fcntag.catalogue.names import load_any
 from fcntag.engine import create_engine
 from fcntag.errors import FcntagError, ModelError
-from fcntag.modelfile import Model, write_model
-from fcntag.networks import paper_model
+from fcntag.model.file import Model, write_model
+from fcntag.model.paper import paper_model
 
 QUIET = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0]  # robust spread 1.5 %: the limit is the 5 % floor, then 3 spreads
 NOISY = [1.0, 1.3, 0.8, 1.1, 0.7, 1.2, 0.9]
@@ -199,13 +200,13 @@ def test_rows_that_cannot_be_judged_are_named() -> None:
 
 
 def test_what_can_be_timed(tmp_path: Path) -> None:
-    model, is_random = networks.load("fcn5-narrow")
+    model, is_random = load_any("fcn5-narrow")
     assert is_random is True
     write_model(tmp_path / "x.safetensors", model.document, model.tensors)
-    assert networks.load(str(tmp_path / "x.safetensors"))[1] is True
-    assert networks.load("mtt-vgg")[1] is False
+    assert load_any(str(tmp_path / "x.safetensors"))[1] is True
+    assert load_any("mtt-vgg")[1] is False
     with pytest.raises(ModelError, match="with random weights: fcn3, fcn4"):
-        networks.load("fcn9")
+        load_any("fcn9")
 
 
 def test_random_scores_are_not_saturated(rng: np.random.Generator) -> None:

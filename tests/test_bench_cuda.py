@@ -24,8 +24,8 @@ from fcntag.bench import cuda_frontend, cuda_group, cuda_peers, cuda_text, cuda_
 from fcntag.bench.report import Report, Row
 from fcntag.bench.timing import ProcessRun
 from fcntag.cuda_engine import CudaEngine
-from fcntag.document import Log
-from fcntag.modelfile import Model, write_model
+from fcntag.model.document import Log
+from fcntag.model.file import Model, write_model
 from fcntag.reduce import reduce_model
 
 FRONTENDS = {

@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 from model_fixtures import ORIGINAL_FILES
 
-from fcntag import catalogue, networks
-from fcntag.catalogue import Entry, Origin
+from fcntag import catalogue
+from fcntag.catalogue import facts
+from fcntag.catalogue.facts import Entry, Origin
 from fcntag.errors import ModelError
+from fcntag.model import paper
+from fcntag.pull import pull
 
 EMBEDDED = ("mtt-vgg", "msd-vgg")
 OURS = "fcn3-narrow-music21"
@@ -140,7 +143,7 @@ def test_our_own_weights_say_what_they_are(home: Path) -> None:
     assert any("seed 0" in note for note in document.notes)
     assert item.url == item.sha256 == document.source.url == ""  # there is no original
     assert not document.random_weights
-    assert document.blocks == networks.document("fcn3-narrow").blocks
+    assert document.blocks == paper.document("fcn3-narrow").blocks
     assert not home.exists()
 
 
@@ -185,15 +188,15 @@ def test_unknown_and_unpulled_names_say_what_to_do(home: Path) -> None:
 
 
 def test_embedded_models_need_no_pull(home: Path) -> None:
-    assert catalogue.pull("mtt-vgg") == catalogue.model_path("mtt-vgg")
-    assert catalogue.pull("msd-vgg-as-shipped") == catalogue.model_path("msd-vgg")
+    assert pull("mtt-vgg") == catalogue.model_path("mtt-vgg")
+    assert pull("msd-vgg-as-shipped") == catalogue.model_path("msd-vgg")
     assert not home.exists()
 
 
 def test_offline_is_refused_before_anything_happens(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCNTAG_OFFLINE", "1")
     with pytest.raises(ModelError, match=rf"^{R1}: FCNTAG_OFFLINE is set: not downloading https://raw.*--from FILE"):
-        catalogue.pull(R1)
+        pull(R1)
     assert not home.exists()
 
 
@@ -202,17 +205,17 @@ def test_a_file_of_another_hash_is_refused(home: Path, tmp_path: Path) -> None:
     wrong.write_bytes(b"\x89HDF\r\n\x1a\n")
     digest = hashlib.sha256(wrong.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=rf"weights\.hdf5: sha256 is {digest}; {R1} is made from 52a93ad5"):
-        catalogue.pull(R1, source=wrong)
+        pull(R1, source=wrong)
     with pytest.raises(ModelError, match=r"absent: no such file"):
-        catalogue.pull(R1, source=tmp_path / "absent")
+        pull(R1, source=tmp_path / "absent")
     with pytest.raises(ModelError, match=r": is not a regular file"):
-        catalogue.pull(R1, source=tmp_path)
+        pull(R1, source=tmp_path)
     assert not home.exists()
 
 
 @pytest.mark.parametrize("name", ORIGINAL_FILES)
 def test_pull_from_the_original_file(shared: Path, home: Path, name: str) -> None:
-    path = catalogue.pull(name, source=shared / "weights" / ORIGINAL_FILES[name])
+    path = pull(name, source=shared / "weights" / ORIGINAL_FILES[name])
     assert path == home / "models" / f"{name}.safetensors" == catalogue.model_path(name)
     item, model = catalogue.entry(name), catalogue.load_model(name)
     assert model.document.name == name
@@ -223,23 +226,23 @@ def test_pull_from_the_original_file(shared: Path, home: Path, name: str) -> Non
     assert found["sha256"] == model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert found["parameters"] == sum(a.size for a in model.tensors.values())
     # Stored and intact: nothing is downloaded, and the network is not asked for.
-    assert catalogue.pull(name) == path
+    assert pull(name) == path
 
 
 def test_rotated_release_is_accepted_too(shared: Path, home: Path) -> None:
-    catalogue.pull(R1, source=shared / "weights" / "choi2016" / "R1tf_cnn_weights_tensorflow.hdf5")
+    pull(R1, source=shared / "weights" / "choi2016" / "R1tf_cnn_weights_tensorflow.hdf5")
     assert catalogue.verify(R1)["source_sha256"] == catalogue.entry(R1).origins[1].sha256
 
 
 def test_the_original_of_another_model_is_refused(shared: Path, home: Path) -> None:
     with pytest.raises(ModelError, match="choi2016-fcn5-narrow-v2 is made from 36184d9f"):
-        catalogue.pull("choi2016-fcn5-narrow-v2", source=shared / "weights" / ORIGINAL_FILES[R1])
+        pull("choi2016-fcn5-narrow-v2", source=shared / "weights" / ORIGINAL_FILES[R1])
 
 
 def test_pulls_at_once_do_not_disturb_one_another(shared: Path, home: Path) -> None:
     source = shared / "weights" / ORIGINAL_FILES["choi2017-compact"]
-    pull = functools.partial(catalogue.pull, "choi2017-compact", source)
-    pull()
+    pull_compact = functools.partial(pull, "choi2017-compact", source)
+    pull_compact()
     failures = []
     stop = threading.Event()
 
@@ -253,7 +256,7 @@ def test_pulls_at_once_do_not_disturb_one_another(shared: Path, home: Path) -> N
     reader = threading.Thread(target=read)
     reader.start()
     with ThreadPoolExecutor(4) as pool:
-        paths = [future.result() for future in [pool.submit(pull) for _ in range(8)]]
+        paths = [future.result() for future in [pool.submit(pull_compact) for _ in range(8)]]
     stop.set()
     reader.join()
     assert not failures
@@ -300,7 +303,7 @@ def served(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, home: Path
         return dataclasses.replace(item, origins=origins)
 
     moved = tuple(move(item) for item in catalogue.entries())
-    monkeypatch.setattr(catalogue, "entries", lambda: moved)
+    monkeypatch.setattr(facts, "entries", lambda: moved)
     return folder / Path(catalogue.entry(R1).url).name
 
 
@@ -308,7 +311,7 @@ def test_download_checks_the_hash(served: Path, home: Path, capfd: pytest.Captur
     served.write_bytes(b"something else" * 1000)
     seen: list[tuple[int, int | None]] = []
     with pytest.raises(ModelError, match=rf"^http://127.*hdf5: sha256 is [0-9a-f]+; {R1} is made from"):
-        catalogue.pull(R1, progress=lambda done, total: seen.append((done, total)))
+        pull(R1, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (14000, 14000)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert not home.exists()
@@ -317,7 +320,7 @@ def test_download_checks_the_hash(served: Path, home: Path, capfd: pytest.Captur
 
 def test_download_errors_are_one_line(served: Path, home: Path) -> None:
     with pytest.raises(ModelError, match=rf"^{R1}: download failed: http://127.*404.*--from FILE$") as caught:
-        catalogue.pull(R1)
+        pull(R1)
     assert "\n" not in str(caught.value)
     assert not home.exists()
 
@@ -325,19 +328,19 @@ def test_download_errors_are_one_line(served: Path, home: Path) -> None:
 def test_download_without_pooch_names_the_extra(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(ModelError, match=r'needs pooch; install it with: pip install "fcntag\[convert\]"'):
-        catalogue.pull(R1)
+        pull(R1)
 
 
 def test_download_converts_and_stores(served: Path, shared: Path, home: Path) -> None:
     served.write_bytes((shared / "weights" / ORIGINAL_FILES[R1]).read_bytes())
     seen: list[tuple[int, int | None]] = []
-    path = catalogue.pull(R1, progress=lambda done, total: seen.append((done, total)))
+    path = pull(R1, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (served.stat().st_size, served.stat().st_size)
     assert catalogue.verify(R1)["path"] == str(path)
     served.unlink()
-    assert catalogue.pull(R1) == path  # intact: not downloaded again
+    assert pull(R1) == path  # intact: not downloaded again
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
     with pytest.raises(ModelError, match="download failed"):  # damaged: it is
-        catalogue.pull(R1)
+        pull(R1)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from fcntag import catalogue, doctor
+from fcntag.catalogue import facts, store
 from fcntag.errors import ModelError
-from fcntag.modelfile import read_model, write_model
+from fcntag.model.file import read_model, write_model
+from fcntag.pull import pull
 
 EMBEDDED = ("mtt-vgg", "msd-vgg", "fcn3-narrow-music21")
 R1 = "choi2016-fcn5-narrow"
@@ -34,7 +36,7 @@ def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The embedded default in the store as if it had been pulled, so that no reference material is needed."""
     model = catalogue.load_model("mtt-vgg")
     entries = tuple(dataclasses.replace(e, embedded=False) if e.name == "mtt-vgg" else e for e in catalogue.entries())
-    monkeypatch.setattr(catalogue, "entries", lambda: entries)
+    monkeypatch.setattr(facts, "entries", lambda: entries)
     path = home / "models" / "mtt-vgg.safetensors"
     write_model(path, model.document, model.tensors)
     path.with_suffix(".json").write_text(json.dumps({"sha256": read_model(path).sha256}))
@@ -110,7 +112,7 @@ def test_an_embedded_model_that_is_another_is_not_loaded(
     (tmp_path / "weights").mkdir()
     swapped = tmp_path / "weights" / "msd-vgg.safetensors"
     swapped.write_bytes(catalogue.model_path("mtt-vgg").read_bytes())
-    monkeypatch.setattr(catalogue, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(store, "_PACKAGE", tmp_path)
     with pytest.raises(ModelError, match=r"msd-vgg\.safetensors: document\.name: 'mtt-vgg'; .*install fcntag again$"):
         catalogue.load_model(name)
 
@@ -153,7 +155,7 @@ def unreadable(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 @pytest.mark.parametrize("kind", ["name too long", "permission"])
 def test_a_store_that_cannot_be_read_is_one_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = unreadable(kind, tmp_path, monkeypatch)
-    for use in (catalogue.load_model, catalogue.model_path, catalogue.verify, catalogue.pull, catalogue.is_here):
+    for use in (catalogue.load_model, catalogue.model_path, catalogue.verify, pull, catalogue.is_here):
         with pytest.raises(ModelError) as caught:
             use(R1)
         assert str(caught.value).startswith(expected)

@@ -17,8 +17,9 @@ import soundfile
 from cli_runner import environment, fcntag, lines
 
 import fcntag as package
-from fcntag import Tagger, catalogue, demo, networks
+from fcntag import Tagger, catalogue, demo
 from fcntag.cli import main
+from fcntag.model import paper
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -206,7 +207,7 @@ def test_models_list(capsys):
     code, out, _ = run(capsys, "models", "list")
     assert code == 0
     rows = {line.split()[0]: line for line in out.splitlines()[1:]}
-    assert list(rows) == [entry.name for entry in catalogue.entries()] + list(networks.PAPER)
+    assert list(rows) == [entry.name for entry in catalogue.entries()] + list(paper.PAPER)
     assert "no weights" in rows["fcn7"]
     assert "embedded" in rows["mtt-vgg"]
     assert "to pull" in rows["won2020-fcn-mtat"]

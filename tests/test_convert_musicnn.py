@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from checkpoint_writer import checkpoint
 
-from fcntag.catalogue import load_model
+from fcntag.catalogue.store import load_model
 from fcntag.convert import convert
 from fcntag.convert.tensorflow_checkpoint import Checkpoint, crc32c
 from fcntag.errors import ModelError

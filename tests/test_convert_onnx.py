@@ -23,7 +23,7 @@ from fcntag.errors import ModelError
 from fcntag.export import export
 from fcntag.export.check import normalised, random_log_mel
 from fcntag.export.onnx import network_bytes
-from fcntag.modelfile import Model, read_model, write_model
+from fcntag.model.file import Model, read_model, write_model
 
 N_SAMPLES = 8000  # 32 frames of 20 bands
 TAGS = [f"tag {i}" for i in range(6)]

@@ -10,8 +10,8 @@ from make_models import block, make_model
 
 from fcntag.convert.batchnorm import fold, scale_shift
 from fcntag.convert.spec import Spec
-from fcntag.document import ModelDocument
 from fcntag.errors import ModelError
+from fcntag.model.document import ModelDocument
 
 
 @pytest.fixture

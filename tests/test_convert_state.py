@@ -19,7 +19,7 @@ from fcntag import oracle
 from fcntag.convert import convert_stack
 from fcntag.errors import ModelError
 from fcntag.export.check import normalised, random_log_mel
-from fcntag.modelfile import Model, read_model
+from fcntag.model.file import Model, read_model
 
 CLASSIC = {"blocks": [{"pool": [2, 4]}, {"activation": "relu", "batch_norm": "before", "pool": [2, 2]}]}
 POST_NORM = {

@@ -13,7 +13,7 @@ from model_fixtures import ORIGINAL_FILES
 from numerics import assert_block, assert_same_top, assert_unpoisoned, max_abs, relative_l2
 
 from fcntag import Tagger, demo, oracle
-from fcntag.bench import networks
+from fcntag.catalogue.names import load_any
 from fcntag.cuda_engine import CudaEngine
 from fcntag.validate import tolerances
 
@@ -52,7 +52,7 @@ def test_networks_of_the_paper_at_full_size(rng, name, precision):
     """Random weights. The CPU engine stands in for the oracle, whose loops would take minutes: it is held to 1e-6."""
     from fcntag.engine import Engine
 
-    model, _ = networks.load(name)
+    model, _ = load_any(name)
     x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
     with Engine(model) as exact, CudaEngine(model, precision=precision, max_batch=1) as engine:
         expected, logits = exact.logits(x), engine.logits(x)

@@ -13,10 +13,12 @@ from emulated_cuda import installed
 from make_models import block, make_model
 from numerics import assert_scores, max_abs
 
-from fcntag import Tagger, catalogue, dense, networks, oracle
-from fcntag.document import Log, Segments
+from fcntag import Tagger, catalogue, dense, oracle
 from fcntag.engine import Engine, create_engine
 from fcntag.errors import AudioError, DeviceError, ModelError
+from fcntag.model import paper
+from fcntag.model.document import Log, Segments
+from fcntag.pipeline.dense_plan import dense_spans, plan_dense
 
 CASES: dict[str, dict[str, Any]] = {
     "one column": dict(blocks=[block(5, window=(2, 2)), block(7, window=(10, 8))]),
@@ -56,8 +58,8 @@ def test_matches_the_oracle_on_the_whole_track(rng, monkeypatch, name, chunk) ->
         scale = max(1.0, float(np.abs(np.log(inner) - np.log1p(-inner)).max()))  # the largest logit
         assert scores.dtype == np.float32
         assert_scores(scores, expected, 1e-5 * scale, top=1)
-        plan = dense.plan_dense(model.document, n_total)
-        assert len(scores) == plan.n_positions == len(dense.dense_spans(model.document, n_total)[0])
+        plan = plan_dense(model.document, n_total)
+        assert len(scores) == plan.n_positions == len(dense_spans(model.document, n_total)[0])
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "maximum"])
@@ -76,7 +78,7 @@ def test_parts_that_are_cut_wrong_would_be_found(rng, monkeypatch, name) -> None
 def test_equals_windows_where_nothing_pads(rng, layout) -> None:
     chain = [block(5, kernel=1, window=(2, 2)), block(4, kernel=1, window=(3, 3))]
     model = make_model(rng, chain, n_samples=512 + 256 * 29, framing="valid", layout=layout)
-    plan = dense.plan_dense(model.document, 30_000)
+    plan = plan_dense(model.document, 30_000)
     assert plan.step_frames == 6
     wave = rng.uniform(-0.5, 0.5, 30_000).astype(np.float32)
     starts = [p * 6 * 256 for p in range(plan.n_positions)]
@@ -103,7 +105,7 @@ def test_zeros_that_belong_around_a_track(rng) -> None:
     expected = oracle.dense(model, oracle.network_input(model, np.pad(wave, (300, 500))[None]))
     with create_engine(model) as engine:
         assert_scores(engine.dense(wave), expected, 1e-5, top=1)
-    starts, ends = dense.dense_spans(model.document, 9000)
+    starts, ends = dense_spans(model.document, 9000)
     assert len(starts) == len(expected) == 6
     assert starts[:2] == [0.0, (4 * 256 - 300) / 16000]
     assert ends[0] == 3700 / 16000
@@ -116,7 +118,7 @@ def test_published_models(rng) -> None:
     wave = rng.uniform(-0.5, 0.5, 16000 * 12).astype(np.float32)
     with create_engine(model) as engine:
         scores = engine.dense(wave)
-        starts, ends = dense.dense_spans(model.document, len(wave))
+        starts, ends = dense_spans(model.document, len(wave))
         assert scores.shape == (len(starts), 50)
         assert np.isfinite(scores).all()
         assert ends[-1] <= 12.0
@@ -127,7 +129,7 @@ def test_published_models(rng) -> None:
 
 
 def test_results_do_not_depend_on_threads(rng) -> None:
-    model = networks.paper_model("fcn3-narrow")
+    model = paper.paper_model("fcn3-narrow")
     wave = rng.uniform(-0.5, 0.5, 12000 * 95).astype(np.float32)
     with Engine(model, threads=1) as one, Engine(model, threads=3, max_batch=1) as three:
         scores = one.dense(wave)
@@ -188,7 +190,7 @@ def test_what_cannot_be_done_is_said(rng, emulated_core) -> None:
         with pytest.raises(ValueError, match=r"wave has shape \(1, 9000\); it must be \[n_samples\]"):
             engine.dense(wave[None])
         with pytest.raises(AudioError, match=r"takes at most 67108864 samples"):
-            dense.plan_dense(model.document, 1 << 27)
+            plan_dense(model.document, 1 << 27)
     message = r"built for the CPU; this model is on emulated:0"
     with installed(emulated_core), create_engine(model, device="cuda", max_batch=1) as engine:
         with pytest.raises(DeviceError, match=message):

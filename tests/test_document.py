@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from make_models import block, make_model
 
-from fcntag.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant
 from fcntag.errors import ModelError
+from fcntag.model.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant
 
 
 @pytest.fixture

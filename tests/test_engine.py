@@ -213,7 +213,7 @@ FRONTENDS = {
 @pytest.mark.parametrize("name", FRONTENDS)
 @pytest.mark.parametrize("n_samples", [512, 4000, 70001])
 def test_log_mel_matches_the_oracle(name, n_samples, rng):
-    from fcntag.document import Log
+    from fcntag.model.document import Log
 
     options = dict(FRONTENDS[name])
     if "log" in options:

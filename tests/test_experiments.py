@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 import experiments
 
-from fcntag.document import ModelDocument
-from fcntag.networks import document
+from fcntag.model.document import ModelDocument
+from fcntag.model.paper import document
 
 N_CLIPS, N_TAGS = 40, 3
 

@@ -23,7 +23,7 @@ from test_golden_won2020 import golden as won_golden
 import fcntag.export
 from fcntag.export import check, export
 from fcntag.export.check import run_file
-from fcntag.modelfile import Model, write_model
+from fcntag.model.file import Model, write_model
 
 FORMATS = (".onnx", ".pt", ".pt2")
 EMBEDDED = ("mtt-vgg", "msd-vgg", "msd-vgg-as-shipped")
@@ -145,7 +145,7 @@ def test_every_operation_and_any_batch(exported, rng, network, suffix) -> None:
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 def test_every_front_end(exported, rng, frontend, suffix) -> None:
     from fcntag import oracle
-    from fcntag.document import Log
+    from fcntag.model.document import Log
 
     for log in (Log(kind="log10p1", gain=1e4), Log(kind="db", amin=1e-10), Log(kind="db", amin=1e-7, top_db=30.0)):
         model = make_model(rng, [block(4, window=(2, 2))], n_tags=3, **{"log": log, **FRONT_ENDS[frontend]})

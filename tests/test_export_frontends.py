@@ -12,7 +12,7 @@ from test_frontends import CASES, audio, make
 
 from fcntag import oracle
 from fcntag.export import check, export, rows_and_frames
-from fcntag.modelfile import Model, write_model
+from fcntag.model.file import Model, write_model
 from fcntag.validate import references
 
 FORMATS = (".onnx", ".pt", ".pt2")

@@ -13,13 +13,14 @@ from make_models import FRONTEND, block, make_model
 from numerics import SCORES, assert_scores, max_abs, relative_l2
 from reduction_checks import inputs
 
-from fcntag import demo, networks, oracle, ranges
-from fcntag.document import Frontend, Log
+from fcntag import demo, oracle
 from fcntag.engine import create_engine
 from fcntag.errors import ModelError
-from fcntag.mel import mel_filters
-from fcntag.modelfile import Model, read_model, write_model
-from fcntag.reduce import reduce_model
+from fcntag.model import paper
+from fcntag.model.document import Frontend, Log
+from fcntag.model.file import Model, read_model, write_model
+from fcntag.model.filters import mel_filters
+from fcntag.reduce import ranges, reduce_model
 
 NO_MEL: dict[str, Any] = dict(n_mels=0, fmin=0.0, fmax=0.0, mel_scale="slaney", mel_norm="none")
 STFT: dict[str, Any] = dict(kind="stft", n_bins=128, first_bin=1, merged_bins=1, **NO_MEL)
@@ -234,7 +235,7 @@ def test_deltas_need_nine_frames(rng) -> None:
 def test_a_missing_field_of_the_kind_is_named(rng) -> None:
     import json
 
-    from fcntag.document import ModelDocument
+    from fcntag.model.document import ModelDocument
 
     for fields, names in ((STFT, ("n_bins", "first_bin", "merged_bins")), (MFCC, ("n_mfcc", "n_mels", "mel_norm"))):
         text = make_model(rng, [block(2)], flatten="max", **fields).document.to_json()
@@ -259,7 +260,7 @@ def test_segments_of_their_own_length(rng) -> None:
 @pytest.mark.parametrize("name", ["fcn4-stft", "fcn4-mfcc"])
 def test_the_paper_s_front_ends_are_librosa_s(rng, name) -> None:
     librosa = pytest.importorskip("librosa", reason="librosa is not installed")
-    document = networks.document(name)
+    document = paper.document(name)
     frontend = dataclasses.replace(document.frontend, normalization="none")
     wave = audio(rng, 2, 40_001)[1].astype(np.float64)
     ours = oracle.log_mel(frontend, wave[None])[0]

@@ -167,7 +167,7 @@ def test_mel_power(backend, models, shared, name) -> None:
 
 
 def test_mel_filters_are_the_originals(shared) -> None:
-    from fcntag.mel import mel_filters
+    from fcntag.model.filters import mel_filters
 
     filters = mel_filters(sample_rate=12000, n_fft=512, n_mels=96, fmin=0, fmax=6000, scale="slaney", norm="slaney")
     stored = golden(shared, "golden_frontend")["melbank"]

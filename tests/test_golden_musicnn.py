@@ -19,7 +19,7 @@ from numerics import (
     max_relative,
 )
 
-from fcntag.segments import plan_segments
+from fcntag.pipeline.segments import plan_segments
 
 PREFIX = {"mtt-vgg": "MTT_vgg", "msd-vgg": "MSD_vgg", "msd-vgg-as-shipped": "MSD_vgg_modelspy"}  # names in the goldens
 CLIPS = ["ambient_singularity_nebula", "metal_muldjord_chaos_god", "orch_ardentryst_theme1", "rock_sectoid_feelings"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fcntag.mel import dct_matrix, delta_frames, delta_weights, hz_to_mel, mel_filters, mel_to_hz, window
+from fcntag.model.filters import dct_matrix, delta_frames, delta_weights, hz_to_mel, mel_filters, mel_to_hz, window
 
 # What the models use: (sample_rate, fmax, scale, norm)
 BANKS = {

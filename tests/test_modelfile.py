@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from make_models import block, make_model
 
-from fcntag import modelfile
 from fcntag.errors import ModelError
-from fcntag.modelfile import METADATA_KEY, Model, check_tensors, read_model, write_model
+from fcntag.model import file as file_module
+from fcntag.model.file import METADATA_KEY, Model, check_tensors, read_model, write_model
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_file_that_changes_meanwhile_is_refused(file: Path, monkeypatch: pytes
 
     with file.open("rb") as real:
         descriptor = real.fileno()
-        monkeypatch.setattr(modelfile, "_open", lambda name: Changing(file.read_bytes()))
+        monkeypatch.setattr(file_module, "_open", lambda name: Changing(file.read_bytes()))
         with pytest.raises(ModelError, match="file: changed while it was read"):
             read_model(file)
 

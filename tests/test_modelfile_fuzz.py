@@ -16,7 +16,7 @@ from make_models import block, make_model
 from test_modelfile import join, split
 
 from fcntag.errors import ModelError
-from fcntag.modelfile import METADATA_KEY, check_tensors, read_model, write_model
+from fcntag.model.file import METADATA_KEY, check_tensors, read_model, write_model
 
 FUZZ = settings(
     max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

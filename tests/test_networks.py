@@ -15,11 +15,12 @@ from model_fixtures import one_block_errors
 from numerics import ONE_BLOCK, SCORES, assert_scores, max_abs, relative_l2
 from safetensors import safe_open
 
-from fcntag import Tagger, catalogue, demo, networks, oracle
-from fcntag.document import Head, ModelDocument
+from fcntag import Tagger, catalogue, demo, oracle
 from fcntag.engine import create_engine
 from fcntag.errors import ModelError
-from fcntag.modelfile import Model, read_model
+from fcntag.model import paper
+from fcntag.model.document import Head, ModelDocument
+from fcntag.model.file import Model, read_model
 
 NARROW = ("fcn3-narrow", "fcn4-narrow", "fcn5-narrow")
 FCN4 = [(96, 1366), (48, 341), (12, 68), (4, 8), (1, 1)]
@@ -54,13 +55,13 @@ def digest(model: Model) -> str:
 
 
 def test_the_table_is_complete() -> None:
-    assert list(networks.PAPER) == list(TABLE)
+    assert list(paper.PAPER) == list(TABLE)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_sizes_and_counts(name: str) -> None:
     widths, sizes, millions, macs = TABLE[name]
-    document = networks.document(name)
+    document = paper.document(name)
     assert [b.out_channels for b in document.blocks] == widths
     assert document.map_sizes() == sizes
     assert {(b.kernel, b.activation) for b in document.blocks} <= {(3, "relu"), (1, "relu")}
@@ -73,12 +74,12 @@ def test_sizes_and_counts(name: str) -> None:
     if macs is not None:
         assert document.multiply_adds() / 1e9 == pytest.approx(macs, rel=0.02)
     assert document.random_weights
-    assert networks.NO_MEANING in document.notes
+    assert paper.NO_MEANING in document.notes
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_what_is_ours_is_marked(name: str) -> None:
-    network, notes = networks.PAPER[name], " ".join(networks.document(name).notes)
+    network, notes = paper.PAPER[name], " ".join(paper.document(name).notes)
     assert network.known in notes
     assert network.ours in notes
     assert bool(network.ours) == (name not in ("fcn4", "fcn5-narrow"))  # those two are certain
@@ -86,9 +87,9 @@ def test_what_is_ours_is_marked(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_notes_about_the_network_without_those_about_its_weights(name: str) -> None:
-    document = networks.paper_model(name).document if "narrow" in name else networks.document(name)
-    kept = networks.about_network(document.notes)
-    network = networks.PAPER[name]
+    document = paper.paper_model(name).document if "narrow" in name else paper.document(name)
+    kept = paper.about_network(document.notes)
+    network = paper.PAPER[name]
     assert kept[:-1] == (
         f"of the paper or its authors: {network.known}",
         *([f"not certain: {network.ours}"] if network.ours else []),
@@ -101,39 +102,39 @@ def test_notes_about_the_network_without_those_about_its_weights(name: str) -> N
 def test_notes_of_other_models_tell_of_their_originals() -> None:
     document = catalogue.load_model("msd-vgg").document
     assert document.notes
-    assert networks.about_network(document.notes) == ()
+    assert paper.about_network(document.notes) == ()
 
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_seed_0_keeps_its_weights(name: str) -> None:
-    assert digest(networks.paper_model(name)) == DIGESTS[name]
+    assert digest(paper.paper_model(name)) == DIGESTS[name]
 
 
 def test_seeds_differ_and_repeat() -> None:
-    models = [networks.paper_model("fcn5-narrow", seed=seed) for seed in (1, 1, 2)]
+    models = [paper.paper_model("fcn5-narrow", seed=seed) for seed in (1, 1, 2)]
     assert digest(models[0]) == digest(models[1]) != digest(models[2])
     assert models[0].document.name == "fcn5-narrow-random-1"
     with pytest.raises(ValueError, match=r"seed=-1; must be at least 0"):
-        networks.paper_model("fcn5-narrow", seed=-1)
+        paper.paper_model("fcn5-narrow", seed=-1)
 
 
 def test_unknown_names() -> None:
     with pytest.raises(ModelError, match=r"^fcn9: unknown network; known: fcn3, fcn4, "):
-        networks.document("fcn9")
+        paper.document("fcn9")
     with pytest.raises(ModelError, match=r"^fcn5: a network of the paper, .* fcntag models new fcn5 -o"):
         catalogue.load_model("fcn5")
 
 
 def small(name: str, channels: int) -> Model:
     """The network with the frames, rows and pools that it has, and few channels: what float64 loops can follow."""
-    document = networks.document(name)
+    document = paper.document(name)
     blocks, before = [], 1
     for i, b in enumerate(document.blocks):
         out = channels + 3 * i
         blocks.append(dataclasses.replace(b, in_channels=before, out_channels=out))
         before = out
     head = Head(flatten="chw", in_features=before)
-    return networks.random_model(dataclasses.replace(document, blocks=tuple(blocks), head=head))
+    return paper.random_model(dataclasses.replace(document, blocks=tuple(blocks), head=head))
 
 
 def music(model: Model, batch: int) -> np.ndarray:
@@ -158,7 +159,7 @@ def test_every_block_and_the_scores_at_full_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_narrow_networks_at_full_width(name: str) -> None:
-    model = networks.paper_model(name)
+    model = paper.paper_model(name)
     x = oracle.network_input(model, music(model, 1)).astype(np.float32)
     assert max(one_block_errors(model, x)) <= ONE_BLOCK
 
@@ -166,12 +167,12 @@ def test_narrow_networks_at_full_width(name: str) -> None:
 @pytest.mark.parametrize("name", ["fcn4", "fcn7", "fcn4-stft", "fcn4-mfcc"])
 def test_wide_networks_block_by_block_on_a_corner(name: str) -> None:
     """All channels, on an input as small as the pools allow: one pixel in the end, so every weight is read."""
-    document = networks.document(name)
+    document = paper.document(name)
     frames = 1
     for b in reversed(document.blocks):
         frames *= b.pool.window[1]
     segments = dataclasses.replace(document.segments, n_samples=(frames - 1) * 256)
-    model = networks.random_model(dataclasses.replace(document, segments=segments))
+    model = paper.random_model(dataclasses.replace(document, segments=segments))
     x = np.random.default_rng(5).standard_normal((1, *model.document.input_size())).astype(np.float32)
     assert frames < 1366
     with create_engine(model) as engine:
@@ -202,7 +203,7 @@ def test_any_stack_of_blocks(rng: np.random.Generator) -> None:
     chain = [block(4, kernel=1, activation="elu", affine=True), block(6, window=(2, 3), stride=(1, 2)), block(3)]
     for fields in ({}, {"normalization": "per_frame", "layout": "time_mel"}, {"normalization": "per_mel"}):
         original = make_model(rng, chain, flatten="hwc", **fields).document
-        model = networks.random_model(original, seed=4)
+        model = paper.random_model(original, seed=4)
         assert model.document.name == "random-random-4"
         assert model.document.blocks == original.blocks
         assert 0.8 < model.tensors["blocks.0.scale"].mean() < 1.2
@@ -215,7 +216,7 @@ def test_any_stack_of_blocks(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("name", ["fcn4-stft", "fcn4-mfcc"])
 def test_inputs_have_the_scale_of_trained_ones(name: str) -> None:
-    model = networks.random_model(networks.document(name))
+    model = paper.random_model(paper.document(name))
     x = oracle.network_input(model, music(model, 1))
     assert 0.3 < x.std() < 3
     assert np.abs(x).max() < 20

@@ -13,9 +13,9 @@ import pytest
 from numerics import assert_unpoisoned, poisoned
 
 from fcntag import oracle
-from fcntag.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
-from fcntag.mel import mel_filters
-from fcntag.modelfile import Model
+from fcntag.model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
+from fcntag.model.file import Model
+from fcntag.model.filters import mel_filters
 
 MUSICNN = Frontend(
     kind="mel",

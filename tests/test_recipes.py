@@ -30,9 +30,10 @@ import train_network
 from render_plan import Note, Piece
 
 import fcntag
-from fcntag import networks, oracle
-from fcntag.document import ModelDocument
-from fcntag.modelfile import Model
+from fcntag import oracle
+from fcntag.model import paper
+from fcntag.model.document import ModelDocument
+from fcntag.model.file import Model
 
 RECIPES = Path(train.__file__).resolve().parent
 RATE, N_CLIPS = 8000, 24
@@ -79,7 +80,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     segments = dataclasses.replace(model.document.segments, rule="hop", hop_samples=2048, short="repeat")
     path = tmp_path_factory.mktemp("document") / "tiny.json"
-    described = dataclasses.replace(model.document, segments=segments, notes=networks.document("fcn3").notes)
+    described = dataclasses.replace(model.document, segments=segments, notes=paper.document("fcn3").notes)
     path.write_text(described.to_json(), encoding="utf-8")
     return path
 
@@ -116,7 +117,7 @@ def test_trains_and_writes_a_model_that_tags(run: Path, dataset: Path) -> None:
         training, clips, *about = tagger.model.document.notes
         assert "recipes/train.py" in training
         assert clips == "Clips: 16 to train, 4 to validate, 4 to test."
-        network = networks.PAPER["fcn3"]  # what is known of the network and what is not holds for trained weights, too
+        network = paper.PAPER["fcn3"]  # what is known of the network and what is not holds for trained weights, too
         assert about[:2] == [f"of the paper or its authors: {network.known}", f"not certain: {network.ours}"]
         assert about[2:] == ["the pad, window and mel scale of the front end are ours in every network"]
         assert tagger.tag(dataset.parent / "3.wav").scores.shape == (2,)

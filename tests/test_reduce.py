@@ -12,9 +12,10 @@ from numerics import max_abs
 from reduction_checks import EXACT, check, inputs
 
 from fcntag import oracle
-from fcntag.modelfile import Model
-from fcntag.ranges import channel_ranges, input_range
-from fcntag.reduce import TOLERANCE, reduce_channels, reduce_model
+from fcntag.model.file import Model
+from fcntag.reduce import reduce_model
+from fcntag.reduce.channels import TOLERANCE, reduce_channels
+from fcntag.reduce.ranges import channel_ranges, input_range
 
 DENORMAL = np.float32(1e-40)
 

@@ -10,8 +10,9 @@ from make_models import block, make_model
 from reduction_checks import FRONTENDS
 
 from fcntag import oracle
-from fcntag.ranges import input_range
-from fcntag.reduce import needed_input, reduce_model
+from fcntag.reduce import reduce_model
+from fcntag.reduce.crop import needed_input
+from fcntag.reduce.ranges import input_range
 
 
 @pytest.mark.parametrize("name", FRONTENDS)

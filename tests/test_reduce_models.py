@@ -13,8 +13,9 @@ from numerics import max_abs
 from reduction_checks import EXACT, ROUNDED, check, inputs
 
 from fcntag import oracle
-from fcntag.modelfile import Model
-from fcntag.reduce import TOLERANCE, reduce_channels, reduce_model
+from fcntag.model.file import Model
+from fcntag.reduce import reduce_model
+from fcntag.reduce.channels import TOLERANCE, reduce_channels
 
 # name: channels after (carrier included), (H, W) seen, samples seen, multiply-adds before and after in millions.
 # Without carriers these are the channels and counts measured on the originals.

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcntag.catalogue import load_model
-from fcntag.document import Frontend, Segments
+from fcntag.catalogue.store import load_model
 from fcntag.errors import AudioError
-from fcntag.segments import MAX_WINDOWS, plan_segments
+from fcntag.model.document import Frontend, Segments
+from fcntag.pipeline.segments import MAX_WINDOWS, plan_segments
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ import soundfile
 from tracks import GOOD, RATE, all_tracks, write_tracks
 
 from fcntag import AudioError, Tagger, catalogue, pipeline
-from fcntag.segments import SegmentPlan
+from fcntag.pipeline import decode
+from fcntag.pipeline.segments import SegmentPlan
+from fcntag.pull import pull
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_tag_many_is_bit_equal_to_tag(name, folder):
 @pytest.mark.parametrize("name", ["mtt-vgg", "choi2017-compact"])
 def test_tag_many_over_music_is_bit_equal_to_tag(name, shared, home):
     if not catalogue.entry(name).embedded:
-        catalogue.pull(name, shared / "weights/choi2017/C_weights_theano.hdf5")
+        pull(name, shared / "weights/choi2017/C_weights_theano.hdf5")
     paths = sorted(path for path in (shared / "music").iterdir() if path.suffix != ".md")
     assert len(paths) == 12
     with Tagger(name, threads=1) as one:
@@ -287,7 +289,7 @@ def test_long_track_in_bounded_memory(tmp_path):
         tracemalloc.stop()
     assert outcome.error is None
     assert len(outcome.values) == 1800
-    assert held < pipeline.DECODED_BYTES + 64 * 48000 * 4 + (32 << 20)
+    assert held < decode.DECODED_BYTES + 64 * 48000 * 4 + (32 << 20)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc/self/statm")
@@ -324,7 +326,7 @@ def test_no_budget_and_no_pool_can_block(workers, max_batch, budget, monkeypatch
         return SegmentPlan(starts, 50 + 10 * (len(starts) % 2), n_total, RATE, None, ())
 
     monkeypatch.setattr(fcntag.audio, "open_track", open_track)
-    monkeypatch.setattr(pipeline, "DECODED_BYTES", budget)
+    monkeypatch.setattr(decode, "DECODED_BYTES", budget)
     sources = []
     for _ in range(300):
         true = f"{rng.integers(1, 4000)}" if rng.random() < 0.2 else ""

@@ -11,9 +11,9 @@ from make_models import block, make_model
 from model_fixtures import ORIGINAL_FILES
 
 from fcntag import _C, oracle
-from fcntag.bench import networks
+from fcntag.catalogue.names import load_any
 from fcntag.engine import Engine
-from fcntag.modelfile import Model
+from fcntag.model.file import Model
 from fcntag.validate import REFERENCES, Case, StoredError, check, stored, validate
 from fcntag.validate.cases import built_in
 from fcntag.validate.measure import compare, compare_scores
@@ -51,7 +51,7 @@ def test_every_published_model_is_clean(models, name, precision, against) -> Non
 
 @pytest.mark.parametrize(("name", "against"), [("fcn5-narrow", "oracle"), ("fcn4", "onnxruntime"), ("fcn3", "torch")])
 def test_networks_of_the_paper_are_clean(name, against) -> None:
-    report = validate(networks.load(name)[0], against=against, device="cpu")
+    report = validate(load_any(name)[0], against=against, device="cpu")
     assert report.ok, report.failures()
 
 
@@ -160,16 +160,16 @@ def test_a_wrong_head_or_wrong_scores_are_named(three_blocks) -> None:
 
 
 def test_a_wrong_mel_filter_is_named(three_blocks, monkeypatch) -> None:
-    from fcntag import mel
+    from fcntag.model import filters
 
-    right = mel.row_filters
+    right = filters.row_filters
 
     def wrong(frontend):
-        filters = right(frontend)
-        filters[7] *= 1.001
-        return filters
+        rows = right(frontend)
+        rows[7] *= 1.001
+        return rows
 
-    monkeypatch.setattr(mel, "row_filters", wrong)  # the oracle holds the right one by its own name
+    monkeypatch.setattr(filters, "row_filters", wrong)  # the oracle holds the right one by its own name
     report = validate(three_blocks, device="cpu")
     found = failing(report)
     assert found["noise"][0] == found["synthetic piece"][0] == "mel"

@@ -10,7 +10,7 @@ from cli_runner import run
 from test_validate import STAGES, corrupt
 
 from fcntag import demo
-from fcntag.modelfile import write_model
+from fcntag.model.file import write_model
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from make_models import block, make_model
 from test_frontends import MFCC, STFT
 from test_validate import BFLOAT16, Tampered, failing
 
-from fcntag import mel, networks
 from fcntag.core_config import melspec_config
-from fcntag.document import Log, ModelDocument
 from fcntag.engine import Engine
-from fcntag.modelfile import Model, write_model
+from fcntag.model import filters, paper
+from fcntag.model.document import Log, ModelDocument
+from fcntag.model.file import Model, write_model
 from fcntag.validate import REFERENCES, check, validate
 from fcntag.validate.cases import built_in
 from fcntag.validate.references import make
@@ -50,7 +50,7 @@ def thin(document: ModelDocument, channels: int) -> ModelDocument:
 @pytest.mark.parametrize("name", ["fcn4-stft", "fcn4-mfcc"])
 def test_the_paper_s_front_ends_are_clean(capsys, tmp_path, name, precision, against) -> None:
     """Whole windows of 29 s through the command; few channels, since it is the front end that is new here."""
-    model = networks.random_model(thin(networks.document(name), 8))
+    model = paper.random_model(thin(paper.document(name), 8))
     path = tmp_path / "thin.safetensors"
     write_model(path, model.document, model.tensors)
     options = ["--against", against, "--precision", precision, "--device", "cpu"]
@@ -85,7 +85,7 @@ def test_a_wrong_filter_of_the_engine_is_named(model, monkeypatch, against) -> N
 def test_a_wrong_table_of_mfcc_is_named(rng, monkeypatch, what, against) -> None:
     """The reference has the wrong one; the engine's own tables are in C++."""
     model = make_model(rng, [block(4, window=(3, 4))], n_samples=8000, **KINDS["mfcc"])
-    right = getattr(mel, what)
+    right = getattr(filters, what)
 
     def wrong(*arguments):
         table = right(*arguments)
@@ -95,7 +95,7 @@ def test_a_wrong_table_of_mfcc_is_named(rng, monkeypatch, what, against) -> None
             table[1] *= 1.001
         return table
 
-    monkeypatch.setattr(mel, what, wrong)
+    monkeypatch.setattr(filters, what, wrong)
     found = failing(validate(model, against=against, device="cpu"))
     assert found["noise"][0] == found["synthetic piece"][0] == "mel"
     assert found["random input"] == []

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fcntag import catalogue
 from fcntag.convert import convert
-from fcntag.modelfile import read_model, write_model
+from fcntag.model.file import read_model, write_model
 
 REQUIREMENT = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
@@ -78,7 +78,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         for path in build(arguments.wheel or download(Path(folder)), arguments.to):
-            # fcntag/data/catalogue.json records this digest as model_sha256.
+            # fcntag/catalogue/catalogue.json records this digest as model_sha256.
             print(read_model(path).sha256, path)
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import cuda
+from ..catalogue.names import load_any
 from ..engine import create_engine
 from ..errors import DeviceError, FcntagError
-from ..modelfile import write_model
+from ..model.file import write_model
 from ..reduce import reduce_model
-from . import cuda_peers, cuda_work, gpu, machine, networks
+from . import cuda_peers, cuda_work, gpu, machine
 from .cuda_group import CHECKED_CLIPS, MAX_DIFFERENCE, MIN_REPEATS, Key, Ours, Reference, alternate, checked_peer
 from .cuda_peers import STAGES, Contender, n_inputs
 from .cuda_work import Variant
@@ -29,7 +30,7 @@ from .report import Report, Row
 from .timing import run_process
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 MAX_STARTS = 3
 MAX_BATCH = 4096  # of the engine
@@ -42,7 +43,7 @@ _COLD = """
 import sys
 import numpy as np
 from fcntag.engine import create_engine
-from fcntag.modelfile import read_model
+from fcntag.model.file import read_model
 model = read_model(sys.argv[1])
 waves = np.zeros((1, model.document.segments.n_samples), np.float32)
 with create_engine(model, device=sys.argv[2], precision=sys.argv[3], max_batch=1, reduce=sys.argv[4] == "1") as engine:
@@ -93,7 +94,7 @@ class _Bench:
         if max(settings.batches) > MAX_BATCH:
             raise ValueError(f"batch {max(settings.batches)}: at most {MAX_BATCH} on a GPU")
         self.end = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
-        self.loaded = {name: networks.load(name) for name in dict.fromkeys(settings.models)}
+        self.loaded = {name: load_any(name) for name in dict.fromkeys(settings.models)}
         for model, _ in self.loaded.values():  # what does not work must fail now, not after minutes
             for precision in settings.precisions:
                 with self.engine(model, precision, 1) as engine:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import mel
+from ..model import filters
 
 if TYPE_CHECKING:
-    from ..document import Frontend
-    from ..modelfile import Model
+    from ..model.document import Frontend
+    from ..model.file import Model
 
 
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
@@ -30,8 +30,8 @@ def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_rows, n_fft // 2 + 1], float32; ValueError where peers have no such front end."""
     if frontend.kind == "mfcc":
         raise ValueError("no peer is built for a front end of kind 'mfcc'")
-    filters = mel.row_filters(frontend)
-    return mel.window(frontend.window, frontend.n_fft).astype(np.float32), filters.astype(np.float32)
+    window = filters.window(frontend.window, frontend.n_fft)
+    return window.astype(np.float32), filters.row_filters(frontend).astype(np.float32)
 
 
 def input_tensors(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
@@ -91,7 +91,7 @@ class TorchFrontend:
             x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), correction=0, keepdim=True) + 1e-10)
         elif self.normalise is not None:
             x = x * self.normalise[0] + self.normalise[1]
-        x = x if self.frontend.layout == "mel_time" else x.transpose(1, 2)
+        x = x if self.frontend.time_axis == 1 else x.transpose(1, 2)
         return x[:, : self.size[0], : self.size[1]].contiguous()
 
 
@@ -171,7 +171,7 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
             x = (x - x.mean((1, 2), keepdims=True)) / (x.std((1, 2), keepdims=True) + 1e-10)
         elif normalise is not None:
             x = x * normalise[0] + normalise[1]
-        x = x if f.layout == "mel_time" else x.transpose(0, 2, 1)
+        x = x if f.time_axis == 1 else x.transpose(0, 2, 1)
         return x[:, :height, :width]
 
     return run

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import mel
-from ..reduce import _covered, _needed_sizes
+from ..model import filters
+from ..reduce.crop import _covered, _needed_sizes
 from .report import Report, Row
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 _BEFORE_NETWORK = ("h2d", "resample", "mel")
 
@@ -119,9 +119,9 @@ def _mel_flop(variant: Variant) -> float:
     f = document.frontend
     n_frames = f.n_frames(variant.n_samples)
     if f.frames_stand_alone:
-        n_frames = variant.width if f.layout == "mel_time" else variant.height
-    filters = 2.0 * np.count_nonzero(mel.row_filters(f)) + 2.0 * f.n_mfcc * f.n_mels
-    return n_frames * (2.5 * f.n_fft * math.log2(f.n_fft) + f.n_fft + 3.0 * (f.n_fft // 2 + 1) + filters)
+        _, n_frames = f.rows_and_frames(variant.height, variant.width)
+    rows = 2.0 * np.count_nonzero(filters.row_filters(f)) + 2.0 * f.n_mfcc * f.n_mels
+    return n_frames * (2.5 * f.n_fft * math.log2(f.n_fft) + f.n_fft + 3.0 * (f.n_fft // 2 + 1) + rows)
 
 
 def peak_tflops(report: Report, row: Row) -> float:

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..audio import open_track
+from ..catalogue.names import load_any
 from ..engine import Engine, create_engine
 from ..errors import FcntagError
-from ..modelfile import write_model
-from ..pipeline import read_windows
+from ..model.file import write_model
+from ..pipeline.decode import read_windows
+from ..pipeline.segments import plan_segments
 from ..reduce import reduce_model
-from ..segments import plan_segments
 from ..tagger import Tagger
-from . import clips, machine, networks, peers
+from . import clips, machine, peers
 from .report import Report, Row
 from .samples import median_ratio
 from .timing import alternate, contention, run_process
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 # Largest difference of a score between two engines that compute the same thing; more, and one of them does not.
 MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -96,7 +97,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Report:
 class _Bench:
     def __init__(self, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.settings, self.folder, self.say = settings, folder, say
-        self.loaded = {name: networks.load(name) for name in dict.fromkeys(settings.models)}
+        self.loaded = {name: load_any(name) for name in dict.fromkeys(settings.models)}
         for model, _ in self.loaded.values():  # a device or model that does not work must fail now, not after minutes
             with self.engine(model) as engine:
                 self.threads = engine.threads

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..modelfile import Model
+    from ..model.file import Model
 
 
 class Peer(Protocol):

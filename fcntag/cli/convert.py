@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--to {target}: is not a regular file")
 
     from ..convert import convert, convert_stack
-    from ..modelfile import read_model, write_model
+    from ..model.file import read_model, write_model
 
     own = {"like": arguments.like, "spec": arguments.spec, "tags": arguments.tags, "name": arguments.called}
     is_onnx = arguments.source.lower().endswith(".onnx")

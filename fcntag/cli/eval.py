@@ -169,7 +169,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError("--segments: not with --scores, which runs no model")
     if arguments.tag_names is not None and arguments.dataset != "msd" and arguments.scores is None:
         raise UsageError("--tag-names: goes with msd, or with --scores FILE.npy")
-    from ..segments import check_options
+    from ..pipeline.segments import check_options
 
     try:
         check_options(arguments.segments, arguments.hop)

@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"--to {target}: is not a regular file")
 
-    from ..bench.networks import load
+    from ..catalogue.names import load_any
 
-    model, _ = load(arguments.model)
+    model, _ = load_any(arguments.model)
     wanted = {"frontend": arguments.frontend, "blocks": arguments.blocks}
     try:
         export(model, target, **wanted)

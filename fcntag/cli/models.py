@@ -13,8 +13,8 @@ from .output import Progress, UsageError, log
 from .paths import check_outputs
 
 if TYPE_CHECKING:
-    from ..catalogue import Entry
-    from ..document import ModelDocument
+    from ..catalogue.facts import Entry
+    from ..model.document import ModelDocument
 
 UNTRAINED = "no weights"  # state of the paper's networks: what models new makes has random ones
 
@@ -64,7 +64,8 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run_list(arguments: argparse.Namespace) -> int:
     """Print the catalogue, and the networks that ``models new`` makes."""
-    from .. import catalogue, networks
+    from .. import catalogue
+    from ..model import paper
 
     rows = []
     for entry in catalogue.entries():
@@ -77,8 +78,8 @@ def run_list(arguments: argparse.Namespace) -> int:
                 "description": entry.description,
             }
         )
-    for name in networks.PAPER:
-        document = networks.document(name)
+    for name in paper.PAPER:
+        document = paper.document(name)
         rows.append(
             {
                 "name": name,
@@ -109,10 +110,11 @@ def _state(entry: Entry) -> str:
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Print the catalogue's entry and, where the model is here, its document."""
-    from .. import catalogue, networks
+    from .. import catalogue
     from ..errors import ModelError
+    from ..model import paper
 
-    if arguments.name in networks.PAPER:
+    if arguments.name in paper.PAPER:
         return _print_info(_network_info(arguments.name), arguments.json)
     entry = next((entry for entry in catalogue.entries() if entry.name == arguments.name), None)
     try:
@@ -147,9 +149,9 @@ def _metric(item: dict[str, Any]) -> str:
 
 def _network_info(name: str) -> dict[str, Any]:
     """What is known of a network of the paper, and what is a choice of ours; it has no weights."""
-    from .. import networks
+    from ..model import paper
 
-    network, document = networks.PAPER[name], networks.document(name)
+    network, document = paper.PAPER[name], paper.document(name)
     return {
         "name": name,
         "description": document.description,
@@ -222,13 +224,14 @@ def run_pull(arguments: argparse.Namespace) -> int:
     """Fetch a model; print where it lies then."""
     from pathlib import Path
 
-    from .. import catalogue
+    from ..catalogue.facts import entry
+    from ..pull import pull
 
-    if arguments.source is not None and catalogue.entry(arguments.name).embedded:
+    if arguments.source is not None and entry(arguments.name).embedded:
         raise UsageError(f"--from {arguments.source}: {arguments.name} is embedded: nothing to pull")
     source = None if arguments.source is None else Path(arguments.source)
     with Progress(arguments.quiet) as progress:
-        path = catalogue.pull(arguments.name, source, progress.bytes)
+        path = pull(arguments.name, source, progress.bytes)
     print(path)
     return 0
 
@@ -237,15 +240,15 @@ def run_new(arguments: argparse.Namespace) -> int:
     """Write a model file with random weights; print its sha256."""
     import os
 
-    from .. import networks
     from ..errors import ModelError
-    from ..modelfile import read_model, write_model
+    from ..model import paper
+    from ..model.file import read_model, write_model
 
     tags = None if arguments.tags is None else _labels(arguments.tags)
-    document = _read_document(arguments.name) if arguments.name.endswith(".json") else networks.document(arguments.name)
+    document = _read_document(arguments.name) if arguments.name.endswith(".json") else paper.document(arguments.name)
     try:
         document = document if tags is None else dataclasses.replace(document, tags=tags)
-        model = networks.random_model(document, seed=arguments.seed)
+        model = paper.random_model(document, seed=arguments.seed)
     except ModelError as error:  # of the labels: the rest has been checked
         raise ModelError(f"{arguments.tags or arguments.name}: {error}") from None
     target = arguments.output or f"{model.document.name}.safetensors"
@@ -268,8 +271,8 @@ def _labels(path: str) -> tuple[str, ...]:
 
 def _read_document(path: str) -> ModelDocument:
     """The document in a JSON file, or in what ``models info --json`` printed."""
-    from ..document import ModelDocument
     from ..errors import ModelError
+    from ..model.document import ModelDocument
 
     text = _read_text(path)
     try:
@@ -283,7 +286,7 @@ def _read_document(path: str) -> ModelDocument:
 
 
 def _read_text(path: str) -> str:
-    from ..document import MAX_JSON_BYTES
+    from ..model.document import MAX_JSON_BYTES
 
     with open(path, encoding="utf-8-sig") as file:
         try:

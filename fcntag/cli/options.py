@@ -140,7 +140,7 @@ def check_inputs(arguments: argparse.Namespace, **more: str | None) -> None:
 
     ``more``: other files than that of ``-o`` which the command writes, by their option or what they are.
     """
-    from ..segments import check_options
+    from ..pipeline.segments import check_options
 
     if arguments.inputs.count("-") > 1:
         raise UsageError("-: stdin can be read only once")

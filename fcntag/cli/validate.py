@@ -79,10 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [arguments.model, *audio, *([against] if is_file else [])]
     check_outputs({"--json": arguments.json, "--save": arguments.save}, inputs)
 
-    from ..bench.networks import load
+    from ..catalogue.names import load_any
     from ..validate import StoredError, validate
 
-    model, _ = load(arguments.model)
+    model, _ = load_any(arguments.model)
 
     def show(case: CaseReport) -> None:
         if not arguments.quiet:

@@ -16,7 +16,7 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..document import ModelDocument
+    from ..model.document import ModelDocument
     from .custom import Converted, convert_stack
 
 __all__ = ["Converted", "convert", "convert_stack"]

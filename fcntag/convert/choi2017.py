@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ..document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
 from ..errors import ModelError
+from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
 from .batchnorm import Rule, fold, scale_shift
 from .keras import BatchNorm, Convolution, Dense, KerasFile
 from .provenance import Provenance

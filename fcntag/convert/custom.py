@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..catalogue import read_source
-from ..document import ModelDocument
 from ..errors import ModelError
+from ..model.document import ModelDocument
 from . import recipe as recipes
 from . import state_stack
 from .onnx import read_graph
 from .onnx_constants import one_line
 from .onnx_operators import Graph
 from .recipe import Recipe
+from .source import read_source
 from .spec import Spec
 from .stack import Array, Stack
 from .torch_state import read_state
@@ -193,7 +193,7 @@ def _compared(
     """
     from ..engine import Engine
     from ..export.check import normalised, random_log_mel
-    from ..modelfile import Model
+    from ..model.file import Model
 
     model = Model(document, tensors, "", "")
     rng = np.random.default_rng(0)

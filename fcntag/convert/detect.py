@@ -8,18 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .. import catalogue
+from ..catalogue.facts import entries, entry
 from ..errors import ModelError
 from . import choi2016, choi2017, musicnn_vgg, won2020
 from .keras import HDF5_MAGIC, read_keras
 from .provenance import Provenance
+from .source import read_source
 from .tensorflow_checkpoint import Checkpoint
 from .torch_state import read_state
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..document import ModelDocument
+    from ..model.document import ModelDocument
 
 _Converted = tuple["ModelDocument", "dict[str, np.ndarray]"]
 _MUSICNN = ("mtt-vgg", "msd-vgg")
@@ -31,7 +32,7 @@ _MAX_MEMBER_BYTES = 256 << 20
 
 def families() -> tuple[str, ...]:
     """The catalogue models that a checkpoint can be: all but the variants, and what was never one."""
-    return tuple(entry.name for entry in catalogue.entries() if entry.base is None and entry.origins)
+    return tuple(item.name for item in entries() if item.base is None and item.origins)
 
 
 def convert_source(path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None) -> _Converted:
@@ -39,7 +40,7 @@ def convert_source(path: Path, family: str | None, kernels: Literal["theano", "t
     prefix = _checkpoint_prefix(path)
     if prefix is not None:
         return _from_checkpoint(prefix, family)
-    data = catalogue.read_source(path)
+    data = read_source(path)
     if data.startswith(HDF5_MAGIC):
         return _from_keras(path, data, family, kernels)
     if data.startswith(_ZIP_MAGIC) and path.suffix == ".whl":
@@ -55,15 +56,15 @@ def convert_source(path: Path, family: str | None, kernels: Literal["theano", "t
 def _provenance(path: Path, data: bytes, family: str | None, guess: Callable[[], str]) -> Provenance:
     """Whose file it is: by its digest, else what the caller says, else what ``guess`` makes of its layers."""
     digest = hashlib.sha256(data).hexdigest()
-    for entry in catalogue.entries():
-        if entry.base is not None:
+    for item in entries():
+        if item.base is not None:
             continue
-        for origin in entry.origins:
+        for origin in item.origins:
             if not origin.members and origin.matches(data):
-                if family not in (None, entry.name):
-                    raise ModelError(f"is the published file of {entry.name}, not of {family}")
-                return Provenance(entry, origin, digest, origin.file)
-    return Provenance(catalogue.entry(family or guess()), None, digest, path.name)
+                if family not in (None, item.name):
+                    raise ModelError(f"is the published file of {item.name}, not of {family}")
+                return Provenance(item, origin, digest, origin.file)
+    return Provenance(entry(family or guess()), None, digest, path.name)
 
 
 # ---- TensorFlow ----
@@ -89,7 +90,7 @@ def _from_checkpoint(prefix: str, family: str | None) -> _Converted:
     files: dict[str, bytes] = {}
 
     def read(suffix: str) -> bytes:
-        files[suffix] = catalogue.read_source(Path(prefix + suffix))
+        files[suffix] = read_source(Path(prefix + suffix))
         return files[suffix]
 
     checkpoint = Checkpoint(read)
@@ -99,7 +100,7 @@ def _from_checkpoint(prefix: str, family: str | None) -> _Converted:
 def _from_wheel(path: Path, data: bytes, family: str | None) -> _Converted:
     if family not in _MUSICNN:
         raise ModelError(f"a wheel of musicnn holds several models; say which: {' or '.join(_MUSICNN)}")
-    folder = catalogue.entry(family).origins[0].file
+    folder = entry(family).origins[0].file
     files: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(path) as wheel:
@@ -124,19 +125,19 @@ def _musicnn(checkpoint: Checkpoint, files: dict[str, bytes], family: str | None
     checkpoint.read("dense/kernel")  # so that the shard is among the files that are told by digest
     digests = {suffix: hashlib.sha256(data).hexdigest() for suffix, data in files.items()}
     for name in _MUSICNN:
-        entry = catalogue.entry(name)
-        origin = entry.origins[0]
+        item = entry(name)
+        origin = item.origins[0]
         if {f"{origin.file}/{suffix}": digest for suffix, digest in digests.items()} == origin.members:
             if family not in (None, name):
                 raise ModelError(f"is the published checkpoint of {name}, not of {family}")
             # The wheel's digest stands for the checkpoint in it, so that folder and wheel give the same model file.
-            return musicnn_vgg.build(Provenance(entry, origin, origin.sha256, origin.file), checkpoint)
+            return musicnn_vgg.build(Provenance(item, origin, origin.sha256, origin.file), checkpoint)
     if family is None:
         raise ModelError(f"not one of the published checkpoints; say whose tags it has: {' or '.join(_MUSICNN)}")
     if family not in _MUSICNN:
         raise ModelError(f"is a musicnn checkpoint; {family} is not: allowed: {' or '.join(_MUSICNN)}")
     shards = sorted(suffix for suffix in digests if suffix != ".index")
-    provenance = Provenance(catalogue.entry(family), None, digests[shards[0]], shards[0])
+    provenance = Provenance(entry(family), None, digests[shards[0]], shards[0])
     return musicnn_vgg.build(provenance, checkpoint)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue import entry
-from ..document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
+from ..catalogue.facts import entry
 from ..errors import ModelError
+from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
 from .batchnorm import scale_shift
 from .provenance import Provenance
 from .spec import Spec

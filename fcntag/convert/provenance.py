@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..catalogue import Entry, Origin
-from ..document import FORMAT, ModelDocument, Source
+from ..catalogue.facts import Entry, Origin
+from ..model.document import FORMAT, ModelDocument, Source
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..document import FORMAT, MAX_JSON_BYTES, Block, ModelDocument, unique_keys
 from ..errors import ModelError
+from ..model.document import FORMAT, MAX_JSON_BYTES, Block, ModelDocument
+from ..model.json_fields import unique_keys
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 _TEXTS = ("name", "description", "licence", "licence_notice", "training_data")
 _FIELDS = (
@@ -123,9 +124,9 @@ def load(
 
 
 def _model(name: str) -> Model:
-    from ..bench.networks import load as load_network
+    from ..catalogue.names import load_any
 
-    return load_network(name)[0]
+    return load_any(name)[0]
 
 
 def _take_model(recipe: Recipe, model: Model, name: str) -> None:

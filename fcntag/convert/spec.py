@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ..document import ModelDocument
 from ..errors import ModelError
+from ..model.document import ModelDocument
 
 
 class Spec:

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..document import Block, Head, Pool
 from ..errors import ModelError
+from ..model.document import Block, Head, Pool
 
 Array = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..document import Block
 from ..errors import ModelError
+from ..model.document import Block
 from .batchnorm import scale_shift
 from .stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
 from ..errors import ModelError
+from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
 from .batchnorm import fold, scale_shift
 from .provenance import Provenance
 from .spec import Spec

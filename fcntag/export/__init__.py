@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..document import Frontend, ModelDocument
-    from ..modelfile import Model
+    from ..model.document import Frontend, ModelDocument
+    from ..model.file import Model
 
 METADATA_KEY = "fcntag"  # of the document in an ONNX file's metadata; PyTorch's extra file is called fcntag.json
 SUFFIXES = (".onnx", ".pt", ".pt2")
@@ -35,7 +35,7 @@ def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False
     Raises ValueError for another suffix, ImportError that names the extra where onnx or torch is missing, ModelError
     where the model is too large for the format or the file cannot be written.
     """
-    from ..modelfile import write_atomically
+    from ..model.file import write_atomically
 
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -46,7 +46,7 @@ def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False
 def rows_and_frames(document: ModelDocument) -> tuple[int, int]:
     """(n_rows, n_frames) of the document's window, whatever its layout."""
     height, width = document.input_size()
-    return (height, width) if document.frontend.layout == "mel_time" else (width, height)
+    return document.frontend.rows_and_frames(height, width)
 
 
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:

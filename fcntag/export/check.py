@@ -12,7 +12,7 @@ from ..errors import ModelError
 from . import rows_and_frames
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 SEGMENTS = 3  # not the batch size that a program was traced with
 
@@ -57,7 +57,7 @@ def normalised(model: Model, log_mel: np.ndarray) -> np.ndarray:
         shape = {"scalar": (1, 1, 1), "per_mel": (1, -1, 1), "per_frame": (1, 1, -1)}[frontend.normalization]
         scale, shift = (model.tensors[f"input.{n}"].astype(np.float64).reshape(shape) for n in ("scale", "shift"))
         x = x * scale + shift
-    if frontend.layout == "time_mel":
+    if frontend.time_axis == 0:
         x = x.transpose(0, 2, 1)
     return np.ascontiguousarray(x, dtype=np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 try:
     import onnx
@@ -174,7 +174,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     In float64 up to here: a float32 spectrum has noise of 1e-7 of its loudest bin, and the logarithm of a silent band
     shows it. The cast to float32 is where the document's own numbers end.
     """
-    from ..mel import row_filters, window
+    from ..model.filters import row_filters, window
 
     frontend, n_samples = model.document.frontend, model.document.segments.n_samples
     log = frontend.log
@@ -239,7 +239,7 @@ def _reference(graph: _Graph, model: Model) -> None:
 
 def _mfcc(graph: _Graph, model: Model) -> None:
     """Logarithm of the mel power [B, n_mels, n_frames] -> MFCC, deltas, delta-deltas [B, 3 * n_mfcc, n_frames]."""
-    from ..mel import dct_matrix, delta_frames, delta_weights
+    from ..model.filters import dct_matrix, delta_frames, delta_weights
 
     frontend, bands = model.document.frontend, graph.current
     _, n_frames = rows_and_frames(model.document)
@@ -275,5 +275,5 @@ def _normalise(graph: _Graph, model: Model) -> None:
         for kind, name in (("Mul", "scale"), ("Add", "shift")):
             constant = graph.constant(f"input.{name}", tensors[f"input.{name}"].reshape(shape))
             graph.node(kind, constant, name="scaled" if kind == "Mul" else "normalised")
-    if frontend.layout == "time_mel":
+    if frontend.time_axis == 0:
         graph.node("Transpose", perm=[0, 2, 1], name="time_major")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import padding, rows_and_frames
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 try:
     import torch
@@ -65,7 +65,7 @@ class LogMel(nn.Module):
     """Waves [B, n_samples] -> log-mel [B, n_rows, n_frames] in float64, not normalised; float64 throughout."""
 
     def __init__(self, model: Model) -> None:
-        from ..mel import row_filters, window
+        from ..model.filters import row_filters, window
 
         super().__init__()
         self.frontend = frontend = model.document.frontend
@@ -107,7 +107,7 @@ class Mfcc(nn.Module):
     """Logarithm of the mel power [B, n_mels, n_frames] -> MFCC, deltas, delta-deltas [B, 3 * n_mfcc, n_frames]."""
 
     def __init__(self, model: Model) -> None:
-        from ..mel import dct_matrix, delta_frames, delta_weights
+        from ..model.filters import dct_matrix, delta_frames, delta_weights
 
         super().__init__()
         frontend = model.document.frontend
@@ -128,7 +128,7 @@ class Normalise(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         frontend = model.document.frontend
-        self.normalization, self.layout = frontend.normalization, frontend.layout
+        self.normalization, self.time_axis = frontend.normalization, frontend.time_axis
         shape = {"scalar": (1, 1, 1), "per_mel": (1, -1, 1), "per_frame": (1, 1, -1)}.get(frontend.normalization)
         for name in ("scale", "shift"):
             value = None if shape is None else torch.from_numpy(model.tensors[f"input.{name}"].reshape(shape).copy())
@@ -141,7 +141,7 @@ class Normalise(nn.Module):
             x = (x / (x.square().mean((1, 2), keepdim=True).sqrt() + 1e-10)).to(dtype)
         elif self.normalization != "none":
             x = self.scale * x + self.shift
-        return x if self.layout == "mel_time" else x.transpose(1, 2)
+        return x if self.time_axis == 1 else x.transpose(1, 2)
 
 
 class Module(nn.Module):

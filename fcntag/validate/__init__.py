@@ -28,7 +28,7 @@ from .stored import Stored, StoredError
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..modelfile import Model
+    from ..model.file import Model
 
 __all__ = ["REFERENCES", "Case", "CaseReport", "Reference", "Report", "Stage", "StoredError", "check", "validate"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..document import ModelDocument
+    from ..model.document import ModelDocument
 
 Array = np.ndarray[Any, Any]
 
@@ -53,8 +53,8 @@ def built_in(document: ModelDocument, seed: int = 0) -> list[Case]:
 def of_file(document: ModelDocument, path: str, windows: int = 1) -> Case:
     """Up to ``windows`` of a track's windows, spread evenly: the one in the middle, if one. Raises AudioError."""
     from ..audio.track import open_track
-    from ..pipeline import read_windows
-    from ..segments import plan_segments
+    from ..pipeline.decode import read_windows
+    from ..pipeline.segments import plan_segments
 
     segments = dataclasses.replace(document.segments, min_samples=0)  # whole windows only: maps of one size
     with open_track(path) as track:

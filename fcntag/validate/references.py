@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 Array = np.ndarray[Any, Any]
 

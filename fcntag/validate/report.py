@@ -10,7 +10,7 @@ from .measure import Stage
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..modelfile import Model
+    from ..model.file import Model
 
 SCHEMA = 1
 _COLUMNS = ("stage", "max abs", "relative L2", "allowed", "")

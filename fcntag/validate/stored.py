@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import ModelError
 
 if TYPE_CHECKING:
-    from ..document import ModelDocument
+    from ..model.document import ModelDocument
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 2 << 30  # unpacked: 20 windows of the widest network
@@ -90,7 +90,7 @@ def read(path: str, document: ModelDocument) -> Stored:
 
 def write(path: str, stored: Stored) -> None:
     """Write as float32, atomically. Raises ModelError if it cannot be written."""
-    from ..modelfile import write_atomically
+    from ..model.file import write_atomically
 
     arrays = {"waves": stored.waves, "mel": stored.mel, "scores": stored.scores}
     arrays |= {f"block{i}": array for i, array in stored.blocks.items()}

@@ -50,7 +50,7 @@ def signals(pcm16: np.ndarray) -> dict[str, np.ndarray]:
 
 def main() -> None:
     from fcntag import oracle
-    from fcntag.catalogue import load_model
+    from fcntag.catalogue.store import load_model
 
     pcm16 = piece()
     out: dict[str, np.ndarray] = {"pcm16": pcm16}

@@ -1,4 +1,4 @@
-"""The networks that can be timed: everything the catalogue knows, and the paper's with random weights."""
+"""Loading by any name: a model of the catalogue, a network of the paper with random weights, or a path."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from ..networks import PAPER, paper_model
+from ..model.paper import PAPER, paper_model
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model.file import Model
 
 
-def load(name: str) -> tuple[Model, bool]:
+def load_any(name: str) -> tuple[Model, bool]:
     """The model ``name`` (a name of PAPER, of the catalogue, or a path) and whether its weights are random.
 
     Raises ModelError for an unknown or missing model.
     """
     if name in PAPER:
         return paper_model(name), True
-    from ..catalogue import load_model
+    from .store import load_model
 
     try:
         model = load_model(name)

@@ -1,6 +1,6 @@
 """The front end of a model document: from a waveform to the network's input, as data, with what it may hold.
 
-Part of ``fcntag/document.py``, which validates the whole.
+Part of ``fcntag/model/document.py``, which validates the whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import ModelError
+from ..errors import ModelError
 
 DELTA_WIDTH = 9  # frames that a delta of MFCC is fitted to
 
@@ -75,6 +75,19 @@ class Frontend:
     def n_rows(self) -> int:
         """Mel bands, STFT bins, or MFCC and their deltas: the input's side that is not time."""
         return {"mel": self.n_mels, "stft": self.n_bins, "mfcc": 3 * self.n_mfcc}[self.kind]
+
+    @property
+    def time_axis(self) -> int:
+        """Which side of the input [H, W] is time: 1 for layout "mel_time", 0 for "time_mel"."""
+        return 1 if self.layout == "mel_time" else 0
+
+    def shape(self, n_rows: int, n_frames: int) -> tuple[int, int]:
+        """(H, W) of an input with so many rows and frames."""
+        return (n_rows, n_frames) if self.time_axis == 1 else (n_frames, n_rows)
+
+    def rows_and_frames(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and frames of an input [H, W]: the inverse of :meth:`shape`."""
+        return (height, width) if self.time_axis == 1 else (width, height)
 
     @property
     def frames_stand_alone(self) -> bool:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .mel import dct_matrix, delta_weights
+from ..model.filters import dct_matrix, delta_weights
 
 if TYPE_CHECKING:
-    from .document import Frontend, ModelDocument
-    from .modelfile import Model
+    from ..model.document import Frontend, ModelDocument
+    from ..model.file import Model
 
 _FLOAT16_MAX = 65504.0
 _FLOAT32_MAX = float(np.finfo(np.float32).max)

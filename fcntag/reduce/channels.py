@@ -1,22 +1,6 @@
-"""The lossless model compiler: work that cannot change a score is taken out before the network runs.
+"""Channels that are constant or unused, and denormal weights: taken out, with a proven bound on every score's change.
 
-Four reductions, each proven rather than assumed:
-
-* **Channels that are constant** whatever is played are removed. Their values matter to the next block only as a sum,
-  so one *carrier* channel takes their place: weights 0, bias 1, hence 1 everywhere in the map and 0 in the next
-  convolution's zero padding, exactly like the constants that it stands for. Biases stay as they are, the head's too: a
-  small constant added to one would be rounded to the spacing of float32 at the bias, far coarser than its own.
-* **Channels that nothing reads** (their outgoing weights are negligible) are removed and replaced by 0.
-* **Denormal weights** become 0.
-* **Rows and columns of the input that floor pooling can never see** need not be computed: :func:`needed_input`.
-
-The proof for the first three is interval arithmetic in float64: every value the front end can give bounds every
-channel of every block, and the absolute weights from there to the scores bound what a deviation can do to a score
-(activations and max-pooling never enlarge one; a sigmoid divides it by at least 4). What is removed changes no score by
-more than ``tolerance`` altogether, in exact arithmetic, whatever is played (but not for a network input that no sound
-can give). Not in that bound: rounding the carrier's weights to float32, some 6e-8 of what the constants do together.
-
-A constant that is not 0 leaves channels of the next 3x3 block constant only away from the border; those stay.
+``fcntag.reduce`` states the proof.
 """
 
 from __future__ import annotations
@@ -24,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .ranges import ChannelRange, affine, channel_ranges, sum_taps
 
 if TYPE_CHECKING:
-    from .document import ModelDocument, Pool
-    from .modelfile import Model
+    from ..model.document import ModelDocument
+    from ..model.file import Model
+
 
 TOLERANCE = 1e-10
 _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
@@ -82,166 +67,6 @@ class ChannelReduction:
     blocks: tuple[BlockReduction, ...]
     denormals_flushed: int
     score_bound: float
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """Everything that :func:`reduce_model` found.
-
-    Attributes:
-        flatten: the head's order, for :meth:`restore_features`.
-        blocks: per block, channels before and after and why.
-        input_before, input_after: (H, W) of the network's input, and of its part at the top left that is ever seen.
-        samples_before, samples_after: length of a segment, and how much of its start the seen frames reach.
-            Equal where the front end needs the whole segment for a maximum, mean or deviation.
-        macs_before: multiply-adds of a segment, every convolution output counted.
-        macs_after: those that can reach a score: kept channels, convolution outputs that a pooling window covers.
-        denormals_flushed: weights below the smallest normal float32 that were set to 0.
-        score_bound: proven bound on the change of any score, see the module.
-    """
-
-    flatten: Literal["chw", "hwc", "max"]
-    blocks: tuple[BlockReduction, ...]
-    input_before: tuple[int, int]
-    input_after: tuple[int, int]
-    samples_before: int
-    samples_after: int
-    macs_before: int
-    macs_after: int
-    denormals_flushed: int
-    score_bound: float
-
-    def restore_features(self, features: np.ndarray) -> np.ndarray:
-        """Features [B, F'] that enter the reduced head -> [B, F] of the original head, same order."""
-        last = self.blocks[-1]
-        batch, positions = len(features), features.shape[1] // last.channels_after
-        if self.flatten == "hwc":
-            maps = last.restore(features.reshape(batch, positions, last.channels_after), axis=2)
-        else:
-            maps = last.restore(features.reshape(batch, last.channels_after, positions))
-        return maps.reshape(batch, last.channels_before * positions)
-
-    def lines(self) -> list[str]:
-        """One line per reduction, for people."""
-        out = []
-        for i, block in enumerate(self.blocks):
-            why = [f"{getattr(block, kind)} {kind}" for kind in ("dead", "constant", "unused") if getattr(block, kind)]
-            if why:
-                carrier = ", 1 carrier added" if block.carrier else ""
-                out.append(
-                    f"block {i}: {block.channels_before} -> {block.channels_after} channels ({', '.join(why)}{carrier})"
-                )
-        if self.input_after != self.input_before:
-            before, after = ("{} x {}".format(*size) for size in (self.input_before, self.input_after))
-            out.append(f"input: {before} -> {after}; pooling never sees the rest")
-        if self.samples_after != self.samples_before:
-            out.append(f"samples of a segment: {self.samples_before} -> {self.samples_after}")
-        if self.denormals_flushed:
-            out.append(f"denormal weights set to 0: {self.denormals_flushed}")
-        if not out:
-            return ["nothing to reduce"]
-        before, after = (f"{n / 1e6:.1f}" for n in (self.macs_before, self.macs_after))
-        out.append(f"multiply-adds of a segment: {before} -> {after} million")
-        out.append(f"proven change of any score, before rounding: at most {self.score_bound:.2g}")
-        return out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: counts and sizes, without the lists of channels."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("blocks", "flatten")}
-        for name in ("input_before", "input_after"):
-            out[name] = list(out[name])
-        counts = ("channels_before", "channels_after", "dead", "constant", "unused", "carrier")
-        out["blocks"] = [{name: getattr(block, name) for name in counts} for block in self.blocks]
-        return out
-
-
-def reduce_model(model: Model, *, tolerance: float = TOLERANCE) -> tuple[Model, Reduction]:
-    """:func:`reduce_channels`, and what cropping the input by :func:`needed_input` saves on top.
-
-    The document keeps its front end: whoever runs the reduced model crops the input. Returns ``model`` itself where
-    no channel and no weight changes. Arguments and errors are those of :func:`reduce_channels`.
-    """
-    reduced, channels = reduce_channels(model, tolerance=tolerance)
-    document = model.document
-    height, width = document.input_size()
-    seen = needed_input(document, height, width)
-    return reduced, Reduction(
-        flatten=document.head.flatten,
-        blocks=channels.blocks,
-        input_before=(height, width),
-        input_after=seen,
-        samples_before=document.segments.n_samples,
-        samples_after=_needed_samples(document, seen),
-        macs_before=document.multiply_adds(),
-        macs_after=_needed_macs(reduced.document),
-        denormals_flushed=channels.denormals_flushed,
-        score_bound=channels.score_bound,
-    )
-
-
-# ---- rows, columns and samples that pooling never sees ----
-
-
-def needed_input(document: ModelDocument, height: int, width: int) -> tuple[int, int]:
-    """(H', W'): the part of an [H, W] input, from its top left, on which the same network gives the same features.
-
-    Let a block's full input have n rows, of which the first m are needed, and let a needed row of its pooled output
-    be covered by convolution rows below e = (rows - 1) * stride + window. Then m = min(n, e + 1) for a 3x3 kernel, m =
-    min(n, e) for 1x1, walking back from the last block, all of whose rows are needed. Columns are the same.
-
-    Why the cropped network needs no padding of its own: say that the first m rows of a block's input are those of the
-    full network (true of the cropped input). If m = e + 1, convolution rows below e read rows up to e, all right. If
-    m = n, nothing is missing, and there is no row beyond either, since a cropped map is never larger than the full
-    one; the zero padding is the real one. Either way the pooled rows that the next block needs are right, whatever
-    other rows the map has. The last map is needed whole, and has the full size: no less, as shown, and no more.
-
-    Raises ValueError if the input is too small for the network.
-    """
-    sizes = document.sizes_from(height, width)
-    if min(sizes[-1]) < 1:
-        raise ValueError(f"{document.name}: an input of {height} x {width} is too small for its pools")
-    return _needed_sizes(document, sizes)[0]
-
-
-def _needed_sizes(document: ModelDocument, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Needed part of the input and of every block's output, given their full sizes."""
-    needed = [sizes[-1]]
-    for block, full in zip(reversed(document.blocks), reversed(sizes[:-1]), strict=True):
-        halo = block.kernel // 2
-        rows, columns = (
-            min(n, (out - 1) * stride + window + halo)
-            for n, out, window, stride in zip(full, needed[-1], block.pool.window, block.pool.stride, strict=True)
-        )
-        needed.append((rows, columns))
-    return needed[::-1]
-
-
-def _covered(out: int, pool: Pool, axis: int) -> int:
-    """How many convolution rows ``out`` pooling windows cover: a stride above the window leaves gaps."""
-    window, stride = pool.window[axis], pool.stride[axis]
-    return (out - 1) * min(stride, window) + window
-
-
-def _needed_macs(document: ModelDocument) -> int:
-    total = len(document.tags) * document.head.in_features
-    for block, (rows, columns) in zip(document.blocks, _needed_sizes(document, document.map_sizes())[1:], strict=True):
-        outputs = _covered(rows, block.pool, 0) * _covered(columns, block.pool, 1)
-        total += outputs * block.in_channels * block.out_channels * block.kernel**2
-    return total
-
-
-def _needed_samples(document: ModelDocument, seen: tuple[int, int]) -> int:
-    frontend, n_samples = document.frontend, document.segments.n_samples
-    if not frontend.frames_stand_alone:
-        return n_samples
-    n_frames = seen[1] if frontend.layout == "mel_time" else seen[0]
-    end = (n_frames - 1) * frontend.hop_length + frontend.n_fft - frontend.pad_left(n_samples)
-    if frontend.framing == "center" and frontend.pad_mode == "reflect":
-        end = max(end, frontend.n_fft // 2 + 1)  # the first frame reads what is reflected into its padding
-    return min(end, n_samples)
-
-
-# ---- channels ----
 
 
 def reduce_channels(

@@ -12,16 +12,13 @@ bins, or MFCC with their deltas.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from .errors import ModelError
+from ..errors import ModelError
 from .frontend import DELTA_WIDTH, Frontend, Log, check_frontend, check_kind_fields, check_range
+from .json_fields import build, reject_constant, show, unique_keys
 
 __all__ = [
     "FORMAT",
@@ -35,7 +32,6 @@ __all__ = [
     "Segments",
     "Source",
     "Variant",
-    "unique_keys",
 ]
 
 FORMAT = 1  # raise it when an old reader would misread a new file
@@ -171,8 +167,7 @@ class ModelDocument:
     def input_size(self, n_samples: int | None = None) -> tuple[int, int]:
         """(H, W) of the network's input for a segment of ``n_samples`` (default: the document's window)."""
         frames = self.frontend.n_frames(self.segments.n_samples if n_samples is None else n_samples)
-        size = (self.frontend.n_rows, frames)
-        return size if self.frontend.layout == "mel_time" else size[::-1]
+        return self.frontend.shape(self.frontend.n_rows, frames)
 
     def map_sizes(self, n_samples: int | None = None) -> list[tuple[int, int]]:
         """(H, W) of the input and after every block."""
@@ -251,10 +246,10 @@ class ModelDocument:
         if len(text) > MAX_JSON_BYTES:
             raise ModelError(f"document: {len(text)} characters of JSON; at most {MAX_JSON_BYTES}")
         try:
-            data = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=unique_keys)
+            data = json.loads(text, parse_constant=reject_constant, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"document: not valid JSON: {error}") from None
-        document = _build(cls, data, "document")
+        document = build(cls, data, "document", {Frontend: check_kind_fields})
         _check(document)
         return document
 
@@ -263,96 +258,19 @@ class ModelDocument:
         return ModelDocument.from_json(self.to_json())
 
 
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON has")
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads``: an object's pairs as a dict; raises ValueError where a name appears twice."""
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ValueError(f"field {_show(key)} appears twice")
-        out[key] = value
-    return out
-
-
-def _build(kind: Any, value: Any, path: str) -> Any:
-    """Turn parsed JSON into ``kind`` (dataclass, tuple, Literal, Optional or plain type), refusing anything else."""
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path)
-    if origin is tuple:
-        inner = typing.get_args(kind)
-        if not isinstance(value, list):
-            raise ModelError(f"{path}: expected a list, not {_show(value)}")
-        if inner[-1] is Ellipsis:
-            return tuple(_build(inner[0], v, f"{path}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(inner):
-            raise ModelError(f"{path}: expected {len(inner)} values, not {len(value)}")
-        return tuple(_build(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
-    if origin is Literal:
-        choices = typing.get_args(kind)
-        if not isinstance(value, str) or value not in choices:
-            raise ModelError(f"{path}: {_show(value)} is not one of {', '.join(choices)}")
-        return value
-    if origin is types.UnionType:  # only ever "float | None"
-        return None if value is None else _build(typing.get_args(kind)[0], value, path)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ModelError(f"{path}: {_show(value)} is out of range")
-        return number
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    raise ModelError(f"{path}: expected {kind.__name__}, not {_show(value)}")
-
-
-@functools.cache  # resolving annotations would be half the time of reading a model
-def _fields(kind: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
-    return typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
-
-
-def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: expected an object, not {_show(value)}")
-    hints, fields = _fields(kind)
-    for name in value:
-        if name not in fields:
-            shown = name[:80] if name.isprintable() else _show(name)  # one line, whatever the name holds
-            raise ModelError(f"{path}.{shown}: unknown field; known: {', '.join(fields)}")
-    arguments = {}
-    for name, spec in fields.items():
-        if name in value:
-            arguments[name] = _build(hints[name], value[name], f"{path}.{name}")
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise ModelError(f"{path}.{name}: missing")
-    if kind is Frontend:
-        check_kind_fields(value, path)
-    return kind(**arguments)
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _check(doc: ModelDocument) -> None:
     """Everything that types alone do not say: ranges, and that the stages fit one another."""
     if doc.format != FORMAT:
         raise ModelError(f"document.format: {doc.format} is not supported; this version reads {FORMAT}")
     if not doc.name or doc.name != doc.name.strip() or "/" in doc.name:
-        raise ModelError(f"document.name: {_show(doc.name)} must be a plain, non-empty name")
+        raise ModelError(f"document.name: {show(doc.name)} must be a plain, non-empty name")
     check_range("tags: number", len(doc.tags), 1, MAX_TAGS)
     for where, text in [("name", doc.name), *((f"tags[{i}]", tag) for i, tag in enumerate(doc.tags))]:
         if not text.isprintable() or not text:  # they go to terminals: no escape sequences, no newlines
-            raise ModelError(f"document.{where}: {_show(text)} must be printable text")
+            raise ModelError(f"document.{where}: {show(text)} must be printable text")
     if len(set(doc.tags)) != len(doc.tags):
         repeated = next(t for t in doc.tags if doc.tags.count(t) > 1)
-        raise ModelError(f"document.tags: {_show(repeated)} appears twice")
+        raise ModelError(f"document.tags: {show(repeated)} appears twice")
     fe, seg = doc.frontend, doc.segments
     check_frontend(fe)
     check_range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)

@@ -10,8 +10,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Literal
 
-from .document import Frontend, Segments
-from .errors import AudioError
+from ..errors import AudioError
+from ..model.document import Frontend, Segments
 
 Rule = Literal["default", "center", "first", "all", "dense"]
 RULES: tuple[Rule, ...] = ("default", "center", "first", "all", "dense")

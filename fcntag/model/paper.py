@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import ModelError
 from .document import FORMAT, Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
-from .errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .modelfile import Model
+    from .file import Model
 
 N_TAGS = 50  # of the paper: the most frequent of MagnaTagATune and of the Million Song Dataset
 NO_TRAINING = "none: random weights"
@@ -214,7 +214,7 @@ def random_model(original: ModelDocument, *, seed: int = 0) -> Model:
     """
     import numpy as np
 
-    from .modelfile import Model, check_tensors
+    from .file import Model, check_tensors
 
     if seed < 0:
         raise ValueError(f"seed={seed}; must be at least 0")

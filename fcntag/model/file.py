@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .document import MAX_JSON_BYTES, ModelDocument, unique_keys
-from .errors import ModelError
+from ..errors import ModelError
+from .document import MAX_JSON_BYTES, ModelDocument
+from .json_fields import unique_keys
 
 METADATA_KEY = "fcntag"
 MAX_FILE_BYTES = 2 << 30  # 20 x the widest network of the paper: above it a file is damaged, not ambitious

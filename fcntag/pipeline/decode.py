@@ -1,0 +1,217 @@
+"""The decode pool: threads that open, plan, decode and resample tracks, in order and within a limit of memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AudioError
+from .segments import SegmentPlan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..audio import Track
+
+
+# Windows decoded ahead of the engine: some hundred short ones, or a second one of the longest, for each worker.
+DECODED_BYTES = 48 << 20
+# A header can lie once; a length that differs again after decoding the whole track is a defect, not a repair.
+MAX_PLANS = 3
+CLOSE_SECONDS = 1.0  # a worker may sit in a read that nothing can interrupt (a pipe): leave it behind then
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What became of one source. ``error`` None: ``plan`` and ``values`` are set."""
+
+    path: str
+    plan: SegmentPlan | None = None
+    values: np.ndarray | None = None  # [n_segments, K]
+    duration_s: float | None = None
+    warnings: tuple[str, ...] = ()
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class Job:
+    """One source on its way: the worker appends to ``ready``, the consumer takes from it, under the pool's lock."""
+
+    source: Any
+    sample_rate: int | None
+    outcome: Outcome
+    ready: deque[Any] = field(default_factory=deque)  # SegmentPlan, windows, ..., at last an End
+    plans: int = 0  # which plan the windows belong to: those of an earlier one are dropped
+    parts: list[np.ndarray] = field(default_factory=list)
+    waiting: int = 0  # windows in the batch that is being filled
+    ended: bool = False
+
+    @property
+    def in_memory(self) -> bool:
+        return not isinstance(self.source, (str, os.PathLike))
+
+
+@dataclass(frozen=True)
+class End:
+    warnings: tuple[str, ...] = ()
+    duration_s: float | None = None
+    error: Exception | None = None
+
+
+class _Closed(Exception):
+    """The consumer has gone; the worker stops where it is."""
+
+
+class DecodePool:
+    """Worker threads that decode jobs in the order given, and block when DECODED_BYTES wait to be taken."""
+
+    def __init__(self, workers: int, plan: Callable[[int], SegmentPlan], rate: int) -> None:
+        self._workers, self._plan, self._rate = workers, plan, rate
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._bytes = 0
+        self._head: Job | None = None
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
+            if self._idle < len(self._jobs) and len(self._threads) < self._workers:
+                thread = threading.Thread(target=self._work, name="fcntag-decode", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify_all()
+
+    def take(self, job: Job, wait: bool) -> Any | None:
+        """The next of ``job``'s plan, windows and end; None if there is none yet and ``wait`` is false."""
+        with self._changed:
+            if self._head is not job:
+                self._head = job
+                self._changed.notify_all()
+            while not job.ready:
+                if not wait:
+                    return None
+                self._changed.wait()
+            item = job.ready.popleft()
+            if not isinstance(item, (SegmentPlan, End)):
+                self._bytes -= item.nbytes
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _put(self, job: Job, item: Any) -> None:
+        with self._changed:
+            if not isinstance(item, (SegmentPlan, End)):
+                # The job that the consumer waits for may always put one: jobs are taken in order, so it has a worker,
+                # and no number of later tracks can keep it from making progress.
+                while self._bytes + item.nbytes > DECODED_BYTES and not (self._head is job and not job.ready):
+                    if self._closed:
+                        raise _Closed
+                    self._changed.wait()
+                self._bytes += item.nbytes
+            if self._closed:
+                raise _Closed
+            job.ready.append(item)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                self._idle -= 1
+                if self._closed:
+                    return
+                job = self._jobs.popleft()
+            try:
+                try:
+                    end = self._decode(job)
+                except _Closed:
+                    raise
+                except Exception as error:  # whatever a decoder does, the other tracks go on
+                    end = End(error=error)
+                job.source = None  # an array or file object must not live as long as its result waits
+                self._put(job, end)
+            except _Closed:
+                return
+
+    def _decode(self, job: Job) -> End:
+        from ..audio import display_name, open_track
+
+        source = job.source
+        if is_array(source):
+            import numpy as np
+
+            source = np.asarray(source)  # a tensor of another library, too
+        with open_track(source, sample_rate=job.sample_rate, name=display_name(job.outcome.path)) as track:
+            n_total = track.length(self._rate)
+            for _ in range(MAX_PLANS):
+                plan = self._plan(n_total)
+                self._put(job, plan)
+                for window in read_windows(track, plan):
+                    self._put(job, window)
+                n_true = track.length(self._rate)
+                if n_true == n_total:
+                    duration_s = track.duration_s
+                    return End(
+                        warnings=(*track.warnings, *plan.warnings),
+                        duration_s=n_total / self._rate if duration_s is None else duration_s,
+                    )
+                n_total = n_true  # the header lied: the windows decoded so far are not where the rule wants them
+            raise AudioError(f"{track.name}: its length changes each time it is decoded; last {n_total} samples")
+
+
+def read_windows(track: Track, plan: SegmentPlan) -> Iterator[np.ndarray]:
+    """The plan's windows, each float32 [plan.n_samples], completed where the track is too short."""
+    import numpy as np
+
+    if plan.short != "repeat":
+        yield from track.windows(plan.sample_rate, plan.starts, plan.n_samples)
+        return
+    for start in plan.starts:
+        (once,) = track.windows(plan.sample_rate, [0], plan.n_total)
+        window = np.zeros(plan.n_samples, np.float32)
+        lead = max(0, -start)
+        window[lead:] = np.take(once, np.arange(max(0, start), start + plan.n_samples), mode="wrap")
+        yield window
+
+
+def is_array(source: Any) -> bool:
+    """Whether a source needs a sample rate beside it."""
+    return hasattr(source, "__array__")
+
+
+def name_of(source: Any) -> str:
+    """What a result calls its source: the path as given, or a name in angle brackets."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "<bytes>"
+    if is_array(source):
+        return "<array>"
+    name = getattr(source, "name", None)
+    if not callable(getattr(source, "read", None)):
+        return f"<{type(source).__name__}>"
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) and name else "<stream>"
+
+
+def default_workers() -> int:
+    """Decode threads: the CPUs of the affinity mask and cgroup quota, at most 4 (the engine needs them too)."""
+    from .. import _C
+
+    return min(4, _C.available_threads())
