@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from cli_runner import command, environment, fcntag, lines, records, run
+from support.cli_runner import command, environment, fcntag, lines, records, run
 
 from fcntag import catalogue
 from fcntag.cli import main

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import command, environment, run
-from eval_sets import write_clips, write_mtt
 from sklearn.metrics import average_precision_score, roc_auc_score
+from support.cli_runner import command, environment, run
+from support.eval_sets import write_clips, write_mtt
 
 from fcntag import Tagger
 

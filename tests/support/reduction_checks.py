@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numerics import max_abs
 
 from fcntag import oracle
 from fcntag.document import Log
 from fcntag.modelfile import Model, check_tensors
 from fcntag.ranges import input_range
 from fcntag.reduce import TOLERANCE, reduce_channels, reduce_model
+from support.numerics import max_abs
 
 EXACT = 1e-12  # float64 throughout, carrier weights unrounded
 ROUNDED = 1e-9  # published models: float64 arithmetic on the float32 tensors that an engine gets
