@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag import demo, oracle, resample_filter
 from fcntag.model.document import Log

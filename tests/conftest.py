@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import folder, piece
-from emulated_cuda import cuda_core, emulated_core
-from model_fixtures import backend, like, models, three_blocks
+from support.cli_runner import folder, piece
+from support.emulated_cuda import cuda_core, emulated_core
+from support.model_fixtures import backend, like, models, three_blocks
 
 __all__ = [
     "away_from_the_source",

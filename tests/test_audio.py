@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from audio_cases import cut_windows, encode, mono_of, music_like, one_shot, streamed, whole
+from support.audio_cases import cut_windows, encode, mono_of, music_like, one_shot, streamed, whole
 
 from fcntag.audio import open_track
 from fcntag.audio.resample import _STEPS, exact_step, output_length

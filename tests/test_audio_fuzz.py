@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from audio_cases import encode, music_like
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.audio_cases import encode, music_like
 
 from fcntag.audio import open_track
 from fcntag.errors import AudioError

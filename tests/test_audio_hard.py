@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audio_cases import mono_of, one_shot, streamed, whole
+from support.audio_cases import mono_of, one_shot, streamed, whole
 
 from fcntag.audio import display_name, open_track
 from fcntag.audio.source import Source

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audio_cases import cut_windows, whole
+from support.audio_cases import cut_windows, whole
 
 from fcntag.audio import open_track
 

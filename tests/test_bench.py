@@ -224,7 +224,7 @@ def test_random_scores_are_not_saturated(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
 def test_peers_compute_the_models_scores(name: str, flatten: Any, rng: np.random.Generator) -> None:
     """Against the oracle, not against the engine: a mistake in the graph must not look like one of ours."""
-    from make_models import block, make_model
+    from support.make_models import block, make_model
 
     try:
         peers.version(name)
@@ -373,7 +373,7 @@ class Broken(Echo):
 @pytest.fixture
 def small(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> measure.Settings:
     """Settings that take no time: a small model in a file, of which a third can be reduced away; no new processes."""
-    from make_models import block, make_model
+    from support.make_models import block, make_model
 
     model = make_model(rng, [block(9, window=(2, 2)), block(8, window=(4, 4))], n_samples=8000)
     model.tensors["blocks.0.bias"][3:6] = -1e9  # three channels that a ReLU holds at 0

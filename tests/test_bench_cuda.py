@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag import cli, oracle
 from fcntag import cuda as fcntag_cuda

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import ORIGINAL_FILES
+from support.model_fixtures import ORIGINAL_FILES
 
 from fcntag import catalogue
 from fcntag.catalogue import facts

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import command, environment
+from support.cli_runner import command, environment
 
 from fcntag import Tagger
 

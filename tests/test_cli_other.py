@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from cli_runner import environment, fcntag, lines
+from support.cli_runner import environment, fcntag, lines
 
 import fcntag as package
 from fcntag import Tagger, catalogue, demo

@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from cli_runner import command, environment, fcntag, lines, records, run
+from support.cli_runner import command, environment, fcntag, lines, records, run, start
 
 from fcntag import catalogue
 from fcntag.cli import main
@@ -173,9 +173,7 @@ def test_interrupt_is_clean(folder, tmp_path):
         paths.append(tmp_path / f"{k:04}.wav")
         os.link(folder / "good.wav", paths[-1])
     for options, target in ([["-f", "jsonl"], None], [["-o", tmp_path / "out.json"], tmp_path / "out.json"]):
-        process = subprocess.Popen(
-            command("tag", "-v", *options, *paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-        )
+        process = start("tag", "-v", *options, *paths)
         if target is None:
             first = process.stdout.readline()
         else:
@@ -196,32 +194,38 @@ def test_interrupt_is_clean(folder, tmp_path):
 
 
 def test_interrupt_while_stdin_is_silent():
-    process = subprocess.Popen(
-        command("tag", "-v", "-"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    )
-    assert process.stderr.readline()  # the model is loaded ...
-    time.sleep(1)  # ... and a thread waits for stdin
+    read, write = os.pipe()  # this end stays open: the program must not see the end of its input
+    try:
+        process = start("tag", "-v", "-", stdin=read)
+        assert process.stderr.readline()  # the model is loaded ...
+        time.sleep(1)  # ... and a thread waits for stdin
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert process.returncode == 130
+    assert err.decode().splitlines()[-1] == "fcntag: interrupted"
+    assert b"Fatal" not in err
+
+
+def test_an_ignored_interrupt_stays_ignored(folder):
+    """A shell starts background jobs so: Ctrl-C is meant for the program in the foreground."""
+    read, write = os.pipe()
+    process = start("tag", "-v", "-f", "jsonl", folder / "good.wav", "-", stdin=read, ignore_interrupts=True)
+    os.close(read)
+    first = process.stdout.readline()  # at work, and waiting for the second input
     process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    err = process.stderr.read().decode()
-    assert process.wait(timeout=30) == 130
-    assert err.splitlines()[-1] == "fcntag: interrupted"
-    assert "Fatal" not in err
-    process.stdin.close()
+    with open(write, "wb") as stdin:
+        stdin.write((folder / "good.wav").read_bytes())
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert len(records((first + out).decode())) == 2
 
 
 def test_reader_that_goes_away(folder):
     for options in (["-f", "jsonl"], ["-f", "json"], ["-f", "csv"], []):
-        process = subprocess.Popen(
-            command("tag", *options, *[folder / "good.wav"] * 30),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(),
-        )
+        process = start("tag", *options, *[folder / "good.wav"] * 30)
         process.stdout.close()
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (141, b"")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import command, environment, fcntag, lines, records, run
+from support.cli_runner import command, environment, fcntag, lines, records, run
 
 from fcntag import Tagger
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from checkpoint_writer import checkpoint
+from support.checkpoint_writer import checkpoint
 
 from fcntag.catalogue.store import load_model
 from fcntag.convert import convert

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch_networks
-from cli_runner import run
-from make_models import block, make_model
-from numerics import max_abs
-from onnx_graphs import ACCEPTED
+from support import torch_networks
+from support.cli_runner import run
+from support.make_models import block, make_model
+from support.numerics import max_abs
+from support.onnx_graphs import ACCEPTED
 
 from fcntag import oracle
 from fcntag.convert import convert_stack

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from onnx_graphs import ACCEPTED, MAP, POOL, Build, with_head, zero
+from support.onnx_graphs import ACCEPTED, MAP, POOL, Build, with_head, zero
 
 from fcntag.convert import convert_stack
 from fcntag.errors import ModelError

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag.convert.batchnorm import fold, scale_shift
 from fcntag.convert.spec import Spec

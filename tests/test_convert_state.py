@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch_networks
-from cli_runner import run
-from numerics import max_abs
+from support import torch_networks
+from support.cli_runner import run
+from support.numerics import max_abs
 from torch import nn
 from torch.nn import functional
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import struct
 
-import checkpoint_writer
 import numpy as np
 import pytest
-from checkpoint_writer import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import checkpoint_writer
+from support.checkpoint_writer import checkpoint
 
 from fcntag.convert.tensorflow_checkpoint import Checkpoint, crc32c
 from fcntag.errors import ModelError

@@ -12,8 +12,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import emulation
 import pytest
+from support import emulation
 
 WRONG = r"wrong: \d+ of \d+ values"
 OVERFLOW = r"AddressSanitizer: (heap-buffer-overflow|use-after-poison|unknown-crash)"

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 from test_engine import NETWORKS, relative_l2
 
 from fcntag import Tagger, cuda, oracle, resample_filter

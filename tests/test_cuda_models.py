@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cli_runner import run
-from make_models import block, make_model
-from model_fixtures import ORIGINAL_FILES
-from numerics import assert_block, assert_same_top, assert_unpoisoned, max_abs, relative_l2
+from support.cli_runner import run
+from support.make_models import block, make_model
+from support.model_fixtures import ORIGINAL_FILES
+from support.numerics import assert_block, assert_same_top, assert_unpoisoned, max_abs, relative_l2
 
 from fcntag import Tagger, demo, oracle
 from fcntag.catalogue.names import load_any

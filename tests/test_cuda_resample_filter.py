@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soxr
-from audio_cases import whole
-from model_fixtures import ORIGINAL_FILES
+from support.audio_cases import whole
+from support.model_fixtures import ORIGINAL_FILES
 from test_audio_music import TRACKS
 
 from fcntag import Tagger, resample_filter

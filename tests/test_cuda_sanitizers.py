@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 
-import emulation
 import pytest
-from emulated_cuda import KERNELS
+from support import emulation
+from support.emulated_cuda import KERNELS
 
 ENGINE = ("csrc/cuda/conv_plan.cpp", "csrc/cuda/convert.cpp", "csrc/cuda/network.cpp")
 PROGRAMS = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runner import run
-from emulated_cuda import installed
-from make_models import block, make_model
-from numerics import assert_scores, max_abs
+from support.cli_runner import run
+from support.emulated_cuda import installed
+from support.make_models import block, make_model
+from support.numerics import assert_scores, max_abs
 
 from fcntag import Tagger, catalogue, dense, oracle
 from fcntag.engine import Engine, create_engine

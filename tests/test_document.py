@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag.errors import ModelError
 from fcntag.model.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant

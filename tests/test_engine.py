@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag import _C, oracle
 from fcntag.engine import Engine, create_engine
@@ -241,7 +241,7 @@ def test_every_instruction_set(isa, tmp_path):
         """
         import numpy as np, sys
         sys.path.insert(0, sys.argv[1])
-        from make_models import block, make_model
+        from support.make_models import block, make_model
         from test_engine import NETWORKS, relative_l2
         from fcntag import oracle
         from fcntag.engine import create_engine

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import command, environment, run
-from eval_sets import write_clips, write_mtt
 from sklearn.metrics import average_precision_score, roc_auc_score
+from support.cli_runner import environment, run, start
+from support.eval_sets import write_clips, write_mtt
 
 from fcntag import Tagger
 
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on(capsys, tmp_path):
     (tmp_path / "set.csv").write_text("".join(rows))
     arguments = ["eval", "csv", tmp_path / "set.csv", "--audio", tmp_path / "audio", "--bootstrap", "20", "-f", "csv"]
     cached = [*arguments, "--cache", tmp_path / "cache"]
-    process = subprocess.Popen(command(*cached), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    process = start(*cached)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cache").glob("*/*.parquet")):
         assert process.poll() is None, process.stderr.read()
@@ -288,16 +288,15 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     """SIGINT writes all that was scored, whatever the size of a part."""
     names = [f"{i:03}.wav" for i in range(12)]
     write_clips(tmp_path / "audio", names)
+    (tmp_path / "audio" / "998.wav").write_text("not music")
     os.mkfifo(tmp_path / "audio" / "999.wav")
     (tmp_path / "set.csv").write_text(
-        "".join(f"{n},{'rock' if i % 2 else 'pop'}\n" for i, n in enumerate([*names, "999.wav"]))
+        "".join(f"{n},{'rock' if i % 2 else 'pop'}\n" for i, n in enumerate([*names, "998.wav", "999.wav"]))
     )
     arguments = ["eval", "csv", tmp_path / "set.csv", "--audio", tmp_path / "audio", "--cache", tmp_path / "cache"]
-    process = subprocess.Popen(
-        command(*arguments, "-v", "--bootstrap", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-    )
-    assert process.stderr.readline()  # the model is loaded ...
-    time.sleep(3)  # ... and the clips are done, but for the pipe
+    process = start(*arguments, "-v", "--bootstrap", "0")
+    while b"998.wav: " not in (line := process.stderr.readline()):  # the clips before it are done
+        assert line, "it has ended"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")

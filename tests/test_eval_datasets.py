@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from eval_sets import write_mtt
 from scipy import sparse
+from support.eval_sets import write_mtt
 
 from fcntag import DatasetError
 from fcntag.eval import jamendo, magnatagatune, msd, plain

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from eval_sets import random_set
 from sklearn.metrics import average_precision_score, roc_auc_score
+from support.eval_sets import random_set
 
 from fcntag.eval import bootstrap, macro, per_tag, pr_auc, roc_auc
 from fcntag.eval.metrics import resampled

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_sets import random_set, write_clips
 from sklearn.metrics import average_precision_score, roc_auc_score
+from support.eval_sets import random_set, write_clips
 
 from fcntag import DatasetError, FcntagError, Tagger
 from fcntag.eval import Dataset, Scores, align, evaluate, plain, read_scores, score

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import run
-from make_models import block, make_model
-from model_fixtures import ORIGINAL_FILES
-from numerics import SCORES, assert_block, assert_scores, max_abs
+from support.cli_runner import run
+from support.make_models import block, make_model
+from support.model_fixtures import ORIGINAL_FILES
+from support.numerics import SCORES, assert_block, assert_scores, max_abs
 from test_golden_choi import COMPACT, KERAS2, R1, R4, synth
 from test_golden_choi import golden as choi_golden
 from test_golden_musicnn import PREFIX

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cli_runner import run
-from numerics import max_abs, relative_l2
+from support.cli_runner import run
+from support.numerics import max_abs, relative_l2
 from test_frontends import CASES, audio, make
 
 from fcntag import oracle

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.signal
-from make_models import FRONTEND, block, make_model
-from numerics import SCORES, assert_scores, max_abs, relative_l2
-from reduction_checks import inputs
+from support.make_models import FRONTEND, block, make_model
+from support.numerics import SCORES, assert_scores, max_abs, relative_l2
+from support.reduction_checks import inputs
 
 from fcntag import demo, oracle
 from fcntag.engine import create_engine

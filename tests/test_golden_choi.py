@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import one_block_errors
-from numerics import (
+from support.model_fixtures import one_block_errors
+from support.numerics import (
     BLOCKS,
     MEL_POWER,
     ONE_BLOCK,
@@ -22,7 +22,7 @@ from numerics import (
     max_abs,
     relative_l2,
 )
-from originals import COMPACT_POOLS, FCN5_POOLS, KerasFile, Norm, read_keras
+from support.originals import COMPACT_POOLS, FCN5_POOLS, KerasFile, Norm, read_keras
 
 R1 = "choi2016-fcn5-narrow"
 R4 = "choi2016-fcn5-narrow-v2"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numerics import BLOCKS, SCORES, assert_scores, max_abs, relative_l2
+from support.numerics import BLOCKS, SCORES, assert_scores, max_abs, relative_l2
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

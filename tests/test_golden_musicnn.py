@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import one_block_errors
-from numerics import (
+from support.model_fixtures import one_block_errors
+from support.numerics import (
     BLOCKS,
     MEL_POWER,
     ONE_BLOCK,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import one_block_errors
-from numerics import (
+from support.model_fixtures import one_block_errors
+from support.numerics import (
     ONE_BLOCK,
     SCORES,
     assert_block,

@@ -244,7 +244,9 @@ def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path: Path) 
 
 
 def test_a_process_gets_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = gpu_check.run([sys.executable, "-c", "import make_models, fcntag; print(fcntag.__file__)"], 60.0)
+    code, text, _ = gpu_check.run(
+        [sys.executable, "-c", "import support.make_models, fcntag; print(fcntag.__file__)"], 60.0
+    )
     assert code == 0
     assert text.strip() == str(BENCHMARKS.parent / "fcntag" / "__init__.py")
     assert text in capfd.readouterr().out  # shown as well

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 from fcntag.errors import ModelError
 from fcntag.model import file as file_module

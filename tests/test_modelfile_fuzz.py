@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from make_models import block, make_model
+from support.make_models import block, make_model
 from test_modelfile import join, split
 
 from fcntag.errors import ModelError

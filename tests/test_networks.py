@@ -8,12 +8,12 @@ import json
 
 import numpy as np
 import pytest
-from cli_runner import run
-from emulated_cuda import installed
-from make_models import block, make_model
-from model_fixtures import one_block_errors
-from numerics import ONE_BLOCK, SCORES, assert_scores, max_abs, relative_l2
 from safetensors import safe_open
+from support.cli_runner import run
+from support.emulated_cuda import installed
+from support.make_models import block, make_model
+from support.model_fixtures import one_block_errors
+from support.numerics import ONE_BLOCK, SCORES, assert_scores, max_abs, relative_l2
 
 from fcntag import Tagger, catalogue, demo, oracle
 from fcntag.engine import create_engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numerics import (
+from support.numerics import (
     assert_block,
     assert_rounds_to_float16,
     assert_same_top,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from numerics import assert_unpoisoned, poisoned
+from support.numerics import assert_unpoisoned, poisoned
 
 from fcntag import oracle
 from fcntag.model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from make_models import block, make_model
+from support.make_models import block, make_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_models import block, make_model
-from numerics import max_abs
-from reduction_checks import EXACT, check, inputs
+from support.make_models import block, make_model
+from support.numerics import max_abs
+from support.reduction_checks import EXACT, check, inputs
 
 from fcntag import oracle
 from fcntag.model.file import Model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_models import block, make_model
-from reduction_checks import FRONTENDS
+from support.make_models import block, make_model
+from support.reduction_checks import FRONTENDS
 
 from fcntag import oracle
 from fcntag.reduce import reduce_model

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numerics import max_abs
-from reduction_checks import EXACT, ROUNDED, check, inputs
+from support.numerics import max_abs
+from support.reduction_checks import EXACT, ROUNDED, check, inputs
 
 from fcntag import oracle
 from fcntag.model.file import Model

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tracks import GOOD, RATE, all_tracks, write_tracks
+from support.tracks import GOOD, RATE, all_tracks, write_tracks
 
 from fcntag import AudioError, Tagger, catalogue, pipeline
 from fcntag.pipeline import decode

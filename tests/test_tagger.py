@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tracks import GOOD, RATE, write_tracks
+from support.tracks import GOOD, RATE, write_tracks
 
 from fcntag import AudioError, FcntagError, ModelError, Tagger
 

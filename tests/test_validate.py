@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from make_models import block, make_model
-from model_fixtures import ORIGINAL_FILES
+from support.make_models import block, make_model
+from support.model_fixtures import ORIGINAL_FILES
 
 from fcntag import _C, oracle
 from fcntag.catalogue.names import load_any

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import soundfile
-from cli_runner import run
+from support.cli_runner import run
 from test_validate import STAGES, corrupt
 
 from fcntag import demo

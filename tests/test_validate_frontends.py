@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from cli_runner import run
-from make_models import block, make_model
+from support.cli_runner import run
+from support.make_models import block, make_model
 from test_frontends import MFCC, STFT
 from test_validate import BFLOAT16, Tampered, failing
 

@@ -13,8 +13,9 @@ import sysconfig
 from collections.abc import Iterator
 from types import ModuleType
 
-import emulation
 import pytest
+
+from support import emulation
 
 _FOLDER = emulation.REPOSITORY / "csrc/cuda"
 KERNELS = tuple(str(path.relative_to(emulation.REPOSITORY)) for path in sorted(_FOLDER.glob("*.cu")))

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import make_models
 import numpy as np
 import pytest
-from emulated_cuda import installed
 
 from fcntag.model.file import Model, write_model
+from support import make_models
+from support.emulated_cuda import installed
 
 ORIGINAL_FILES = {  # catalogue name -> file below shared/weights
     "choi2016-fcn5-narrow": "choi2016/R1_weights_best.hdf5",
@@ -132,10 +132,9 @@ class EngineBackend:
 
 def one_block_errors(model: Model, x: np.ndarray, device: str = "cpu") -> list[float]:
     """Relative L2 of each block alone: what the engine made of its own previous map, against the oracle on that map."""
-    from numerics import relative_l2
-
     from fcntag import oracle
     from fcntag.engine import create_engine
+    from support.numerics import relative_l2
 
     with create_engine(model, device=device) as engine:
         maps = engine.blocks(x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numerics import max_abs
 
 from fcntag import oracle
 from fcntag.model.document import Log
@@ -13,6 +12,7 @@ from fcntag.model.file import Model, check_tensors
 from fcntag.reduce import reduce_model
 from fcntag.reduce.channels import TOLERANCE, reduce_channels
 from fcntag.reduce.ranges import input_range
+from support.numerics import max_abs
 
 EXACT = 1e-12  # float64 throughout, carrier weights unrounded
 ROUNDED = 1e-9  # published models: float64 arithmetic on the float32 tensors that an engine gets

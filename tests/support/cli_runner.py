@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +45,27 @@ def fcntag(*arguments: str | Path, stdin: bytes | None = None, **changes: str) -
         timeout=300,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def interrupts(disposition: Any) -> Iterator[None]:
+    """SIGINT with this disposition, here and in the processes that are started meanwhile.
+
+    A process that a shell starts in the background, or under nohup, ignores SIGINT, and so do all that it starts.
+    """
+    before = signal.signal(signal.SIGINT, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def start(*arguments: str | Path, ignore_interrupts: bool = False, **options: Any) -> subprocess.Popen[bytes]:
+    """Start ``fcntag ARGUMENTS`` with pipes as stdout and stderr; SIGINT reaches it, however the tests were started."""
+    disposition = signal.SIG_IGN if ignore_interrupts else signal.default_int_handler
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with interrupts(disposition):
+        return subprocess.Popen(command(*arguments), env=environment(), **{**pipes, **options})
 
 
 def lines(data: bytes) -> Sequence[str]:
