@@ -15,7 +15,7 @@ import numpy as np
 
 from fcntag.bench.machine import environment
 from fcntag.catalogue.names import load_any
-from fcntag.engine import Engine
+from fcntag.engine import CpuEngine
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     for name in args.models.split(","):
         model, _ = load_any(name)
         x = np.random.default_rng(0).standard_normal((1, *model.document.input_size())).astype(np.float32)
-        engines = {a: Engine(model, threads=args.threads, algorithm=a) for a in ("auto", "direct", "winograd")}
+        engines = {a: CpuEngine(model, threads=args.threads, algorithm=a) for a in ("auto", "direct", "winograd")}
         times: dict[str, list[list[float]]] = {a: [] for a in engines}
         for _ in range(args.repeats):
             for algorithm, engine in engines.items():

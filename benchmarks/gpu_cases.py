@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from support.make_models import block, make_model
 
-from fcntag import demo, oracle, resample_filter
+from fcntag import demo, oracle
+from fcntag.engine import resample_filter
 from fcntag.model.document import Log
 from fcntag.model.file import Model
 
@@ -144,12 +145,12 @@ def installed(core: Any) -> Iterator[None]:
         yield
         return
     import fcntag
-    from fcntag import cuda
+    from fcntag.engine import cuda_core
 
     missing = object()
-    saved = sys.modules.get("fcntag._cuda"), getattr(fcntag, "_cuda", missing), cuda._started_in
+    saved = sys.modules.get("fcntag._cuda"), getattr(fcntag, "_cuda", missing), cuda_core._started_in
     sys.modules["fcntag._cuda"] = fcntag._cuda = core  # type: ignore[attr-defined]
-    cuda._started_in = None
+    cuda_core._started_in = None
     try:
         yield
     finally:
@@ -161,7 +162,7 @@ def installed(core: Any) -> Iterator[None]:
             del fcntag._cuda  # type: ignore[attr-defined]
         else:
             fcntag._cuda = saved[1]  # type: ignore[attr-defined]
-        cuda._started_in = saved[2]
+        cuda_core._started_in = saved[2]
 
 
 # ---- references ----

@@ -27,7 +27,7 @@ from gpu_cases import NETWORKS, ONCE, PRECISIONS, SMALL
 
 from fcntag import oracle
 from fcntag.catalogue.names import load_any
-from fcntag.cuda_engine import CudaEngine
+from fcntag.engine.cuda import CudaEngine
 
 Save = Callable[[dict[str, Any]], None]
 
@@ -180,13 +180,15 @@ class Checker:
         with CudaEngine(model, max_batch=max(len(x), *batches), **how) as engine:
             for i, (ours, theirs) in enumerate(zip(engine.blocks(x), maps, strict=True)):
                 self.add(name, precision, f"block {i + 1}, relative L2", relative_l2(ours, theirs), allowed[i])
-            scores = engine.run(x)
+            scores = engine.scores_of(x)
             self.add(name, precision, "scores, maximum", max_abs(scores, expected), scale * SCORES[precision])
             self.add(name, precision, "logits, relative L2", relative_l2(engine.logits(x), logits), 2 * max(allowed))
             for batch in batches:
                 many = np.ascontiguousarray(np.resize(x, (batch, *x.shape[1:])))
                 again = np.resize(scores, (batch, scores.shape[1]))
-                self.add(name, precision, f"batch {batch}, values of other bits", unequal(engine.run(many), again), 0)
+                self.add(
+                    name, precision, f"batch {batch}, values of other bits", unequal(engine.scores_of(many), again), 0
+                )
                 for plan in engine.describe_plan(batch):
                     kernel = tuple(plan[key] for key in ("rows", "channels", "threads", "split"))
                     self.plans.add((precision, *kernel))
@@ -207,7 +209,7 @@ class Checker:
 
     def pcm(self, model: Any, rng: np.random.Generator) -> None:
         """PCM at other rates, mixed and resampled on the GPU."""
-        from fcntag import resample_filter
+        from fcntag.engine import resample_filter
 
         rate, n_samples = model.document.frontend.sample_rate, model.document.segments.n_samples
         for own, channels in ((44100, 2), (48000, 1), (22050, 2)):
@@ -246,7 +248,7 @@ class Checker:
 
     def one_invariance(self, name: str, precision: str, engine: Any, waves: np.ndarray, repeats: int) -> None:
         scores = engine.scores(waves)
-        expected = oracle.scores(engine._model, waves[:1])
+        expected = oracle.scores(engine.whole_model, waves[:1])
         self.add(name, precision, "scores, maximum", max_abs(scores[:1], expected), SCORES[precision])
 
         def add(what: str, found: np.ndarray, wanted: np.ndarray = scores) -> None:
@@ -275,7 +277,7 @@ class Checker:
     ) -> np.ndarray:
         """Scores while a second engine runs in another thread; the first result that differs, if one does."""
         stop = threading.Event()
-        with CudaEngine(engine._model, precision=precision, max_batch=3) as other:
+        with CudaEngine(engine.whole_model, precision=precision, max_batch=3) as other:
 
             def busy() -> None:
                 while not stop.is_set():
@@ -354,11 +356,11 @@ def check(
 
 def _usable(core: Any) -> Any:
     """The module ``fcntag._cuda``; ends the program, with the reason, where no GPU can be used."""
-    from fcntag import cuda
+    from fcntag.engine import cuda_core
 
-    if core is None and cuda.unavailable():
-        raise SystemExit(f"gpu_correctness: {cuda.unavailable()}")
-    return cuda.core()
+    if core is None and cuda_core.unavailable():
+        raise SystemExit(f"gpu_correctness: {cuda_core.unavailable()}")
+    return cuda_core.core()
 
 
 def _precisions(module: Any) -> tuple[str, ...]:

@@ -94,18 +94,18 @@ def _cgroup_cpus() -> float | None:
 
 
 def _cuda() -> dict[str, Any]:
-    from . import cuda
+    from .engine import cuda_core
     from .errors import DeviceError
 
     found: dict[str, Any] = {"driver": _driver() or "none found"}
     try:
-        found["build"] = f"for sm_{cuda.core().architectures.replace(' ', ', sm_')}"
+        found["build"] = f"for sm_{cuda_core.core().architectures.replace(' ', ', sm_')}"
     except DeviceError as error:
         return {**found, "build": str(error)}
-    reason = cuda.unavailable()
+    reason = cuda_core.unavailable()
     if reason:
         return {**found, "usable": f"no: {reason}"}
-    for info in cuda.devices():
+    for info in cuda_core.devices():
         capability = "{}.{}".format(*info["capability"])
         memory = f"{info['memory_bytes'] / 1e9:.0f} GB"
         found[f"cuda:{info['index']}"] = f"{info['name']}, compute capability {capability}, {memory}"

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .pipeline import Failed
+
 if TYPE_CHECKING:
     import numpy as np
+
+    from .pipeline import Outcome
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,59 @@ class EmbedResult:
     error: str | None = None
 
 
+def result_of(
+    outcome: Outcome, tags: tuple[str, ...], model: ModelInfo, engine: EngineInfo, notes: tuple[str, ...]
+) -> Result:
+    """The Result of a track whose values are scores [n_segments, n_tags] (or rows that hold them one after the other).
+
+    ``notes`` are warnings that every result of the model carries.
+    """
+    common: dict[str, Any] = {
+        "path": outcome.path,
+        "tags": tags,
+        "model": model,
+        "engine": engine,
+        "duration_s": outcome.duration_s,
+        "warnings": (*outcome.warnings, *notes),
+    }
+    if isinstance(outcome, Failed):
+        return Result(**common, error=str(outcome.error))
+    values = outcome.values.reshape(-1, len(tags))
+    start_s, end_s = outcome.plan.start_s, outcome.plan.end_s
+    return Result(**common, scores=mean_of(values), segments=values, start_s=start_s, end_s=end_s)
+
+
+def embedding_of(
+    outcome: Outcome, which: str, model: ModelInfo, engine: EngineInfo, notes: tuple[str, ...]
+) -> EmbedResult:
+    """The EmbedResult of a track whose values are features [n_segments, F]; ``notes`` as for :func:`result_of`."""
+    common: dict[str, Any] = {
+        "path": outcome.path,
+        "which": which,
+        "model": model,
+        "engine": engine,
+        "duration_s": outcome.duration_s,
+        "warnings": (*outcome.warnings, *notes),
+    }
+    if isinstance(outcome, Failed):
+        return EmbedResult(**common, error=str(outcome.error))
+    start_s, end_s = outcome.plan.start_s, outcome.plan.end_s
+    return EmbedResult(**common, mean=mean_of(outcome.values), segments=outcome.values, start_s=start_s, end_s=end_s)
+
+
 def shortest(score: Any) -> float:
     """A float32 as the Python float with the shortest decimal that reads back as the same float32."""
     return float(str(score))
+
+
+def mean_of(values: np.ndarray) -> np.ndarray:
+    """Mean over the segments, [n_segments, K] -> float32 [K].
+
+    In float64, segment after segment: the result cannot depend on how the segments were batched.
+    """
+    import numpy as np
+
+    total = np.zeros(values.shape[1], np.float64)
+    for value in values:
+        total += value
+    return (total / len(values)).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import pipeline
 from .errors import FcntagError
 from .pipeline.segments import SegmentPlan, check_options, plan_segments
-from .result import EmbedResult, EngineInfo, ModelInfo, Result
+from .result import EmbedResult, EngineInfo, ModelInfo, Result, embedding_of, result_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,7 @@ class Tagger:
         self._model = model
         self._max_batch = max_batch
         self._closed = False
-        # What every result of this model has to say before it can be misread.
+        # Every result of a model with random weights says so, before it can be misread.
         self._warnings = (RANDOM_WEIGHTS,) if model.document.random_weights else ()
         self._model_info = ModelInfo(model.document.name, model.sha256)
         self._engine_info = EngineInfo(__version__, self._engine.device, self._engine.precision)
@@ -164,7 +164,8 @@ class Tagger:
         sample_rate : int, Hz: required with an array, forbidden otherwise
         hop : float > 0, seconds from one window to the next, rounded to whole frames; None: the model's rule
         segments : "default" or None: the model's rule; "center", "first": one window; "all": the whole track;
-            "dense": the whole track through the network at once, a score at every step of its strides (fcntag.dense)
+            "dense": the whole track through the network at once, a score at every step of its strides
+            (``fcntag.engine.dense``)
 
         Returns
         -------
@@ -175,8 +176,7 @@ class Tagger:
         AudioError : unreadable or empty; the message starts with the track's name
         ValueError : hop or segments out of range
         """
-        outcome = self._one(source, sample_rate, hop, segments, self._scoring(segments))
-        return self._result(outcome)
+        return self._result(self._one(source, sample_rate, hop, segments, self._scoring(segments)))
 
     def tag_many(
         self,
@@ -233,38 +233,9 @@ class Tagger:
         ------
         ValueError : shape, dtype or a value that is not finite; an argument that this device does not take
         """
-        import numpy as np
-
-        from .cuda import is_device_array
-
-        self._check_open()
-        on_gpu = hasattr(self._engine, "device_info")
-        if is_device_array(waves):
-            if not on_gpu:
-                raise ValueError("waves: an array on the GPU; this Tagger computes on the CPU (device='cuda' takes it)")
-            return self._while_open(
-                lambda: self._engine.scores(waves, out=out, stream=stream, sample_rate=sample_rate)  # type: ignore[call-arg]
-            )
-        if out is not None or stream is not None:
-            raise ValueError("out and stream go with waves on the GPU; these are in host memory")
-        waves = np.asarray(waves)
-        resample = sample_rate is not None and sample_rate != self.sample_rate
-        if resample and not on_gpu:
-            raise ValueError(f"sample_rate={sample_rate}: needs device='cuda'; tag() resamples on the CPU")
-        segments = self._model.document.segments
-        if waves.ndim not in ((2, 3) if resample else (2,)) or waves.dtype != np.float32:
-            expected = "[B, n_in] or [B, n_in, n_channels]" if resample else "[B, n_samples]"
-            raise ValueError(f"waves: {waves.dtype} {list(waves.shape)}; expected float32 {expected}")
-        low = segments.min_samples or segments.n_samples
-        if not resample and not low <= waves.shape[1] <= segments.n_samples:
-            allowed = f"{low} to {segments.n_samples}" if low < segments.n_samples else f"{segments.n_samples}"
-            raise ValueError(f"waves: n_samples={waves.shape[1]}; {self._model_info.name} takes {allowed}")
-        if not np.isfinite(waves).all():
-            raise ValueError("waves: contains values that are not finite")
-        waves = np.ascontiguousarray(waves)
-        if resample:
-            return self._while_open(lambda: self._engine.scores(waves, sample_rate=sample_rate))  # type: ignore[call-arg]
-        return self._scores(waves)
+        return self._while_open(
+            lambda: self._engine.scores(waves, out=out, stream=stream, sample_rate=sample_rate, check_finite=True)
+        )
 
     # ---- features ----
 
@@ -282,8 +253,8 @@ class Tagger:
         Parameters
         ----------
         which : "head": what enters the dense layer; "blocks": the mean over (H, W) of every block's pooled output,
-            one block after the other (choi2017-compact: 160 values); "auto": "blocks" for choi2017 models, whose
-            published feature it is, else "head"
+            one block after the other (choi2017-compact: 160 values); "auto": the model's own, which its document names
+            (``head.default_features``: "blocks" for the choi2017 models, whose published feature it is, else "head")
         source, sample_rate, hop, segments : as for ``tag``
 
         Returns
@@ -294,7 +265,7 @@ class Tagger:
         ------
         AudioError, ValueError : as for ``tag``
         """
-        which = self.feature(which)
+        which = self.feature_kind(which)
         _check_features(segments)
         outcome = self._one(source, sample_rate, hop, segments, self._features(which))
         return self._embedding(outcome, which)
@@ -311,10 +282,23 @@ class Tagger:
         on_error: OnError = "record",
     ) -> Iterator[EmbedResult]:
         """Features of many tracks, in order; arguments and errors as for ``embed`` and ``tag_many``."""
-        which = self.feature(which)
+        which = self.feature_kind(which)
         _check_features(segments)
         outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._features(which))
         return (self._embedding(outcome, which) for outcome in outcomes)
+
+    def feature_kind(self, which: str) -> Literal["head", "blocks"]:
+        """The features that ``which`` (see ``embed``) stands for with this model.
+
+        Raises
+        ------
+        ValueError : it is none of "head", "blocks", "auto"
+        """
+        if which == "auto":
+            return self._model.document.head.default_features
+        if which not in ("head", "blocks"):
+            raise ValueError(f"which: {which!r} is not one of head, blocks, auto")
+        return which  # type: ignore[return-value]
 
     # ---- life ----
 
@@ -347,14 +331,6 @@ class Tagger:
         if self._closed:
             raise FcntagError(f"{self!r} is closed")
 
-    def feature(self, which: str) -> Literal["head", "blocks"]:
-        """What ``which`` (see ``embed``) stands for with this model; raises ValueError if it is none of the three."""
-        if which == "auto":
-            return "blocks" if self._model_info.name.startswith("choi2017") else "head"
-        if which not in ("head", "blocks"):
-            raise ValueError(f"which: {which!r} is not one of head, blocks, auto")
-        return which  # type: ignore[return-value]
-
     def _scores(self, waves: np.ndarray) -> np.ndarray:
         return self._while_open(lambda: self._engine.scores(waves))
 
@@ -363,8 +339,12 @@ class Tagger:
             return self._scores
         import numpy as np
 
-        # A row a track: its positions one after the other, which _result takes apart.
-        return lambda waves: self._while_open(lambda: np.stack([self._engine.dense(wave).ravel() for wave in waves]))
+        from .engine.dense import dense_scores
+
+        # A row is a track: the scores of its positions one after the other, which result_of takes apart.
+        return lambda waves: self._while_open(
+            lambda: np.stack([dense_scores(self._engine, wave).ravel() for wave in waves])
+        )
 
     def _features(self, which: Literal["head", "blocks"]) -> Function:
         return lambda waves: self._while_open(lambda: self._engine.features(waves, which))
@@ -381,31 +361,26 @@ class Tagger:
         check_options(segments, hop)
         document = self._model.document
         if segments == "dense":
-            from .dense import check_device
+            from .engine.dense import check_engine
             from .pipeline.dense_plan import check_dense, plan_track
 
-            check_device(self._engine)
+            check_engine(self._engine)
             check_dense(document)
             return lambda n_total: plan_track(document, n_total)
         return lambda n_total: plan_segments(document.segments, document.frontend, n_total, rule=segments, hop_s=hop)
 
     def _one(
         self, source: Any, sample_rate: int | None, hop: float | None, segments: str | None, function: Function
-    ) -> pipeline.Outcome:
+    ) -> pipeline.Done:
         self._check_open()
-        run = pipeline.run_pipeline(
-            [source],
+        return pipeline.run_one(
+            source,
             function,
             plan=self._planner(hop, segments),
             rate=self.sample_rate,
-            sample_rate=lambda _: sample_rate,
+            sample_rate=sample_rate,
             max_batch=self._max_batch,
-            workers=1,
         )
-        (outcome,) = run
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome
 
     def _many(
         self,
@@ -418,88 +393,27 @@ class Tagger:
         function: Function,
     ) -> Iterator[pipeline.Outcome]:
         self._check_open()
-        if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read"):
-            raise TypeError(f"sources: {type(sources).__name__} is one source; pass a list, or use tag()")
-        if on_error not in ("record", "raise"):
-            raise ValueError(f"on_error: {on_error!r} is not one of record, raise")
-        workers = pipeline.default_workers() if workers is None else _at_least("workers", workers, 1)
-        run = pipeline.run_pipeline(
+        return pipeline.run_many(
             sources,
             function,
             plan=self._planner(hop, segments),
             rate=self.sample_rate,
-            sample_rate=lambda source: sample_rate if pipeline.is_array(source) else None,
+            sample_rate=sample_rate,
             max_batch=self._max_batch,
-            workers=workers,
+            workers=None if workers is None else _at_least("workers", workers, 1),
+            on_error=on_error,
         )
-        return run if on_error == "record" else (_raise_error(outcome) for outcome in run)
 
     def _result(self, outcome: pipeline.Outcome) -> Result:
-        common: dict[str, Any] = {
-            "path": outcome.path,
-            "tags": self.tags,
-            "model": self._model_info,
-            "engine": self._engine_info,
-            "duration_s": outcome.duration_s,
-            "warnings": (*outcome.warnings, *self._warnings),
-        }
-        if outcome.error is not None:
-            return Result(**common, error=str(outcome.error))
-        assert outcome.plan is not None
-        assert outcome.values is not None
-        values = outcome.values.reshape(-1, len(self.tags))
-        return Result(
-            **common,
-            scores=mean_of(values),
-            segments=values,
-            start_s=outcome.plan.start_s,
-            end_s=outcome.plan.end_s,
-        )
+        return result_of(outcome, self.tags, self._model_info, self._engine_info, self._warnings)
 
-    def _embedding(self, outcome: pipeline.Outcome, which: Literal["head", "blocks"]) -> EmbedResult:
-        common: dict[str, Any] = {
-            "path": outcome.path,
-            "which": which,
-            "model": self._model_info,
-            "engine": self._engine_info,
-            "duration_s": outcome.duration_s,
-            "warnings": (*outcome.warnings, *self._warnings),
-        }
-        if outcome.error is not None:
-            return EmbedResult(**common, error=str(outcome.error))
-        assert outcome.plan is not None
-        assert outcome.values is not None
-        return EmbedResult(
-            **common,
-            mean=mean_of(outcome.values),
-            segments=outcome.values,
-            start_s=outcome.plan.start_s,
-            end_s=outcome.plan.end_s,
-        )
-
-
-def mean_of(values: np.ndarray) -> np.ndarray:
-    """Mean over the segments, [n_segments, K] -> float32 [K].
-
-    In float64, segment after segment: the result cannot depend on how the segments were batched.
-    """
-    import numpy as np
-
-    total = np.zeros(values.shape[1], np.float64)
-    for value in values:
-        total += value
-    return (total / len(values)).astype(np.float32)
+    def _embedding(self, outcome: pipeline.Outcome, which: str) -> EmbedResult:
+        return embedding_of(outcome, which, self._model_info, self._engine_info, self._warnings)
 
 
 def _check_features(segments: str | None) -> None:
     if segments == "dense":
         raise ValueError("segments: 'dense' gives scores, not features")
-
-
-def _raise_error(outcome: pipeline.Outcome) -> pipeline.Outcome:
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome
 
 
 def _at_least(name: str, value: int, low: int) -> int:

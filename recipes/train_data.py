@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fcntag.pipeline.decode import read_windows
 
 import fcntag
 from fcntag.audio import open_track
@@ -26,6 +25,7 @@ from fcntag.errors import AudioError, FcntagError
 from fcntag.eval.datasets.plain import SPLITS
 from fcntag.model.document import Block, Head, ModelDocument
 from fcntag.model.file import Model, write_atomically
+from fcntag.pipeline.decode import read_windows
 from fcntag.pipeline.segments import plan_segments
 
 AFFINE = ("scalar", "per_mel", "per_frame")  # normalizations whose tensors come from the training data

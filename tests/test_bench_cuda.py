@@ -18,12 +18,12 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag import cli, oracle
-from fcntag import cuda as fcntag_cuda
 from fcntag.bench import cuda as bench
 from fcntag.bench import cuda_frontend, cuda_group, cuda_peers, cuda_text, cuda_work, gpu
 from fcntag.bench.report import Report, Row
 from fcntag.bench.timing import ProcessRun
-from fcntag.cuda_engine import CudaEngine
+from fcntag.engine import cuda_core
+from fcntag.engine.cuda import CudaEngine
 from fcntag.model.document import Log
 from fcntag.model.file import Model, write_model
 from fcntag.reduce import reduce_model
@@ -475,7 +475,7 @@ def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
     settings: bench.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 4 clips take 0.2 MB, 2000 more than 50; engines that other tests keep are there, too
-    used = (16 << 30) - fcntag_cuda.core().free_memory(0)
+    used = (16 << 30) - cuda_core.core().free_memory(0)
     monkeypatch.setenv("FCNTAG_EMULATED_MEMORY", str(used + (8 << 20)))
     monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
     report = bench.measure(dataclasses.replace(settings, batches=(1, 2000), precisions=("float32",)), lambda _: None)

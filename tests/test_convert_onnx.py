@@ -18,7 +18,7 @@ from support.onnx_graphs import ACCEPTED
 
 from fcntag import oracle
 from fcntag.convert import convert_stack
-from fcntag.engine import Engine
+from fcntag.engine import CpuEngine
 from fcntag.errors import ModelError
 from fcntag.export import export
 from fcntag.export.check import normalised, random_log_mel
@@ -63,8 +63,8 @@ def test_export_and_convert_give_the_model_back(rng, tmp_path, case) -> None:
         if model.document.head.flatten != "hwc" or name != "head.weight":
             np.testing.assert_array_equal(converted.tensors[name], tensor, err_msg=name)
     x = random_log_mel(model, rng, 2)
-    with Engine(model) as mine, Engine(as_model(converted)) as theirs:
-        a, b = mine.run(normalised(model, x)), theirs.run(normalised(as_model(converted), x))
+    with CpuEngine(model) as mine, CpuEngine(as_model(converted)) as theirs:
+        a, b = mine.scores_of(normalised(model, x)), theirs.scores_of(normalised(as_model(converted), x))
         assert max_abs(a, b) <= (1e-6 if model.document.head.flatten == "hwc" else 0.0)
 
 
@@ -79,7 +79,7 @@ def test_embedded_model_there_and_back_by_command(capsys, tmp_path, models) -> N
     assert document.metrics == ()  # somebody may have changed the weights
     assert document.source.file == "mtt.onnx"
     waves = rng_waves(original.segments.n_samples)
-    with Engine(models("mtt-vgg")) as mine, Engine(read_model(path)) as theirs:
+    with CpuEngine(models("mtt-vgg")) as mine, CpuEngine(read_model(path)) as theirs:
         np.testing.assert_array_equal(mine.scores(waves), theirs.scores(waves))
 
 
@@ -121,8 +121,8 @@ def test_what_pytorch_exports(rng, tmp_path, like, name, dynamo) -> None:
         expected = module.double()(torch.from_numpy(x.astype(np.float64)).reshape(3, *shape)).numpy()
     assert expected.std() > 0.05
     assert max_abs(oracle.run(model, y), expected) <= 1e-6
-    with Engine(model) as engine:
-        assert max_abs(engine.run(y), expected) <= 1e-5
+    with CpuEngine(model) as engine:
+        assert max_abs(engine.scores_of(y), expected) <= 1e-5
     assert model.document.frontend.layout == ("time_mel" if name == "whole map" else "mel_time")
     assert any(b.post_affine for b in model.document.blocks) == (name == "post-norm, ELU")
 

@@ -10,9 +10,9 @@ import pytest
 from support.make_models import block, make_model
 from test_engine import NETWORKS, relative_l2
 
-from fcntag import Tagger, cuda, oracle, resample_filter
-from fcntag.cuda_engine import CudaEngine, memory_needed
-from fcntag.engine import create_engine
+from fcntag import Tagger, oracle
+from fcntag.engine import create_engine, cuda_core, resample_filter
+from fcntag.engine.cuda import CudaEngine, memory_needed
 from fcntag.errors import DeviceError
 from fcntag.validate import tolerances
 
@@ -85,7 +85,9 @@ def test_blocks_and_scores_match_the_oracle(model, rng, precision):
         logits = oracle.logits(model, x)
         assert relative_l2(engine.logits(x), logits) <= 2 * BLOCK_TOLERANCE[precision]
         scale = max(1.0, float(np.abs(logits).max()))
-        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=scale * SCORE_TOLERANCE[precision], rtol=0)
+        np.testing.assert_allclose(
+            engine.scores_of(x), oracle.run(model, x), atol=scale * SCORE_TOLERANCE[precision], rtol=0
+        )
 
 
 def test_tf32x3_is_as_exact_as_float32(model, rng):
@@ -125,7 +127,7 @@ def test_empty_batches(rng):
     model = small_model(rng)
     with CudaEngine(model, max_batch=2) as engine:
         assert engine.scores(waves_for(model, rng, 0)).shape == (0, 7)
-        assert engine.run(np.zeros((0, *model.document.input_size()), np.float32)).shape == (0, 7)
+        assert engine.scores_of(np.zeros((0, *model.document.input_size()), np.float32)).shape == (0, 7)
         out = np.full((0, 7), np.nan, np.float32)
         assert engine.scores(Elsewhere(waves_for(model, rng, 0)), out=Elsewhere(out)) is not None
 
@@ -200,7 +202,7 @@ def test_bad_device_arrays_are_named(rng):
             ((ByDlpack(waves, device=1), Elsewhere(out)), r"waves: lies on GPU 1; this engine computes on GPU 0"),
             ((Elsewhere(waves[0]), Elsewhere(out)), r"waves: shape \[4000\]; expected \[B, n_samples\]"),
             ((Elsewhere(waves[:, ::2]), Elsewhere(out)), r"waves: shape \[2, 2000\]; .*rows without gaps"),
-            ((Elsewhere(waves[:, :100]), Elsewhere(out)), r"segments of 100 samples; it takes 4000"),
+            ((Elsewhere(waves[:, :100]), Elsewhere(out)), r"waves: n_samples=100; random takes 4000"),
             ((Elsewhere(np.repeat(waves, 2, 0)), Elsewhere(out)), r"4 segments; at most max_batch=2"),
             ((Elsewhere(waves), Elsewhere(out[:1])), r"out: shape \[1, 7\]; expected \[2, 7\]"),
             ((Elsewhere(waves), Elsewhere(out, readonly=True)), r"out: is read-only"),
@@ -292,8 +294,8 @@ def test_devices_that_are_not_there(rng, monkeypatch):
     with pytest.raises(DeviceError, match=r"device='cuda:7': this machine has 1 GPU"):
         create_engine(model, device="cuda:7")
     monkeypatch.setenv("FCNTAG_EMULATED_DEVICES", "0")
-    assert cuda.unavailable()
-    assert cuda.devices() == []
+    assert cuda_core.unavailable()
+    assert cuda_core.devices() == []
     with pytest.raises(DeviceError, match=r"device='cuda': .*; use device='cpu'"):
         create_engine(model, device="cuda")
 
@@ -314,7 +316,7 @@ def test_old_gpus_name_what_they_lack(rng, monkeypatch, precision):
         create_engine(model, device="cuda", precision=precision)
     x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
     with create_engine(model, device="cuda", precision="float16", max_batch=1) as engine:
-        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=5e-3, rtol=0)
+        np.testing.assert_allclose(engine.scores_of(x), oracle.run(model, x), atol=5e-3, rtol=0)
 
 
 def test_out_of_memory_is_one_clear_error(rng, monkeypatch):
@@ -381,4 +383,4 @@ def test_measurements_have_the_shape_that_bench_expects(rng):
         assert len(engine.end_to_end_times(2, 3)) == 3
         (plan,) = engine.describe_plan(2)
         assert plan["ctas"] >= 1
-    assert cuda.devices()[0]["name"] == "emulated"
+    assert cuda_core.devices()[0]["name"] == "emulated"

@@ -14,7 +14,7 @@ from support.numerics import assert_block, assert_same_top, assert_unpoisoned, m
 
 from fcntag import Tagger, demo, oracle
 from fcntag.catalogue.names import load_any
-from fcntag.cuda_engine import CudaEngine
+from fcntag.engine.cuda import CudaEngine
 from fcntag.validate import tolerances
 
 pytestmark = pytest.mark.usefixtures("cuda_core")
@@ -50,11 +50,11 @@ def test_models_in_every_precision(models, rng, name, precision):
 )
 def test_networks_of_the_paper_at_full_size(rng, name, precision):
     """Random weights. The CPU engine stands in for the oracle, whose loops would take minutes: it is held to 1e-6."""
-    from fcntag.engine import Engine
+    from fcntag.engine import CpuEngine
 
     model, _ = load_any(name)
     x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
-    with Engine(model) as exact, CudaEngine(model, precision=precision, max_batch=1) as engine:
+    with CpuEngine(model) as exact, CudaEngine(model, precision=precision, max_batch=1) as engine:
         expected, logits = exact.logits(x), engine.logits(x)
     assert_unpoisoned(logits)
     assert (

@@ -12,9 +12,10 @@ from support.audio_cases import whole
 from support.model_fixtures import ORIGINAL_FILES
 from test_audio_music import TRACKS
 
-from fcntag import Tagger, resample_filter
+from fcntag import Tagger
 from fcntag.audio.resample import output_length
-from fcntag.resample_filter import design, resample
+from fcntag.engine import resample_filter
+from fcntag.engine.resample_filter import design, resample
 
 PAIRS = [(r, rate) for rate in (16000, 12000) for r in (44100, 48000, 22050, 32000, 96000, 11025)]
 pairs = pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)

@@ -13,8 +13,9 @@ from support.emulated_cuda import installed
 from support.make_models import block, make_model
 from support.numerics import assert_scores, max_abs
 
-from fcntag import Tagger, catalogue, dense, oracle
-from fcntag.engine import Engine, create_engine
+from fcntag import Tagger, catalogue, oracle
+from fcntag.engine import CpuEngine, create_engine, dense
+from fcntag.engine.dense import dense_scores
 from fcntag.errors import AudioError, DeviceError, ModelError
 from fcntag.model import paper
 from fcntag.model.document import Log, Segments
@@ -53,7 +54,7 @@ def test_matches_the_oracle_on_the_whole_track(rng, monkeypatch, name, chunk) ->
         x = oracle.network_input(model, wave[None])
         expected = oracle.dense(model, x)
         with create_engine(model) as engine:
-            scores = engine.dense(wave)
+            scores = dense_scores(engine, wave)
         inner = np.clip(expected, 1e-9, 1 - 1e-9)
         scale = max(1.0, float(np.abs(np.log(inner) - np.log1p(-inner)).max()))  # the largest logit
         assert scores.dtype == np.float32
@@ -71,7 +72,7 @@ def test_parts_that_are_cut_wrong_would_be_found(rng, monkeypatch, name) -> None
     expected = oracle.dense(model, oracle.network_input(model, wave[None]))
     with create_engine(model) as engine:
         monkeypatch.setattr(dense, "_reached", lambda document, axis: 0)
-        assert max_abs(engine.dense(wave), expected) > 1e-4
+        assert max_abs(dense_scores(engine, wave), expected) > 1e-4
 
 
 @pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
@@ -85,7 +86,7 @@ def test_equals_windows_where_nothing_pads(rng, layout) -> None:
     assert starts[-1] + model.document.segments.n_samples <= 30_000 < starts[-1] + 6 * 256 + 512 + 256 * 29
     windows = np.stack([wave[s : s + model.document.segments.n_samples] for s in starts])
     with create_engine(model) as engine:
-        assert_scores(engine.dense(wave), engine.scores(windows), 1e-6, top=1)
+        assert_scores(dense_scores(engine, wave), engine.scores(windows), 1e-6, top=1)
 
 
 def test_a_track_of_one_window_is_that_window(rng) -> None:
@@ -93,7 +94,7 @@ def test_a_track_of_one_window_is_that_window(rng) -> None:
         model = make(rng, name)
         wave = rng.uniform(-0.5, 0.5, 4000).astype(np.float32)
         with create_engine(model) as engine:
-            assert_scores(engine.dense(wave), engine.scores(wave[None]), 1e-5, top=1)
+            assert_scores(dense_scores(engine, wave), engine.scores(wave[None]), 1e-5, top=1)
 
 
 def test_zeros_that_belong_around_a_track(rng) -> None:
@@ -104,7 +105,7 @@ def test_zeros_that_belong_around_a_track(rng) -> None:
     wave = rng.uniform(-0.5, 0.5, 9000).astype(np.float32)
     expected = oracle.dense(model, oracle.network_input(model, np.pad(wave, (300, 500))[None]))
     with create_engine(model) as engine:
-        assert_scores(engine.dense(wave), expected, 1e-5, top=1)
+        assert_scores(dense_scores(engine, wave), expected, 1e-5, top=1)
     starts, ends = dense_spans(model.document, 9000)
     assert len(starts) == len(expected) == 6
     assert starts[:2] == [0.0, (4 * 256 - 300) / 16000]
@@ -117,7 +118,7 @@ def test_published_models(rng) -> None:
     model = catalogue.load_model("mtt-vgg")
     wave = rng.uniform(-0.5, 0.5, 16000 * 12).astype(np.float32)
     with create_engine(model) as engine:
-        scores = engine.dense(wave)
+        scores = dense_scores(engine, wave)
         starts, ends = dense_spans(model.document, len(wave))
         assert scores.shape == (len(starts), 50)
         assert np.isfinite(scores).all()
@@ -131,10 +132,10 @@ def test_published_models(rng) -> None:
 def test_results_do_not_depend_on_threads(rng) -> None:
     model = paper.paper_model("fcn3-narrow")
     wave = rng.uniform(-0.5, 0.5, 12000 * 95).astype(np.float32)
-    with Engine(model, threads=1) as one, Engine(model, threads=3, max_batch=1) as three:
-        scores = one.dense(wave)
+    with CpuEngine(model, threads=1) as one, CpuEngine(model, threads=3, max_batch=1) as three:
+        scores = dense_scores(one, wave)
         assert len(scores) > 1
-        assert np.array_equal(scores, three.dense(wave))
+        assert np.array_equal(scores, dense_scores(three, wave))
 
 
 def test_tagger(rng) -> None:
@@ -182,17 +183,17 @@ def test_what_cannot_be_done_is_said(rng, emulated_core) -> None:
     fixed = make_model(rng, [block(3)], normalization="per_frame")
     wave = np.zeros(9000, np.float32)
     with create_engine(fixed) as engine, pytest.raises(ModelError, match=r"random: .* per_frame .* fixes 16 frames"):
-        engine.dense(wave)
+        dense_scores(engine, wave)
     model = make_model(rng, [block(3)])
     with create_engine(model) as engine:
         with pytest.raises(AudioError, match=r"0\.25 s; dense evaluation by random needs at least 0\.25 s"):
-            engine.dense(wave[:3999])
+            dense_scores(engine, wave[:3999])
         with pytest.raises(ValueError, match=r"wave has shape \(1, 9000\); it must be \[n_samples\]"):
-            engine.dense(wave[None])
+            dense_scores(engine, wave[None])
         with pytest.raises(AudioError, match=r"takes at most 67108864 samples"):
             plan_dense(model.document, 1 << 27)
     message = r"built for the CPU; this model is on emulated:0"
     with installed(emulated_core), create_engine(model, device="cuda", max_batch=1) as engine:
         with pytest.raises(DeviceError, match=message):
-            engine.dense(wave)
+            dense_scores(engine, wave)
         assert engine.scores(wave[None, :4000]).shape == (1, 7)

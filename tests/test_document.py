@@ -223,8 +223,8 @@ def test_frames_and_padding_of_every_framing(document: ModelDocument) -> None:
 
 def test_sizes_features_and_tensors(document: ModelDocument) -> None:
     assert document.map_sizes() == [(20, 16), (10, 8), (1, 1)]
-    assert document.features() == 4
-    assert document.features(2000) == 0
+    assert document.n_features() == 4
+    assert document.n_features(2000) == 0
     assert document.tensor_shapes() == {
         "input.scale": (20,),
         "input.shift": (20,),

@@ -15,7 +15,7 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag import _C, oracle
-from fcntag.engine import Engine, create_engine
+from fcntag.engine import CpuEngine, create_engine
 from fcntag.errors import DeviceError
 
 # Relative L2 of a block's output in float32: the sum of at most 9 * 2048 products in chunks of 64 channels.
@@ -102,14 +102,14 @@ def test_blocks_match_the_oracle(model, rng, batch):
         assert [a.shape for a in ours] == [b.shape for b in theirs]
         errors = [relative_l2(a, b) for a, b in zip(ours, theirs, strict=True)]
         assert max(errors) <= BLOCK_TOLERANCE, errors
-        np.testing.assert_allclose(engine.run(x), oracle.run(model, x), atol=SCORE_TOLERANCE, rtol=0)
+        np.testing.assert_allclose(engine.scores_of(x), oracle.run(model, x), atol=SCORE_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
 def test_either_algorithm_matches_the_oracle(model, rng, algorithm):
     """Whatever the cost model would choose: both ways hold the tolerance, wherever they can run."""
     x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
-    with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+    with CpuEngine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
         errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
         used = set(engine.algorithms)
     assert max(errors) <= BLOCK_TOLERANCE, errors
@@ -136,8 +136,8 @@ def test_channels_without_weights_are_constants(activation, rng):
         model.tensors[f"{name}.bias"][channel] = -0.7
     x = rng.standard_normal((20, *model.document.input_size())).astype(np.float32)
     for algorithm in ("direct", "winograd"):
-        with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
-            engine.run(np.full((3, *x.shape[1:]), np.nan, np.float32))
+        with CpuEngine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+            engine.scores_of(np.full((3, *x.shape[1:]), np.nan, np.float32))
             errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
         assert max(errors) <= BLOCK_TOLERANCE, (algorithm, errors)
 
@@ -158,16 +158,16 @@ def test_nothing_stays_in_the_buffers(model, rng):
     height, width = model.document.input_size()
     x = rng.standard_normal((3, height, width)).astype(np.float32)
     with create_engine(model, threads=2) as engine:
-        before = engine.run(x)
-        engine.run(np.full((5, height, width), np.nan, np.float32))
-        engine.run(np.full((5, height, width), 1e30, np.float32))
-        assert np.array_equal(engine.run(x), before)
+        before = engine.scores_of(x)
+        engine.scores_of(np.full((5, height, width), np.nan, np.float32))
+        engine.scores_of(np.full((5, height, width), 1e30, np.float32))
+        assert np.array_equal(engine.scores_of(x), before)
 
 
 def test_empty_batch(model):
     height, width = model.document.input_size()
     with create_engine(model) as engine:
-        assert engine.run(np.zeros((0, height, width), np.float32)).shape == (0, 7)
+        assert engine.scores_of(np.zeros((0, height, width), np.float32)).shape == (0, 7)
         assert engine.scores(np.zeros((0, model.document.segments.n_samples), np.float32)).shape == (0, 7)
         assert [b.shape[0] for b in engine.blocks(np.zeros((0, height, width), np.float32))] == [0] * len(
             model.document.blocks
@@ -301,7 +301,7 @@ def test_threads_stay_free_to_move(rng):
     with create_engine(model, threads=3) as engine:
         for _ in range(20):
             time.sleep(0.005)
-            engine.run(x)
+            engine.scores_of(x)
         time.sleep(0.05)
         allowed = {frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")}
     assert allowed == {frozenset(os.sched_getaffinity(0))}
@@ -333,12 +333,12 @@ def test_bad_arguments_are_named(model):
     with pytest.raises(ValueError, match=r"threads=-1"):
         create_engine(model, threads=-1)
     with create_engine(model) as engine:
-        with pytest.raises(ValueError, match=r"waves has shape \(4000,\)"):
+        with pytest.raises(ValueError, match=r"waves: float32 \[4000\]; expected float32 \[B, n_samples\]"):
             engine.scores(np.zeros(4000, np.float32))
-        with pytest.raises(ValueError, match=r"segments of 100 samples"):
+        with pytest.raises(ValueError, match=r"waves: n_samples=100; random takes"):
             engine.scores(np.zeros((1, 100), np.float32))
         with pytest.raises(ValueError, match=r"x has shape"):
-            engine.run(np.zeros((1, 1, 2, 2), np.float32))
+            engine.scores_of(np.zeros((1, 1, 2, 2), np.float32))
     with pytest.raises(ValueError, match="closed"):
         engine.scores(np.zeros((1, model.document.segments.n_samples), np.float32))
 
@@ -367,8 +367,8 @@ def test_bfloat16_blocks_stay_near_the_oracle(name, rng):
     with create_engine(model, precision="bfloat16", threads=2) as engine:
         assert engine.precision == "bfloat16"
         errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
-        again = np.concatenate([engine.run(x[i : i + 1]) for i in range(3)])
-        assert np.array_equal(engine.run(x), again)
+        again = np.concatenate([engine.scores_of(x[i : i + 1]) for i in range(3)])
+        assert np.array_equal(engine.scores_of(x), again)
     assert max(errors) < 1.2e-2
     assert errors[0] <= BLOCK_TOLERANCE
     assert (max(errors) > 1e-4) == (name != "odd")  # it really is another arithmetic, and only where Winograd runs
@@ -398,7 +398,7 @@ def test_reduced_and_whole_networks_agree(models, name, rng):
     x = whole.log_mel(waves)
     assert np.array_equal(x, reduced.log_mel(waves))
     np.testing.assert_allclose(reduced.scores(waves), whole.scores(waves), atol=2e-6, rtol=0)
-    np.testing.assert_allclose(reduced.run(x), whole.run(x), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(reduced.scores_of(x), whole.scores_of(x), atol=2e-6, rtol=0)
     np.testing.assert_allclose(reduced.features(waves), whole.features(waves), atol=1e-4, rtol=1e-4)
     assert np.array_equal(reduced.features(waves, "blocks"), whole.features(waves, "blocks"))
     assert all(np.array_equal(a, b) for a, b in zip(reduced.blocks(x), whole.blocks(x), strict=True))

@@ -19,7 +19,7 @@ import gpu_cases
 import gpu_check
 import gpu_correctness
 
-from fcntag.cuda_engine import CudaEngine
+from fcntag.engine.cuda import CudaEngine
 
 BENCHMARKS = Path(gpu_check.__file__).resolve().parent
 GPU = {"name": "NVIDIA H100 80GB HBM3", "driver_version": "580.1", "compute_cap": "9.0"}

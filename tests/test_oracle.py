@@ -236,7 +236,7 @@ def make_model(rng, blocks: list[Block], flatten: str, height: int = 13, n_sampl
         blocks=tuple(blocks),
         head=Head(flatten=flatten, in_features=1),  # type: ignore[arg-type]
     )
-    head = dataclasses.replace(document.head, in_features=document.features())
+    head = dataclasses.replace(document.head, in_features=document.n_features())
     document = dataclasses.replace(document, head=head).validate()
     tensors = {name: rng.standard_normal(s).astype(np.float32) for name, s in document.tensor_shapes().items()}
     return Model(document, tensors, "", "")

@@ -12,7 +12,7 @@ from support.model_fixtures import ORIGINAL_FILES
 
 from fcntag import _C, oracle
 from fcntag.catalogue.names import load_any
-from fcntag.engine import Engine
+from fcntag.engine import CpuEngine
 from fcntag.model.file import Model
 from fcntag.validate import REFERENCES, Case, StoredError, check, stored, validate
 from fcntag.validate.cases import built_in
@@ -69,7 +69,7 @@ def test_the_emulated_gpu_is_clean_and_its_corruption_is_found(cuda_core, rng, m
     report = validate(model, device="cuda", precision=precision)
     assert report.ok, report.failures()
     assert report.facts["device"] == "emulated:0"
-    corrupt(monkeypatch, 1, weight=0.5, module="fcntag.cuda_engine")
+    corrupt(monkeypatch, 1, weight=0.5, module="fcntag.engine.cuda")
     broken = validate(model, device="cuda", precision=precision)
     assert all(names[:2] in (["block 2"], ["block 2", "scores"]) for names in failing(broken).values())
 
@@ -77,9 +77,9 @@ def test_the_emulated_gpu_is_clean_and_its_corruption_is_found(cuda_core, rng, m
 # ---- something is wrong, and where ----
 
 
-def corrupt(monkeypatch, i: int, weight: float, module: str = "fcntag.engine", where=...) -> None:
+def corrupt(monkeypatch, i: int, weight: float, module: str = "fcntag.engine.cpu", where=...) -> None:
     """Add ``weight`` to the weights of block ``i``, or to those at ``where``, in what the cores are given."""
-    from fcntag.engine import block_dicts
+    from fcntag.engine.packing import block_dicts
 
     def wrong(model):
         blocks = block_dicts(model)
@@ -106,7 +106,7 @@ def test_one_wrong_weight_names_its_block(three_blocks, monkeypatch, i, against)
 class Tampered:
     """An engine whose output is changed on the way out, as a wrong kernel would."""
 
-    def __init__(self, engine: Engine, method: str, change) -> None:
+    def __init__(self, engine: CpuEngine, method: str, change) -> None:
         self._engine, self._method, self._change = engine, method, change
 
     def __getattr__(self, name: str):
@@ -115,7 +115,7 @@ class Tampered:
 
 
 def tampered(model: Model, method: str, change) -> list[str]:
-    with Engine(model, reduce=False) as engine:
+    with CpuEngine(model, reduce=False) as engine:
         case = built_in(model.document)[2]
         wrong = Tampered(engine, method, change)
         stages = check(wrong, wrong, Oracle(model), case)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_a_wrong_mel_filter_is_named(three_blocks, monkeypatch) -> None:
 
 
 def test_a_reduction_that_loses_something_shows_in_the_scores_alone(three_blocks, monkeypatch) -> None:
-    from fcntag import engine as engine_module
+    from fcntag.engine import base as engine_module
 
     right = engine_module.reduce_model
 

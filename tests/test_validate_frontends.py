@@ -12,8 +12,8 @@ from support.make_models import block, make_model
 from test_frontends import MFCC, STFT
 from test_validate import BFLOAT16, Tampered, failing
 
-from fcntag.core_config import melspec_config
-from fcntag.engine import Engine
+from fcntag.engine import CpuEngine
+from fcntag.engine.packing import melspec_config
 from fcntag.model import filters, paper
 from fcntag.model.document import Log, ModelDocument
 from fcntag.model.file import Model, write_model
@@ -72,7 +72,7 @@ def test_a_wrong_filter_of_the_engine_is_named(model, monkeypatch, against) -> N
         return {**config, "filters": filters.ravel()}
 
     assert validate(model, against=against, device="cpu").ok
-    monkeypatch.setattr("fcntag.engine.melspec_config", wrong)
+    monkeypatch.setattr("fcntag.engine.cpu.melspec_config", wrong)
     found = failing(validate(model, against=against, device="cpu"))
     assert found["random input"] == []
     for name in ("noise", "synthetic piece"):
@@ -110,7 +110,7 @@ def test_deltas_one_frame_late_are_named(rng, against) -> None:
         x[:, n_mfcc:] = np.roll(x[:, n_mfcc:], 1, axis=2)
         return x
 
-    with Engine(model) as engine:
+    with CpuEngine(model) as engine:
         wrong = Tampered(engine, "log_mel", late)
         stages = check(wrong, engine, make(against, model), built_in(model.document)[0])  # type: ignore[arg-type]
     assert [stage.name for stage in stages if stage.problem is not None] == ["mel"]

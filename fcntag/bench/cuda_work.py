@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..model import filters
-from ..reduce.crop import _covered, _needed_sizes
+from ..reduce.crop import covered, needed_sizes
 from .report import Report, Row
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def _outputs(variant: Variant, i: int) -> int:
         height, width = _sizes(variant)[i]
         return height * width
     document = variant.model.document
-    rows, columns = _needed_sizes(document, document.map_sizes())[i + 1]
+    rows, columns = needed_sizes(document, document.map_sizes())[i + 1]
     pool = document.blocks[i].pool
-    return _covered(rows, pool, 0) * _covered(columns, pool, 1)
+    return covered(rows, pool, 0) * covered(columns, pool, 1)
 
 
 def _dense(variant: Variant) -> int:

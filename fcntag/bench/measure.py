@@ -271,7 +271,7 @@ class _Bench:
                 "decode": decode,
                 "resample": resample,
                 "mel": lambda: engine.log_mel(windows),
-                "network": lambda: engine.run(x),
+                "network": lambda: engine.scores_of(x),
                 "tag": lambda: tagger.tag(audio),
             }
             others = machine.OthersCpu()
@@ -296,7 +296,7 @@ class _Bench:
 
     def time_blocks(self, name: str, engine: Engine, ours: _Variant, x: np.ndarray) -> None:
         """Every block and the rest, by the engine's own clocks, inside whole runs."""
-        engine.run(x)
+        engine.scores_of(x)
         others = machine.OthersCpu()
         times: list[list[float]] = []
         # Two runs a round, both of which count: what is timed is inside them.
@@ -318,7 +318,7 @@ class _Bench:
     ) -> None:
         """Blocks and head of one batch, ours and every peer's in turn, after a check that all compute the same."""
         reference, own_difference = self.reference(model, engine, x)
-        calls: dict[tuple[str, str], Callable[[], Any]] = {("fcntag", ours.network): lambda: engine.run(x)}
+        calls: dict[tuple[str, str], Callable[[], Any]] = {("fcntag", ours.network): lambda: engine.scores_of(x)}
         variants = {ours.network: ours}
         differences = {("fcntag", ours.network): own_difference}
         original = _Variant("original", model, *model.document.input_size(), model.document.multiply_adds())
@@ -373,10 +373,10 @@ class _Bench:
     def reference(self, model: Model, engine: Engine, x: np.ndarray) -> tuple[np.ndarray, float | None]:
         """fcntag's float32 scores of ``x``, and how far this engine is from them if it is not a float32 one."""
         if self.settings.precision == "float32":
-            return engine.run(x), None
+            return engine.scores_of(x), None
         with create_engine(model, device=self.settings.device, threads=self.settings.threads) as exact:
-            reference = exact.run(x)
-        return reference, float(np.abs(engine.run(x) - reference).max())
+            reference = exact.scores_of(x)
+        return reference, float(np.abs(engine.scores_of(x) - reference).max())
 
     def peer(
         self, peer: str, name: str, variant: _Variant, x: np.ndarray, reference: np.ndarray

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         output.import_extra("pyarrow", "parquet")
     with options.make_tagger(arguments) as tagger:
         inputs = options.Inputs(arguments)
-        about = output.about(tagger, which=tagger.feature(arguments.which))
+        about = output.about(tagger, which=tagger.feature_kind(arguments.which))
         writer: output.Writer
         if kind == "parquet":
             writer = output.ParquetWriter(arguments.output, output.parquet_columns("embedding"), _row, about)

@@ -79,7 +79,7 @@ def build(provenance: Provenance, file: KerasFile) -> tuple[ModelDocument, dict[
             )
             for i, pool in enumerate(_POOLS)
         ),
-        head=Head(flatten="max" if name == KERAS2 else "chw", in_features=_CHANNELS),
+        head=Head(flatten="max" if name == KERAS2 else "chw", in_features=_CHANNELS, default_features="blocks"),
     )
     spec = Spec(document)
     frozen = frozen_statistics(name, file) if name == KERAS1 else None

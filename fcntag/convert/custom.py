@@ -191,7 +191,7 @@ def _compared(
 
     ``normalises``: the original takes the log-mel as it is; else what the front end's normalisation makes of it.
     """
-    from ..engine import Engine
+    from ..engine import CpuEngine
     from ..export.check import normalised, random_log_mel
     from ..model.file import Model
 
@@ -204,8 +204,8 @@ def _compared(
         y = rng.standard_normal((batch, *document.input_size())).astype(np.float32)
         x = y if document.frontend.layout == "mel_time" else y.transpose(0, 2, 1)
     expected, z, runtime = original(x)
-    with Engine(model, max_batch=batch, reduce=False) as engine:
-        scores, logits = engine.run(y), engine.logits(y)
+    with CpuEngine(model, max_batch=batch, reduce=False) as engine:
+        scores, logits = engine.scores_of(y), engine.logits(y)
     with np.errstate(invalid="ignore", over="ignore"):  # weights near float32's largest: not a number is not within
         worst = float(np.abs(scores - expected).max())
         relative = float(np.linalg.norm(logits - z)) / (float(np.linalg.norm(z)) or 1.0)

@@ -23,16 +23,16 @@ def difference(model: Model, path: str, *, frontend: bool = False, blocks: bool 
     Arguments as the file was exported with. Raises ImportError where ONNX Runtime is missing, ModelError if the file's
     output is not what it should be.
     """
-    from ..engine import Engine
+    from ..engine import CpuEngine
 
     rng = np.random.default_rng(0)
-    with Engine(model, max_batch=SEGMENTS, reduce=False) as engine:
+    with CpuEngine(model, max_batch=SEGMENTS, reduce=False) as engine:
         if frontend:
             x = rng.uniform(-0.5, 0.5, (SEGMENTS, model.document.segments.n_samples)).astype(np.float32)
             expected = engine.scores(x)
         else:
             x = random_log_mel(model, rng, SEGMENTS)
-            expected = engine.run(normalised(model, x))
+            expected = engine.scores_of(normalised(model, x))
     outputs = run_file(path, x)
     if len(outputs) != 1 + blocks * len(model.document.blocks) or outputs[0].shape != expected.shape:
         raise ModelError(f"{path}: gives {[list(output.shape) for output in outputs]}, not the scores it should")

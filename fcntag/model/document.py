@@ -109,6 +109,9 @@ class Head:
     flatten: Literal["chw", "hwc", "max"]
     in_features: int
     activation: Literal["sigmoid"] = "sigmoid"
+    # The features that this model is published for: "head", those that enter the dense layer, or "blocks", the mean
+    # over (H, W) of every block's pooled output.
+    default_features: Literal["head", "blocks"] = "head"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,7 @@ class ModelDocument:
             sizes.append(block.output_size(*sizes[-1]))
         return sizes
 
-    def features(self, n_samples: int | None = None) -> int:
+    def n_features(self, n_samples: int | None = None) -> int:
         """Number of features that reach the dense layer for a segment of ``n_samples``; 0 if it is too short."""
         height, width = self.map_sizes(n_samples)[-1]
         channels = self.blocks[-1].out_channels
@@ -238,6 +241,8 @@ class ModelDocument:
             del tree["frontend"][name]
         if not self.random_weights:
             del tree["random_weights"]
+        if self.head.default_features == "head":
+            del tree["head"]["default_features"]
         return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -305,14 +310,14 @@ def _check(doc: ModelDocument) -> None:
             check_range(f"{where}.pool.stride[{axis}]", block.pool.stride[axis], 1, MAX_SAMPLES)
         height, width = block.output_size(height, width)
         channels = block.out_channels
-    if doc.head.in_features != doc.features():
+    if doc.head.in_features != doc.n_features():
         raise ModelError(
-            f"document.head.in_features: {doc.head.in_features}, but the last block gives {doc.features()}"
+            f"document.head.in_features: {doc.head.in_features}, but the last block gives {doc.n_features()}"
             f" ({channels} x {height} x {width}, flatten {doc.head.flatten!r})"
         )
-    if seg.min_samples and doc.features(seg.min_samples) != doc.head.in_features:
+    if seg.min_samples and doc.n_features(seg.min_samples) != doc.head.in_features:
         raise ModelError(
-            f"document.segments.min_samples: {seg.min_samples} samples give {doc.features(seg.min_samples)}"
+            f"document.segments.min_samples: {seg.min_samples} samples give {doc.n_features(seg.min_samples)}"
             f" features, not {doc.head.in_features}"
         )
     if seg.min_samples and fe.normalization == "per_frame":

@@ -10,19 +10,103 @@ and by DECODED_BYTES of windows waiting, whatever the number and the length of t
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError, FcntagError
 from .batch import Batch
-from .decode import DecodePool, End, Job, Outcome, default_workers, is_array, name_of
+from .decode import DecodePool, End, Job, default_workers, is_array, name_of
 from .segments import SegmentPlan
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .batch import Function
 
-__all__ = ["Outcome", "default_workers", "is_array", "run_pipeline"]
+__all__ = ["Done", "Failed", "Outcome", "run_many", "run_one", "run_pipeline"]
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A source that was analysed: one row of values a window."""
+
+    path: str
+    plan: SegmentPlan
+    values: np.ndarray  # [n_segments, K]
+    duration_s: float | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """A source that could not be analysed. The message of ``error`` begins with the source's name."""
+
+    path: str
+    error: Exception
+    duration_s: float | None
+    warnings: tuple[str, ...]
+
+
+Outcome = Done | Failed
+
+
+def run_one(
+    source: Any,
+    function: Function,
+    *,
+    plan: Callable[[int], SegmentPlan],
+    rate: int,
+    sample_rate: int | None,
+    max_batch: int,
+) -> Done:
+    """One source by itself; its error is raised. Arguments as for :func:`run_pipeline`."""
+    (outcome,) = run_pipeline(
+        [source], function, plan=plan, rate=rate, sample_rate=lambda _: sample_rate, max_batch=max_batch, workers=1
+    )
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    return outcome
+
+
+def run_many(
+    sources: Iterable[Any],
+    function: Function,
+    *,
+    plan: Callable[[int], SegmentPlan],
+    rate: int,
+    sample_rate: int | None,
+    max_batch: int,
+    workers: int | None,
+    on_error: str,
+) -> Iterator[Outcome]:
+    """:func:`run_pipeline` with the options of ``Tagger.tag_many``, which are checked before the first source is read.
+
+    ``sample_rate`` holds for those sources that are arrays; ``workers`` None means :func:`default_workers`;
+    ``on_error="raise"`` raises the error of a failed source in the place of its outcome.
+    """
+    if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(sources, "read"):
+        raise TypeError(f"sources: {type(sources).__name__} is one source; pass a list, or use tag()")
+    if on_error not in ("record", "raise"):
+        raise ValueError(f"on_error: {on_error!r} is not one of record, raise")
+    run = run_pipeline(
+        sources,
+        function,
+        plan=plan,
+        rate=rate,
+        sample_rate=lambda source: sample_rate if is_array(source) else None,
+        max_batch=max_batch,
+        workers=default_workers() if workers is None else workers,
+    )
+    return run if on_error == "record" else (_raise_error(outcome) for outcome in run)
+
+
+def _raise_error(outcome: Outcome) -> Done:
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    return outcome
 
 
 def run_pipeline(
@@ -61,11 +145,11 @@ def run_pipeline(
                 except Exception as error:
                     exhausted, failure = True, error
                     break
-                job = Job(source, sample_rate(source), Outcome(name_of(source)))
+                job = Job(source, sample_rate(source), name_of(source))
                 flying.append(job)
                 unread.append(job)
                 pool.submit(job)
-            while flying and flying[0].ended and not flying[0].waiting:
+            while flying and flying[0].end is not None and not flying[0].waiting:
                 yield _finish(flying.popleft())
             if not unread:
                 if not len(batch) and exhausted:
@@ -81,11 +165,9 @@ def run_pipeline(
             elif isinstance(item, SegmentPlan):
                 job.plans += 1
                 job.parts.clear()
-                job.outcome.plan = item
+                job.plan = item
             elif isinstance(item, End):
-                job.ended = True
-                outcome = job.outcome
-                outcome.warnings, outcome.duration_s, outcome.error = item.warnings, item.duration_s, item.error
+                job.end = item
                 unread.popleft()
             else:
                 batch.add(job, item)
@@ -96,18 +178,18 @@ def run_pipeline(
 def _finish(job: Job) -> Outcome:
     import numpy as np
 
-    outcome = job.outcome
-    if outcome.error is None:
-        assert outcome.plan is not None
-        outcome.values = np.concatenate(job.parts)
-        if len(outcome.values) != len(outcome.plan.starts):
-            outcome.error = AudioError(f"{len(outcome.values)} windows decoded of {len(outcome.plan.starts)} planned")
-        elif not np.isfinite(outcome.values).all():
-            outcome.error = AudioError("the scores are not finite; the signal is too loud for float32 arithmetic")
-    if outcome.error is not None:
-        outcome.error = _named(outcome.path, outcome.error)
-        outcome.values = None
-    return outcome
+    assert job.end is not None
+    error, duration_s, warnings = job.end.error, job.end.duration_s, job.end.warnings
+    if error is None:
+        assert job.plan is not None  # a worker that ends without an error has planned
+        values = np.concatenate(job.parts)
+        if len(values) != len(job.plan.starts):
+            error = AudioError(f"{len(values)} windows decoded of {len(job.plan.starts)} planned")
+        elif not np.isfinite(values).all():
+            error = AudioError("the scores are not finite; the signal is too loud for float32 arithmetic")
+        else:
+            return Done(job.path, job.plan, values, duration_s, warnings)
+    return Failed(job.path, _named(job.path, error), duration_s, warnings)
 
 
 def _named(path: str, error: Exception) -> Exception:

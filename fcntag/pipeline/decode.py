@@ -27,29 +27,18 @@ CLOSE_SECONDS = 1.0  # a worker may sit in a read that nothing can interrupt (a 
 
 
 @dataclass(eq=False)
-class Outcome:
-    """What became of one source. ``error`` None: ``plan`` and ``values`` are set."""
-
-    path: str
-    plan: SegmentPlan | None = None
-    values: np.ndarray | None = None  # [n_segments, K]
-    duration_s: float | None = None
-    warnings: tuple[str, ...] = ()
-    error: Exception | None = None
-
-
-@dataclass(eq=False)
 class Job:
-    """One source on its way: the worker appends to ``ready``, the consumer takes from it, under the pool's lock."""
+    """One source on its way. The worker appends to ``ready`` and the consumer takes from it, under the pool's lock."""
 
     source: Any
     sample_rate: int | None
-    outcome: Outcome
+    path: str
     ready: deque[Any] = field(default_factory=deque)  # SegmentPlan, windows, ..., at last an End
-    plans: int = 0  # which plan the windows belong to: those of an earlier one are dropped
+    plans: int = 0  # number of the plan that the windows belong to; windows of an earlier plan are dropped
     parts: list[np.ndarray] = field(default_factory=list)
     waiting: int = 0  # windows in the batch that is being filled
-    ended: bool = False
+    plan: SegmentPlan | None = None  # the latest
+    end: End | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -158,7 +147,7 @@ class DecodePool:
             import numpy as np
 
             source = np.asarray(source)  # a tensor of another library, too
-        with open_track(source, sample_rate=job.sample_rate, name=display_name(job.outcome.path)) as track:
+        with open_track(source, sample_rate=job.sample_rate, name=display_name(job.path)) as track:
             n_total = track.length(self._rate)
             for _ in range(MAX_PLANS):
                 plan = self._plan(n_total)

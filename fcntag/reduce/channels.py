@@ -257,5 +257,5 @@ def _reduced_document(document: ModelDocument, plan: list[BlockReduction]) -> Mo
         for i, block in enumerate(document.blocks)
     )
     document = dataclasses.replace(document, blocks=blocks)
-    head = dataclasses.replace(document.head, in_features=document.features())
+    head = dataclasses.replace(document.head, in_features=document.n_features())
     return dataclasses.replace(document, head=head).validate()

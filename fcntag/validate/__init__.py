@@ -139,7 +139,7 @@ def check(
     allowed = tolerances.HEAD + (0.0 if reference.exact else tolerances.FLOAT32_HEAD)
     logits = whole.logits(x)
     stages.append(compare("head", logits, reference.logits(y), allowed, tolerances.ONE_VALUE * allowed))
-    scores = run.scores(case.waves) if case.waves is not None else whole.run(x)
+    scores = run.scores(case.waves) if case.waves is not None else whole.scores_of(x)
     own_maps, expected = references.chain(reference, own)
     allowed = tolerances.SCORES[precision] + (0.0 if reference.exact else tolerances.FLOAT32_SCORES)
     stages.append(compare_scores(scores, expected, allowed, document.tags, top))
@@ -164,7 +164,7 @@ def check_stored(whole: Engine, run: Engine, golden: Stored, *, top: int = 5) ->
         allowed = tolerances.chained(tolerances.block(precision, whole.device), i) + stored.rounding(expected)
         stages.append(compare(f"block {i}", maps[i - 1], expected, allowed, tolerances.ONE_VALUE * allowed))
     if golden.scores is not None:
-        scores = whole.run(x) if golden.waves is None else run.scores(golden.waves)
+        scores = whole.scores_of(x) if golden.waves is None else run.scores(golden.waves)
         allowed = tolerances.SCORES[precision] + stored.rounding(golden.scores)
         stages.append(compare_scores(scores, golden.scores, allowed, document.tags, top))
     return stages

@@ -62,12 +62,12 @@ def emulated_core() -> ModuleType:
 def installed(core: ModuleType) -> Iterator[ModuleType]:
     """``core`` as ``fcntag._cuda``, and no process that has started CUDA yet."""
     import fcntag
-    from fcntag import cuda
+    from fcntag.engine import cuda_core
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fcntag._cuda", core)
         patch.setattr(fcntag, "_cuda", core, raising=False)
-        patch.setattr(cuda, "_started_in", None)
+        patch.setattr(cuda_core, "_started_in", None)
         yield core
 
 

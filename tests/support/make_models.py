@@ -85,7 +85,7 @@ def make_model(
         blocks=tuple(chain),
         head=Head(flatten=flatten, in_features=1),
     )
-    document = dataclasses.replace(document, head=Head(flatten=flatten, in_features=document.features())).validate()
+    document = dataclasses.replace(document, head=Head(flatten=flatten, in_features=document.n_features())).validate()
     tensors = {}
     for name, shape in document.tensor_shapes().items():
         fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1

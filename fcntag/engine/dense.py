@@ -1,14 +1,13 @@
 """Dense evaluation: a track of any length goes through the blocks once, and the head slides over the last map.
 
-What is computed: the front end of the whole track (with the zeros that the segment rule puts around it; a maximum, mean
-or deviation is the whole track's), the blocks of the whole of it, and at every column of the last map where a window's
-worth of columns begins, the head, as a convolution. Neighbouring positions share all work below the head.
+The front end computes the whole track, with the zeros that the segment rule puts around it; a maximum, mean or
+deviation is that of the whole track. The blocks compute the whole of its log-mel. The head is then a convolution: it
+runs at every column of the last map where a window's worth of columns begins. Neighbouring positions share all work
+below the head. ``fcntag.pipeline.dense_plan`` tells where the positions lie.
 
-The scores of a position are not bit for bit those of a window cut out there: a window has zero padding and, with
-framing "center", reflected samples at its own ends, the track only at the track's. They are equal where neither
-exists (1 x 1 kernels, unpadded frames that stand alone); elsewhere they differ by what the border of a window costs.
-
-The step between positions is the product of the pools' strides in time: what a network has, not a setting.
+The scores of a position are not bit for bit those of a window cut out there. A window has zero padding at its own ends
+and, with framing "center", reflected samples; the track has them only at the track's ends. The two are equal where
+neither exists (1 x 1 kernels, unpadded frames that stand alone). Elsewhere they differ by the effect of a border.
 """
 
 from __future__ import annotations
@@ -17,50 +16,65 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DeviceError
-from .pipeline.dense_plan import DensePlan, plan_dense
+from ..errors import DeviceError
+from ..pipeline.dense_plan import DensePlan, plan_dense
+from .cpu import CpuEngine
 
 if TYPE_CHECKING:
-    from .engine import Engine
-    from .model.document import ModelDocument
-    from .model.file import Model
+    from ..model.document import ModelDocument
+    from ..model.file import Model
+    from .base import Engine
 
-# Of the network's input at a time, or three windows: some hundred MB of maps in the widest network. Every length of a
-# part packs the weights anew, so a song is best one part.
+# Frames of the input that go through the blocks at a time, at least three windows. More would take over some hundred MB
+# of maps in the widest network. Fewer would cut a song into parts, and each length of a part packs the weights anew.
 CHUNK_FRAMES = 16384
 
 
-def check_device(engine: Engine) -> None:
-    """Raise DeviceError where the engine is not on the CPU."""
-    if engine.device != "cpu":
+def check_engine(engine: Engine) -> CpuEngine:
+    """``engine``, if it can evaluate whole tracks; raises DeviceError where it computes on a GPU."""
+    if not isinstance(engine, CpuEngine):
         raise DeviceError(f"dense evaluation is built for the CPU; this model is on {engine.device}")
+    return engine
 
 
 def dense_scores(engine: Engine, wave: np.ndarray) -> np.ndarray:
-    """Scores [n_positions, n_tags], float32, of a track [n_samples] at the model's rate; see the module.
+    """Scores of every position of a track.
 
-    Raises ModelError, AudioError as :func:`plan_dense`; ValueError for another shape; DeviceError on a GPU.
+    Parameters
+    ----------
+    wave : float32 [n_samples] at the model's rate
+
+    Returns
+    -------
+    float32 [n_positions, n_tags]
+
+    Raises
+    ------
+    ModelError, AudioError : as :func:`plan_dense`
+    ValueError : another shape
+    DeviceError : the engine computes on a GPU
     """
+    engine = check_engine(engine)
     document = engine.document
-    check_device(engine)
     wave = np.asarray(wave, np.float32)
     if wave.ndim != 1:
         raise ValueError(f"wave has shape {wave.shape}; it must be [n_samples]")
     plan = plan_dense(document, len(wave))
     trail = document.segments.trail if document.segments.rule == "hop" else 0
-    x = engine.whole_input(np.pad(wave, (plan.lead, trail))[None])
-    # What channel reduction proves holds for inputs of any length, but for a deviation over more values.
-    model = engine.original if document.frontend.normalization == "standardize" else engine.running
+    x = engine.track_rows(np.pad(wave, (plan.lead, trail))[None])
+    # The proof of channel reduction holds for inputs of any length, unless they are divided by a deviation over all of
+    # their values.
+    model = engine.whole_model if document.frontend.normalization == "standardize" else engine.needed_model
     logits = np.concatenate([_head(model, plan, part) for part in _last_maps(engine, model, plan, x)])
     return _sigmoid(logits).astype(np.float32)
 
 
-def _last_maps(engine: Engine, model: Model, plan: DensePlan, x: np.ndarray) -> Any:
+def _last_maps(engine: CpuEngine, model: Model, plan: DensePlan, x: np.ndarray) -> Any:
     """The last map [C, h, w] of the track, in parts that begin ``window_columns - 1`` before the last one's end.
 
-    A part is computed from the frames that its columns see. The first columns, which an inner edge's zero padding
-    reaches, are computed too and dropped; what begins at a multiple of the step has its pooling windows where the whole
-    track has them.
+    A part is computed from the frames that its columns see. The zero padding of an inner edge reaches its first
+    columns, which are computed too and dropped. A part begins at a multiple of the step, so that its pooling windows
+    lie where those of the whole track do.
     """
     axis = model.document.frontend.time_axis
     positions = max(1, max(CHUNK_FRAMES, 3 * model.document.input_size()[axis]) // plan.step_frames)
@@ -69,14 +83,14 @@ def _last_maps(engine: Engine, model: Model, plan: DensePlan, x: np.ndarray) -> 
         end = min(first + positions, plan.n_positions) + plan.window_columns - 1
         drop = min(first, _reached(model.document, axis))
         begin_frame = (first - drop) * plan.step_frames
-        end_frame = min(plan.n_frames, begin_frame + _seen(model.document, axis, end - first + drop))
+        end_frame = min(plan.n_frames, begin_frame + _frames_of(model.document, axis, end - first + drop))
         part = np.ascontiguousarray(x.take(range(begin_frame, end_frame), axis=1 + axis))
         size = part.shape[1:]
         if size not in networks:
-            networks.clear()  # the last part alone is of another size
+            networks.clear()  # only the last part has another size
             networks[size] = engine.map_network(model, *size)
         h, w = model.document.sizes_from(*size)[-1]
-        found = engine.run_network(networks[size], part, features=True)["features"].reshape(-1, h, w)
+        found = engine.last_map(networks[size], part).reshape(-1, h, w)
         yield found.take(range(drop, drop + end - first), axis=1 + axis)
 
 
@@ -88,7 +102,7 @@ def _reached(document: ModelDocument, axis: int) -> int:
     return columns
 
 
-def _seen(document: ModelDocument, axis: int, columns: int) -> int:
+def _frames_of(document: ModelDocument, axis: int, columns: int) -> int:
     """How many input frames the first ``columns`` of the last map see."""
     for block in reversed(document.blocks):
         columns = (columns - 1) * block.pool.stride[axis] + block.pool.window[axis] + block.kernel // 2

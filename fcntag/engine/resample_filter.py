@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .audio.resample import output_length
+from ..audio.resample import output_length
 
 CUTOFF = 0.95687  # gain one half, of the lower Nyquist frequency
 HALF_WIDTH = 98  # of the impulse response, in periods of the lower rate

@@ -1,78 +1,11 @@
-"""The CUDA core: whether it can be used, what the GPU can do, and arrays that lie on one.
-
-Importing this module, like importing fcntag, touches no driver; the functions do.
-"""
+"""Arrays that lie on a GPU (CuPy's, PyTorch's, any with ``__cuda_array_interface__`` or DLPack), without a copy."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import DeviceError
-
-_started_in: int | None = None  # process in which CUDA was first used
-
-
-def core() -> Any:
-    """The compiled module ``fcntag._cuda``. Raises DeviceError if this build has none, or in a forked child.
-
-    A CUDA context does not survive fork(): the child's calls would fail one by one, with errors that name no cause.
-    """
-    global _started_in
-    try:
-        from . import _cuda
-    except ImportError as error:
-        text = "this build of fcntag has no CUDA kernels; reinstall it where nvcc is found (FCNTAG_CUDA=1 requires it)"
-        if "_cuda" not in str(error):
-            text = f"the CUDA kernels cannot be loaded: {error}"
-        raise DeviceError(text) from None
-    if _started_in is None:
-        _started_in = os.getpid()
-    check_process(_started_in)
-    return _cuda
-
-
-def check_process(started_in: int) -> None:
-    """Raises DeviceError if this process is a fork of the one that started CUDA."""
-    if os.getpid() != started_in:
-        raise DeviceError(
-            f"CUDA was started in process {started_in} and cannot be used in its forked child {os.getpid()};"
-            " start workers with multiprocessing.get_context('spawn')"
-        )
-
-
-def unavailable() -> str:
-    """Why ``device="cuda"`` would fail, in a few words; "" if it would not."""
-    try:
-        return str(core().unavailable())
-    except DeviceError as error:
-        return str(error)
-
-
-def devices() -> list[dict[str, Any]]:
-    """Name, compute capability, memory, driver and runtime version of every GPU; [] if there is none."""
-    if unavailable():
-        return []
-    return [core().device_info(i) for i in range(core().device_count())]
-
-
-def ceilings(device: int = 0) -> dict[str, Any]:
-    """What GPU ``device`` can do at most, measured now: the denominators of every percentage.
-
-    Returns ``copy_gb_s`` (a copy within device memory, bytes read plus written, in GB/s) and ``matrix_tflop_s``:
-    precision to TFLOP/s of its multiply-adds from registers (mma.sync; float32: fma), for those that the GPU has.
-    """
-    module = core()
-    major, minor = module.device_info(device)["capability"]
-    precisions = ["float32", "float16"] + (["tf32x3", "tf32", "bfloat16"] if (major, minor) >= (8, 0) else [])
-    return {
-        "copy_gb_s": module.copy_gigabytes(device),
-        "matrix_tflop_s": {precision: module.arithmetic_tflops(precision, device) for precision in precisions},
-    }
-
-
-# ---- arrays on the device ----
+from .cuda_core import core
 
 
 @dataclass(frozen=True)

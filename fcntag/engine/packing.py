@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model import filters
+from ..model import filters
 
 if TYPE_CHECKING:
-    from .model.file import Model
+    from ..model.file import Model
 
 CORE_FFT = 512  # points of the cores' FFT
 
