@@ -56,7 +56,7 @@ setup(
     ],
     package_dir={"fcntag": "fcntag", "fcntag.weights": "weights"},
     package_data={
-        "fcntag": ["py.typed", "*.pyi", "catalogue/*.json", "data/*"],
+        "fcntag": ["py.typed", "*.pyi", "**/*.json"],
         "fcntag.weights": ["*.safetensors", "*.md"],
     },
     ext_modules=[Extension("fcntag._C", sources=[])],

@@ -9,4 +9,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONUNBUFFERED=1
-exec "${PYTHON:-python3}" benchmarks/gpu_check.py "$@"
+exec "${PYTHON:-python3}" benchmarks/gpu/check.py "$@"

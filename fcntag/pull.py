@@ -15,7 +15,7 @@ from pathlib import Path
 from .catalogue.facts import Entry, entry
 from .catalogue.store import is_file, model_path, record_path, stored_path, verify
 from .convert import convert
-from .convert.source import read_source
+from .convert.readers.source import read_source
 from .errors import ModelError
 from .model.file import read_model, write_atomically, write_model
 

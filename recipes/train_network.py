@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from fcntag.convert.batchnorm import fold, scale_shift
-from fcntag.convert.spec import Spec
+from fcntag.convert.model_builder import Spec
 from fcntag.errors import ModelError
 from fcntag.model.document import ModelDocument
 

@@ -18,8 +18,8 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag import cli, oracle
-from fcntag.bench import cuda as bench
-from fcntag.bench import cuda_frontend, cuda_group, cuda_peers, cuda_text, cuda_work, gpu
+from fcntag.bench.cuda import frontends, gpu, group, peers, text, work
+from fcntag.bench.cuda import measure as bench
 from fcntag.bench.report import Report, Row
 from fcntag.bench.timing import ProcessRun
 from fcntag.engine import cuda_core
@@ -63,8 +63,8 @@ def small_model(rng: np.random.Generator, **options: Any) -> Model:
     return make_model(rng, options.pop("blocks"), n_samples=8000, **options)
 
 
-def whole(model: Model) -> cuda_work.Variant:
-    return cuda_work.Variant("original", model, model, *model.document.input_size(), model.document.multiply_adds())
+def whole(model: Model) -> work.Variant:
+    return work.Variant("original", model, model, *model.document.input_size(), model.document.multiply_adds())
 
 
 def waves_of(model: Model, rng: np.random.Generator, batch: int) -> np.ndarray:
@@ -83,15 +83,15 @@ def test_front_ends_are_the_documents(kind: str, library: str, rng: np.random.Ge
     height, width = (n - 1 for n in model.document.input_size())  # cut, as a reduced network reads it
     expected = oracle.network_input(model, waves)[:, :height, :width]
     if library == "jax":
-        ours = np.asarray(cuda_frontend.jax_frontend(model, height, width)(waves))
+        ours = np.asarray(frontends.jax_frontend(model, height, width)(waves))
     else:
         import torch
 
         if library == "torchaudio" and model.document.frontend.framing.startswith("same"):
             with pytest.raises(ValueError, match="torchaudio has no framing"):
-                cuda_frontend.TorchaudioFrontend(model, height, width, "cpu")
+                frontends.TorchaudioFrontend(model, height, width, "cpu")
             return
-        kinds = {"torch": cuda_frontend.TorchFrontend, "torchaudio": cuda_frontend.TorchaudioFrontend}
+        kinds = {"torch": frontends.TorchFrontend, "torchaudio": frontends.TorchaudioFrontend}
         ours = kinds[library](model, height, width, "cpu")(torch.from_numpy(waves)).numpy()
     assert ours.shape == expected.shape
     assert np.linalg.norm(ours - expected) <= 1e-4 * np.linalg.norm(expected)  # a float16 may round the other way
@@ -104,7 +104,7 @@ def test_peers_compute_the_models_scores(name: str, flatten: Any, precision: str
     blocks = [block(6, activation="elu", affine=True, window=(2, 3)), block(8, kernel=1), block(5, window=(3, 2))]
     model = small_model(rng, blocks=blocks, flatten=flatten)
     waves = waves_of(model, rng, 3)
-    peer = cuda_peers.make(name, whole(model), precision, 3, "cpu")
+    peer = peers.make(name, whole(model), precision, 3, "cpu")
     tolerance = 1e-5 if precision == "float32" else 0.05  # 8 bits; float32 rounding, for scores between 0 and 1
     assert np.abs(peer.output(waves) - oracle.scores(model, waves)).max() < tolerance
     for stage in peer.stages:
@@ -125,10 +125,10 @@ def test_torchs_settings_are_put_back() -> None:
     import torch
 
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-    with contextlib.suppress(KeyboardInterrupt), cuda_peers.torch_settings("tf32"):
+    with contextlib.suppress(KeyboardInterrupt), peers.torch_settings("tf32"):
         assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (True, True)
         raise KeyboardInterrupt
-    with cuda_peers.torch_settings("float32"):
+    with peers.torch_settings("float32"):
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == before
@@ -178,8 +178,8 @@ class FakeCuda:
 
 def test_graphs_are_recorded_after_a_warm_up_on_a_side_stream() -> None:
     fake = FakeCuda()
-    _, result = cuda_peers.record(fake, lambda: fake.log.append("call") or "result", "pool")
-    calls = ["call"] * cuda_peers.WARM_UP
+    _, result = peers.record(fake, lambda: fake.log.append("call") or "result", "pool")
+    calls = ["call"] * peers.WARM_UP
     side = ["side waits", "side", *calls, "end of side", "main waits", "synchronize"]
     assert fake.log == [*side, "record in pool", "call", "end of record"]
     assert result == "result"
@@ -188,7 +188,7 @@ def test_graphs_are_recorded_after_a_warm_up_on_a_side_stream() -> None:
 def test_events_time_every_call_from_an_idle_gpu_and_inputs_rotate() -> None:
     fake = FakeCuda()
     used: list[int] = []
-    assert cuda_peers.event_times(fake, used.append, 3, 4) == [1.0] * 4
+    assert peers.event_times(fake, used.append, 3, 4) == [1.0] * 4
     assert used[-4:] == [0, 1, 2, 0]
     assert set(used[:-4]) == {0, 1, 2}  # every input was seen before the clock ran
     assert fake.log == ["wait"] * len(used)
@@ -205,7 +205,7 @@ def test_real_torch_has_what_the_stand_in_stands_for() -> None:
 
 @pytest.mark.parametrize(("batch", "expected"), [(1, 8), (8, 8), (64, 3), (256, 2)])
 def test_inputs_are_beyond_the_caches(batch: int, expected: int) -> None:
-    assert cuda_peers.n_inputs(batch, 349_440) == expected
+    assert peers.n_inputs(batch, 349_440) == expected
 
 
 # ---- work and ceilings ----
@@ -216,31 +216,31 @@ def test_the_stages_are_the_network(rng: np.random.Generator) -> None:
     small, reduction = reduce_model(model)
     for variant in (
         whole(model),
-        cuda_work.Variant("reduced", model, small, *reduction.input_after, reduction.macs_after),
+        work.Variant("reduced", model, small, *reduction.input_after, reduction.macs_after),
     ):
         stages = [*(f"block {i + 1}" for i in range(len(model.document.blocks))), "head"]
-        assert sum(cuda_work.flop(variant, stage, 3) for stage in stages) == cuda_work.flop(variant, "network", 3)
-        assert cuda_work.flop(variant, "scores", 3) == 6.0 * variant.multiply_adds
-        assert cuda_work.flop(variant, "h2d", 3) == 0
+        assert sum(work.flop(variant, stage, 3) for stage in stages) == work.flop(variant, "network", 3)
+        assert work.flop(variant, "scores", 3) == 6.0 * variant.multiply_adds
+        assert work.flop(variant, "h2d", 3) == 0
     waves = 4 * 3 * 8000
-    assert cuda_work.bytes_moved(whole(model), "h2d", 3, "bfloat16") == waves
+    assert work.bytes_moved(whole(model), "h2d", 3, "bfloat16") == waves
     height, width = model.document.input_size()
-    assert cuda_work.bytes_moved(whole(model), "mel", 3, "bfloat16") == waves + 4 * 3 * height * width
+    assert work.bytes_moved(whole(model), "mel", 3, "bfloat16") == waves + 4 * 3 * height * width
     # maps and weights in two bytes, the log-mel in four: 9 channels of (h/2, w/2), 9 filters of 9 taps
     first = 2 * 9 * 9 + 4 * 3 * height * width + 2 * 3 * 9 * (height // 2) * (width // 2)
-    assert cuda_work.bytes_moved(whole(model), "block 1", 3, "bfloat16") == first
+    assert work.bytes_moved(whole(model), "block 1", 3, "bfloat16") == first
 
 
 def test_ceilings_are_of_the_unit_that_multiplies() -> None:
     report = Report({}, {}, dict(copy_gbytes=1.0, tflops_float32=50.0, tflops_float16=600.0, tflops_bfloat16=700.0))
     row = Row("net", "block 2", "fcntag", 1, (1.0,), precision="bfloat16")
-    assert cuda_work.peak_tflops(report, row) == 700.0
+    assert work.peak_tflops(report, row) == 700.0
     for stage in ("mel", "head"):
-        assert cuda_work.peak_tflops(report, dataclasses.replace(row, stage=stage)) == 50.0
+        assert work.peak_tflops(report, dataclasses.replace(row, stage=stage)) == 50.0
     first = dataclasses.replace(row, stage="block 1")
-    assert cuda_work.peak_tflops(report, first) == 600.0
-    assert cuda_work.peak_tflops(report, dataclasses.replace(first, precision="tf32")) == 50.0
-    assert cuda_work.peak_tflops(report, dataclasses.replace(row, precision="tf32")) == 0.0
+    assert work.peak_tflops(report, first) == 600.0
+    assert work.peak_tflops(report, dataclasses.replace(first, precision="tf32")) == 50.0
+    assert work.peak_tflops(report, dataclasses.replace(row, precision="tf32")) == 0.0
 
 
 # ---- turns ----
@@ -249,7 +249,7 @@ def test_ceilings_are_of_the_unit_that_multiplies() -> None:
 class Clock:
     """A contender whose times are 1, 2, 3 ... and whose calls are logged."""
 
-    stages = cuda_peers.STAGES
+    stages = peers.STAGES
 
     def __init__(self, name: str, log: list[tuple[str, int]], fail_after: int = 99) -> None:
         self.name, self.log, self.left = name, log, fail_after
@@ -265,7 +265,7 @@ class Clock:
 def test_contenders_take_turns() -> None:
     log: list[tuple[str, int]] = []
     pair = {("a", ""): Clock("a", log), ("b", ""): Clock("b", log)}
-    rounds = cuda_group.alternate(pair, "scores", lambda once: 20, lambda key, error: pytest.fail(str(error)))
+    rounds = group.alternate(pair, "scores", lambda once: 20, lambda key, error: pytest.fail(str(error)))
     assert log[:2] == [("a", 3), ("b", 3)]  # to see how long they take
     assert "".join(name for name, _ in log[2:]) == "abbaabba"
     assert {key: [len(part) for part in parts] for key, parts in rounds.items()} == {
@@ -278,14 +278,14 @@ def test_contenders_take_turns() -> None:
 def test_a_peer_that_fails_leaves_and_the_rest_goes_on(after: int) -> None:
     failed: list[str] = []
     pair = {("a", ""): Clock("a", []), ("b", ""): Clock("b", [], fail_after=after)}
-    rounds = cuda_group.alternate(pair, "scores", lambda once: 8, lambda key, error: failed.append(str(error)))
+    rounds = group.alternate(pair, "scores", lambda once: 8, lambda key, error: failed.append(str(error)))
     assert list(rounds) == [("a", "")]
     assert failed == ["b is out of memory"]
 
 
 def test_our_own_failure_is_raised() -> None:
     with pytest.raises(MemoryError):
-        cuda_group.alternate({("a", ""): Clock("a", [], 0)}, "scores", lambda once: 8, lambda key, error: None)
+        group.alternate({("a", ""): Clock("a", [], 0)}, "scores", lambda once: 8, lambda key, error: None)
 
 
 # ---- the driver's tool ----
@@ -328,7 +328,7 @@ class Echo:
     stages: tuple[str, ...] = ("network", "scores", "end to end")
     error = 0.0
 
-    def __init__(self, variant: cuda_work.Variant, precision: str, batch: int, device: str) -> None:
+    def __init__(self, variant: work.Variant, precision: str, batch: int, device: str) -> None:
         assert device == "cpu"
         self.variant, self.closed = variant, False
 
@@ -368,11 +368,11 @@ def settings(
     write_model(tmp_path / "small.safetensors", model.document, model.tensors)
     monkeypatch.setattr(bench, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
     ceilings = {"copy_gb_s": 1000.0, "matrix_tflop_s": {"float32": 50.0, "bfloat16": 700.0}}
-    monkeypatch.setattr(bench.cuda, "ceilings", lambda index: ceilings)
+    monkeypatch.setattr(bench.gpu, "ceilings", lambda index: ceilings)
     for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "mel": MelEcho, "ghost": Echo}.items():
-        monkeypatch.setitem(cuda_peers.PEERS, name, peer)
-        monkeypatch.setitem(cuda_peers._NEEDS, name, ("no_such_module",) if name == "ghost" else ("numpy",))
-    monkeypatch.setattr(cuda_peers, "FRONT_ENDS", ("mel",))
+        monkeypatch.setitem(peers.PEERS, name, peer)
+        monkeypatch.setitem(peers._NEEDS, name, ("no_such_module",) if name == "ghost" else ("numpy",))
+    monkeypatch.setattr(peers, "FRONT_ENDS", ("mel",))
     return bench.Settings(
         models=(str(tmp_path / "small.safetensors"),),
         batches=(1, 3),
@@ -422,7 +422,7 @@ def test_a_whole_run(settings: bench.Settings) -> None:
     again = Report.from_json(report.to_json())
     assert again.rows == report.rows
     assert json.loads(report.to_json())["bottlenecks"][name].startswith(f"{name}: ")
-    printed = list(cuda_text.lines(report))
+    printed = list(text.lines(report))
     assert "ghost: not installed" in "\n".join(printed)
     assert printed[-1] == report.bottleneck(name)
     assert "of a window in float32, batch 3" in printed[-1]
@@ -458,8 +458,8 @@ def test_a_wrong_engine_is_not_timed(settings: bench.Settings, monkeypatch: pyte
 
 
 def test_time_that_is_up_is_told(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cuda_peers.PEERS, "torch-compile", Echo)
-    monkeypatch.setitem(cuda_peers._NEEDS, "torch-compile", ("numpy",))
+    monkeypatch.setitem(peers.PEERS, "torch-compile", Echo)
+    monkeypatch.setitem(peers._NEEDS, "torch-compile", ("numpy",))
     report = bench.measure(
         dataclasses.replace(settings, peers=("echo", "torch-compile"), minutes=0.9, batches=(1,)), lambda _: None
     )
@@ -486,8 +486,8 @@ def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
 
 def test_peers_are_made_as_many_at_once_as_fit(settings: bench.Settings, rng: np.random.Generator) -> None:
     model = small_model(rng)
-    one = cuda_work.peer_bytes(whole(model), 64, "float32")
-    assert one == 2 * cuda_work.peer_bytes(whole(model), 64, "bfloat16")
+    one = work.peer_bytes(whole(model), 64, "float32")
+    assert one == 2 * work.peer_bytes(whole(model), 64, "bfloat16")
     maker = bench._Bench(settings, lambda _: None, lambda _: None)
     maker.report.environment["gpu_info"]["memory_bytes"] = 2.1 * one / 0.6
     assert maker.that_fit(["a", "b", "c"], whole(model), 64, "float32") == [["a", "b"], ["c"]]
@@ -508,7 +508,7 @@ def test_options() -> None:
         assert caught.value.code == 2
     from fcntag.cli.bench import CUDA_PEERS
 
-    assert set(CUDA_PEERS) == set(cuda_peers.PEERS)
+    assert set(CUDA_PEERS) == set(peers.PEERS)
 
 
 @pytest.mark.parametrize(

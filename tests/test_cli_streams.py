@@ -262,7 +262,7 @@ def test_progress_only_on_a_terminal(folder):
 def test_what_c_libraries_print_stays_off_the_terminal(tmp_path):
     code = (
         "import os, sys\n"
-        "from fcntag.cli.output import libraries_hushed\n"
+        "from fcntag.cli.streams import libraries_hushed\n"
         "with libraries_hushed(True):\n"
         "    os.write(2, b'noise of a decoder\\n')\n"
         "    print('a message', file=sys.stderr)\n"

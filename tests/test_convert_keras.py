@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fcntag.convert import convert
-from fcntag.convert.keras import read_keras
-from fcntag.convert.statistics import weights_digest
+from fcntag.convert.families.statistics import weights_digest
+from fcntag.convert.readers.keras import read_keras
 from fcntag.errors import ModelError
 
 CHANNELS = (1, 32, 128, 128, 192, 256)
@@ -362,7 +362,7 @@ def test_a_published_file_is_not_taken_for_another(shared: Path) -> None:
 )
 def test_frozen_statistics_are_those_of_the_golden(shared: Path, name: str, original: str, golden: str) -> None:
     """The packaged copy is bit-equal to the measured one, and bound to the weights it was measured with."""
-    package = Path(__file__).resolve().parent.parent / "fcntag" / "data" / "frozen_statistics.json"
+    package = Path(__file__).resolve().parent.parent / "fcntag" / "convert" / "families" / "frozen_statistics.json"
     recorded = json.loads(package.read_text())["models"][name]
     measured = np.load(shared / "golden" / "choi" / golden)
     assert len(recorded["blocks"]) == 5

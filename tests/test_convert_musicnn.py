@@ -17,7 +17,7 @@ from support.checkpoint_writer import checkpoint
 
 from fcntag.catalogue.store import load_model
 from fcntag.convert import convert
-from fcntag.convert.tensorflow_checkpoint import Checkpoint, crc32c
+from fcntag.convert.readers.tensorflow_checkpoint import Checkpoint, crc32c
 from fcntag.errors import ModelError
 
 REPOSITORY = Path(__file__).resolve().parent.parent

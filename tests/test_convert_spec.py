@@ -9,7 +9,7 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag.convert.batchnorm import fold, scale_shift
-from fcntag.convert.spec import Spec
+from fcntag.convert.model_builder import Spec
 from fcntag.errors import ModelError
 from fcntag.model.document import ModelDocument
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import checkpoint_writer
 from support.checkpoint_writer import checkpoint
 
-from fcntag.convert.tensorflow_checkpoint import Checkpoint, crc32c
+from fcntag.convert.readers.tensorflow_checkpoint import Checkpoint, crc32c
 from fcntag.errors import ModelError
 
 

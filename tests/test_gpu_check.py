@@ -15,13 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import gpu_cases
-import gpu_check
-import gpu_correctness
+from gpu import cases, check, correctness
 
 from fcntag.engine.cuda import CudaEngine
 
-BENCHMARKS = Path(gpu_check.__file__).resolve().parent
+BENCHMARKS = Path(check.__file__).resolve().parent.parent
 GPU = {"name": "NVIDIA H100 80GB HBM3", "driver_version": "580.1", "compute_cap": "9.0"}
 
 
@@ -30,7 +28,7 @@ GPU = {"name": "NVIDIA H100 80GB HBM3", "driver_version": "580.1", "compute_cap"
 
 def test_the_engine_passes(emulated_core: Any) -> None:
     saved: list[int] = []
-    found = gpu_correctness.check(
+    found = correctness.check(
         emulated_core,
         precisions=("float32", "bfloat16"),
         say=lambda _: None,
@@ -41,9 +39,9 @@ def test_the_engine_passes(emulated_core: Any) -> None:
     assert not found["left_out"]
     assert len(saved) > 5
     assert saved == sorted(saved)
-    cases = {row["case"] for row in found["rows"]}
-    assert {*gpu_cases.SMALL, "tiny, same bits"} <= cases
-    assert len([case for case in cases if case.startswith("front end, ")]) == len(gpu_cases.FRONT_ENDS)
+    names = {row["case"] for row in found["rows"]}
+    assert {*cases.SMALL, "tiny, same bits"} <= names
+    assert len([case for case in names if case.startswith("front end, ")]) == len(cases.FRONT_ENDS)
     assert {row["precision"] for row in found["rows"]} == {"float32", "bfloat16"}
     assert {kernel["precision"] for kernel in found["kernels"]} == {"float32", "bfloat16"}
     json.dumps(found, allow_nan=False)
@@ -52,12 +50,12 @@ def test_the_engine_passes(emulated_core: Any) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network, one front end."""
-    monkeypatch.setattr(gpu_correctness, "SMALL", dict(list(gpu_cases.SMALL.items())[:1]))
-    monkeypatch.setattr(gpu_cases, "FRONT_ENDS", dict(list(gpu_cases.FRONT_ENDS.items())[:1]))
+    monkeypatch.setattr(correctness, "SMALL", dict(list(cases.SMALL.items())[:1]))
+    monkeypatch.setattr(cases, "FRONT_ENDS", dict(list(cases.FRONT_ENDS.items())[:1]))
 
 
 def failures(core: Any, **options: Any) -> list[dict[str, Any]]:
-    found = gpu_correctness.check(core, precisions=("float32",), say=lambda _: None, **options)
+    found = correctness.check(core, precisions=("float32",), say=lambda _: None, **options)
     assert found["failed"] == sum(not row["passed"] for row in found["rows"])
     return [row for row in found["rows"] if not row["passed"]]
 
@@ -66,7 +64,7 @@ def failures(core: Any, **options: Any) -> list[dict[str, Any]]:
     ("method", "damage", "what"),
     [
         ("blocks", lambda maps: [maps[0], maps[1] * np.float32(1 + 1e-5)], "block 2, relative L2"),
-        ("run", lambda scores: scores + np.float32(1e-3), "scores, maximum"),
+        ("scores_of", lambda scores: scores + np.float32(1e-3), "scores, maximum"),
         ("logits", lambda logits: logits * np.float32(np.nan), "logits, relative L2"),
         ("log_mel", lambda x: x * np.float32(1.0001), "log-mel, relative L2"),
     ],
@@ -107,7 +105,7 @@ def test_an_error_is_a_failure_and_the_rest_goes_on(
 
 
 def test_what_there_is_no_time_for_is_named(emulated_core: Any, short: None) -> None:
-    found = gpu_correctness.check(emulated_core, precisions=("float32",), minutes=0.0, say=lambda _: None)
+    found = correctness.check(emulated_core, precisions=("float32",), minutes=0.0, say=lambda _: None)
     assert not found["rows"]
     assert "tiny, same bits, float32" in found["left_out"]
 
@@ -116,7 +114,7 @@ def test_the_module_that_was_there_is_put_back(emulated_core: Any) -> None:
     import fcntag
 
     before = sys.modules.get("fcntag._cuda"), getattr(fcntag, "_cuda", None)
-    with gpu_cases.installed(emulated_core):
+    with cases.installed(emulated_core):
         assert sys.modules["fcntag._cuda"] is emulated_core
     assert (sys.modules.get("fcntag._cuda"), getattr(fcntag, "_cuda", None)) == before
 
@@ -124,21 +122,21 @@ def test_the_module_that_was_there_is_put_back(emulated_core: Any) -> None:
 def test_without_a_gpu_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntag._cuda", None)
     monkeypatch.delattr("fcntag._cuda", raising=False)
-    for run in (gpu_correctness.check, gpu_correctness.once):
-        with pytest.raises(SystemExit, match="gpu_correctness: this build of fcntag has no CUDA kernels"):
+    for run in (correctness.check, correctness.once):
+        with pytest.raises(SystemExit, match="correctness: this build of fcntag has no CUDA kernels"):
             run()
 
 
 def test_every_network_is_one() -> None:
     """Those for hardware: valid, with finite logits."""
     rng = np.random.default_rng(0)
-    assert set(gpu_cases.ONCE) <= set(gpu_cases.NETWORKS)
-    for name in gpu_cases.ONCE:
-        model = gpu_cases.network(name)
+    assert set(cases.ONCE) <= set(cases.NETWORKS)
+    for name in cases.ONCE:
+        model = cases.network(name)
         x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
-        maps = gpu_cases.rounded_blocks(model, x, "bfloat16")
-        assert np.isfinite(gpu_cases.logits_of(model, maps[-1])).all()
-    assert len({gpu_cases.network(name).document.blocks for name in gpu_cases.NETWORKS}) > 60
+        maps = cases.rounded_blocks(model, x, "bfloat16")
+        assert np.isfinite(cases.logits_of(model, maps[-1])).all()
+    assert len({cases.network(name).document.blocks for name in cases.NETWORKS}) > 60
 
 
 # ---- references ----
@@ -150,17 +148,17 @@ def test_rounding_is_that_of_the_types(rng: np.random.Generator) -> None:
     values = np.concatenate([rng.standard_normal(2000) * 10.0 ** rng.uniform(-7, 4, 2000), [0.0, 65520.0, -1e9]])
     values = values.astype(np.float32)
     half = np.clip(values, -65504, 65504).astype(np.float16)
-    np.testing.assert_array_equal(gpu_cases.rounded_to(values, "float16"), half.astype(np.float64))
+    np.testing.assert_array_equal(cases.rounded_to(values, "float16"), half.astype(np.float64))
     theirs = torch.from_numpy(values).to(torch.bfloat16).double().numpy()
-    np.testing.assert_array_equal(gpu_cases.rounded_to(values, "bfloat16"), theirs)
-    tf32 = gpu_cases.rounded_to(values, "tf32").astype(np.float32)
+    np.testing.assert_array_equal(cases.rounded_to(values, "bfloat16"), theirs)
+    tf32 = cases.rounded_to(values, "tf32").astype(np.float32)
     assert not (tf32.view(np.uint32) & 0x1FFF).any()  # 13 bits less than float32
     assert np.abs(tf32 - values).max() <= 2.0**-11 * np.abs(values).max()
 
 
 def test_deltas_are_fits_of_windows(rng: np.random.Generator) -> None:
     log_mel = rng.standard_normal((2, 12, 20)).astype(np.float32)
-    found = gpu_cases.mfcc_reference(log_mel, 5)
+    found = cases.mfcc_reference(log_mel, 5)
     assert found.shape == (2, 15, 20)
     c0 = log_mel[1].astype(np.float64).mean(axis=0) * np.sqrt(12)  # the orthonormal DCT's first row
     np.testing.assert_allclose(found[1, 0], c0, atol=1e-12)
@@ -173,14 +171,14 @@ def test_deltas_are_fits_of_windows(rng: np.random.Generator) -> None:
 
 def test_nan_and_shapes_never_pass() -> None:
     good = np.ones((2, 3), np.float32)
-    for measure in (gpu_correctness.max_abs, gpu_correctness.relative_l2, gpu_correctness.unequal):
+    for measure in (correctness.max_abs, correctness.relative_l2, correctness.unequal):
         assert measure(good, good) == 0
         assert measure(good[:1], good) == float("inf")
-    assert gpu_correctness.max_abs(good * np.float32(np.nan), good) == float("inf")
-    assert gpu_correctness.unequal(good, -good) == 6
-    assert gpu_correctness.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
-    assert not gpu_correctness.Row("", "", "", float("nan"), 1.0, 0.0).passed
-    assert gpu_cases.top_gap(np.array([0.1, 0.5, 0.4]), np.array([0.1, 0.4, 0.5]), 2) == pytest.approx(0.1)
+    assert correctness.max_abs(good * np.float32(np.nan), good) == float("inf")
+    assert correctness.unequal(good, -good) == 6
+    assert correctness.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
+    assert not correctness.Row("", "", "", float("nan"), 1.0, 0.0).passed
+    assert cases.top_gap(np.array([0.1, 0.5, 0.4]), np.array([0.1, 0.4, 0.5]), 2) == pytest.approx(0.1)
 
 
 # ---- steps and verdicts ----
@@ -201,7 +199,7 @@ def test_nan_and_shapes_never_pass() -> None:
     ],
 )
 def test_sanitizers_verdicts(code: int | None, text: str, verdict: str) -> None:
-    assert gpu_check.sanitizer_verdict(code, text)[0] == verdict
+    assert check.sanitizer_verdict(code, text)[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -215,19 +213,19 @@ def test_sanitizers_verdicts(code: int | None, text: str, verdict: str) -> None:
     ],
 )
 def test_a_peers_failure_is_not_ours(code: int | None, refused: list[str], verdict: str) -> None:
-    status, why = gpu_check.bench_verdict(code, {"refused": refused})
+    status, why = check.bench_verdict(code, {"refused": refused})
     assert status == verdict
     assert all(line in why for line in refused)
 
 
 def test_architectures() -> None:
-    assert [gpu_check.architecture(c) for c in ("7.5", "8.6", "9.0", "12.0")] == ["75", "86", "90a", "120"]
+    assert [check.architecture(c) for c in ("7.5", "8.6", "9.0", "12.0")] == ["75", "86", "90a", "120"]
 
 
 def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/child; echo begun; wait"
     start = time.monotonic()
-    code, text, _ = gpu_check.run(["sh", "-c", script], 1.0)
+    code, text, _ = check.run(["sh", "-c", script], 1.0)
     assert time.monotonic() - start < 20
     assert (code, text) == (None, "begun\n")
     child = int((tmp_path / "child").read_text())
@@ -244,13 +242,13 @@ def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path: Path) 
 
 
 def test_a_process_gets_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = gpu_check.run(
+    code, text, _ = check.run(
         [sys.executable, "-c", "import support.make_models, fcntag; print(fcntag.__file__)"], 60.0
     )
     assert code == 0
     assert text.strip() == str(BENCHMARKS.parent / "fcntag" / "__init__.py")
     assert text in capfd.readouterr().out  # shown as well
-    assert gpu_check.run(["sh", "-c", "exit 3"], 60.0)[0] == 3
+    assert check.run(["sh", "-c", "exit 3"], 60.0)[0] == 3
 
 
 # ---- the JSON ----
@@ -258,11 +256,11 @@ def test_a_process_gets_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_json_has_a_line_a_row() -> None:
     data = {"a": [{"x": [1.5, 2]}, {"x": []}], "b": {"c": {}, "d": [1, 2], "e": "\u00e9"}, "f": None}
-    text = gpu_check.dumps(data)
+    text = check.dumps(data)
     assert json.loads(text) == data
     assert '{"x": [1.5, 2]}' in text
     with pytest.raises(ValueError, match="not JSON compliant"):
-        gpu_check.dumps({"a": float("nan")})
+        check.dumps({"a": float("nan")})
 
 
 def test_rows_are_summed_up_by_their_worst() -> None:
@@ -279,7 +277,7 @@ def test_rows_are_summed_up_by_their_worst() -> None:
 
     rows = [row("block 1", 1e-7, 1e-6), row("bits", 0.0, 0.0), row("scores", 5e-6, 1e-5)]
     rows += [row("bits", 3.0, 0.0, "other"), row("block 1", "inf", 1e-6, "third")]
-    found = gpu_check.summary({"rows": rows, "failed": 2, "left_out": [], "kernels": []})
+    found = check.summary({"rows": rows, "failed": 2, "left_out": [], "kernels": []})
     assert [(r["case"], r["worst"], r["failed"]) for r in found["table"]] == [
         ("net", "scores", 0),
         ("other", "bits", 1),
@@ -291,9 +289,9 @@ def test_rows_are_summed_up_by_their_worst() -> None:
 def test_samples_are_thinned_and_percentiles_are_not() -> None:
     samples = [1e-3 + 1e-6 * k for k in range(200)]
     report = {"rows": [{"samples_s": samples, "p50_s": 1.123456789e-3, "stage": "mel"}]}
-    (row,) = gpu_check.thinned(report)["rows"]
+    (row,) = check.thinned(report)["rows"]
     assert row["n"] == 200
-    assert len(row["samples_s"]) == gpu_check.MAX_SAMPLES
+    assert len(row["samples_s"]) == check.MAX_SAMPLES
     assert row["samples_s"][1] == 1.008e-3
     assert row["p50_s"] == 1.1235e-3
 
@@ -301,11 +299,11 @@ def test_samples_are_thinned_and_percentiles_are_not() -> None:
 def test_two_runs_of_a_day_are_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCNTAG_RESULTS_DIR", str(tmp_path / "copy"))
     monkeypatch.setenv("FCNTAG_COMMIT", "abc")
-    first = gpu_check.Record(tmp_path, GPU)
+    first = check.Record(tmp_path, GPU)
     assert first.path.name.startswith("gpu-nvidia-h100-80gb-hbm3-2")
     first.add("correctness", "failed", 1.0, tail=["x"])
     assert first.finish() == 1
-    second = gpu_check.Record(tmp_path, GPU)
+    second = check.Record(tmp_path, GPU)
     second.add("memcheck", "not run", 0.0, why="compute-sanitizer is not installed")
     assert second.finish() == 0  # of this run
     data = json.loads(second.path.read_text())
@@ -314,7 +312,7 @@ def test_two_runs_of_a_day_are_one_record(tmp_path: Path, monkeypatch: pytest.Mo
     assert data["machine"]["gpu"] == GPU
     assert json.loads((tmp_path / "copy" / second.path.name).read_text()) == data
     second.path.write_text("{ damaged")
-    assert gpu_check.Record(tmp_path, GPU).data["steps"] == {}
+    assert check.Record(tmp_path, GPU).data["steps"] == {}
 
 
 # ---- the command ----
@@ -328,7 +326,7 @@ def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     smi.write_text(f'#!/bin/sh\necho "{", ".join(GPU.values())}"\n')
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(gpu_check, "tool", lambda name: f"/toolkit/{name}")
+    monkeypatch.setattr(check, "tool", lambda name: f"/toolkit/{name}")
     log: list[list[str]] = []
 
     def run(command: list[str], seconds: float, **environment: str) -> tuple[int | None, str, float]:
@@ -340,21 +338,21 @@ def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
             Path(command[command.index("--json") + 1]).write_text(json.dumps(data))
         return 0, "3 engines ran\n========= ERROR SUMMARY: 0 errors\n", 1.0
 
-    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(check, "run", run)
     return log
 
 
 def test_every_step_is_run_and_recorded(
     with_gpu: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gpu_check.main(["--results", str(tmp_path / "results")]) == 0
+    assert check.main(["--results", str(tmp_path / "results")]) == 0
     (path,) = (tmp_path / "results").iterdir()
     assert str(path) in capsys.readouterr().out
     data = json.loads(path.read_text())
     assert list(data["steps"]) == [
         "build",
         "correctness",
-        *gpu_check.SANITIZERS,
+        *check.SANITIZERS,
         "bench alone",
         "bench beside",
         "bench compiled",
@@ -378,11 +376,11 @@ def test_every_step_is_run_and_recorded(
 def test_parts_and_what_a_failed_build_means(
     with_gpu: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gpu_check.main(["bench", "--peers", "torch", "--results", str(tmp_path / "a")]) == 0
+    assert check.main(["bench", "--peers", "torch", "--results", str(tmp_path / "a")]) == 0
     (path,) = (tmp_path / "a").iterdir()
     assert list(json.loads(path.read_text())["steps"]) == ["build", "bench alone", "bench beside"]
-    monkeypatch.setattr(gpu_check, "run", lambda command, seconds, **environment: (2, "no such file\n", 1.0))
-    assert gpu_check.main(["check", "--results", str(tmp_path / "b")]) == 1
+    monkeypatch.setattr(check, "run", lambda command, seconds, **environment: (2, "no such file\n", 1.0))
+    assert check.main(["check", "--results", str(tmp_path / "b")]) == 1
     (path,) = (tmp_path / "b").iterdir()
     steps = json.loads(path.read_text())["steps"]
     assert list(steps) == ["build"]
@@ -392,9 +390,9 @@ def test_parts_and_what_a_failed_build_means(
 def test_a_limit_leaves_what_was_saved(
     with_gpu: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = gpu_check.run
-    monkeypatch.setattr(gpu_check, "run", lambda *a, **k: (None if "-m" in a[0] else 0, *write(*a, **k)[1:]))
-    assert gpu_check.main(["bench", "--results", str(tmp_path / "results")]) == 1
+    write = check.run
+    monkeypatch.setattr(check, "run", lambda *a, **k: (None if "-m" in a[0] else 0, *write(*a, **k)[1:]))
+    assert check.main(["bench", "--results", str(tmp_path / "results")]) == 1
     (path,) = (tmp_path / "results").iterdir()
     data = json.loads(path.read_text())
     assert data["steps"]["bench alone"]["status"] == "timed out"
@@ -417,4 +415,4 @@ def test_without_a_gpu_it_is_said_in_a_line(tmp_path: Path) -> None:
     assert done.stderr == "gpu_check: no NVIDIA GPU found: nvidia-smi is missing or lists none\n"
     assert not (tmp_path / "no").exists()
     with pytest.raises(SystemExit):
-        gpu_check.main(["everything"])
+        check.main(["everything"])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from .id3 import audio_end
 from .source import Source, Stream
-from .tags import audio_end
 
 if TYPE_CHECKING:
     import numpy as np

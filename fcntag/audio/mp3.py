@@ -12,8 +12,8 @@ import re
 from array import array
 from dataclasses import dataclass, field
 
+from .id3 import audio_end, skip_id3v2
 from .source import Source
-from .tags import audio_end, skip_id3v2
 
 READ_BYTES = 1 << 20
 SEARCH_BYTES = 1 << 20  # how far behind the tags the first frame may lie

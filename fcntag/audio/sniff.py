@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .id3 import skip_id3v2, skip_zeros
 from .source import Source
-from .tags import skip_id3v2, skip_zeros
 
 # kind, offset, magic, what to call it, who reads it ("sndfile", "av" or "" for nobody)
 _MAGIC = (

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import AudioError
-from . import mp3, ogg, resample, wav
-from .av import AvReader
-from .readers import ArrayReader, FlacReader, Mp3Reader, Reader, SndReader, check_format
-from .sniff import Kind, sniff
-from .source import DecoderIOError, Source, Stream, check_kind, open_source, source_name
+from . import resample
+from .readers import Reader, check_format
+from .source import DecoderIOError, Source
 
 if TYPE_CHECKING:
-    import os
-
     import numpy as np
 
 BLOCK_FRAMES = 1 << 16
 BLOCK_SAMPLES = 1 << 18  # of all channels: many channels make shorter blocks
-VORBIS_PREROLL = 1 << 14  # two of the longest blocks (8192 samples)
-OPUS_PREROLL = 480_000  # 10 s: CELT's energy prediction has decayed beyond float32 long before
 # A gap between two windows is decoded rather than jumped over where it is shorter than this (in seconds).
 MIN_JUMP_S = 5.0
 NEGLIGIBLE_S = 0.1  # Vorbis headers are often off by a block; that is nothing a user can act on
-_KNOWN = "WAV, AIFF, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AU, CAF, W64"
 
 
 class Track:
@@ -294,97 +287,3 @@ def _mix(block: np.ndarray, out: np.ndarray) -> np.ndarray:
         else:
             out /= np.float32(n_channels)
     return out
-
-
-def open_track(
-    source: str | os.PathLike[Any] | bytes | np.ndarray | Any, sample_rate: int | None = None, name: str | None = None
-) -> Track:
-    """Open a sound and check its header; nothing is decoded yet.
-
-    ``source``: a path, ``bytes`` with a file's content, a binary file object (read from its current position, not
-    closed), or an array [n_samples] or [n_samples, n_channels] of float or PCM integers, for which ``sample_rate`` in
-    Hz is required. ``name``: what messages call it. The content decides the format, never the name's extension.
-    Raises :class:`AudioError`, whose message starts with the name, for anything that cannot be read.
-    """
-    import numpy as np
-
-    if isinstance(source, np.ndarray):
-        label = name or "<array>"
-        if sample_rate is None:
-            raise AudioError(f"{label}: an array needs sample_rate= (in Hz)")
-        return Track(label, None, lambda track: ArrayReader(source, sample_rate, label))
-    label = name or source_name(source)
-    check_kind(source, label)
-    if sample_rate is not None:
-        raise AudioError(f"{label}: sample_rate= is only for arrays; a file brings its own")
-    opened = open_source(source, name)
-    try:
-        return Track(opened.name, opened, lambda track: _open_reader(opened, track.warn))
-    except DecoderIOError as error:
-        opened.close()
-        raise AudioError(f"{opened.name}: {error}") from error
-    except BaseException:
-        opened.close()
-        raise
-
-
-def _open_reader(source: Source, warn: Callable[[str], None]) -> Reader:
-    import soundfile
-
-    kind = sniff(source)
-    if kind.decoder == "":
-        raise AudioError(f"{source.name}: not a sound file (it looks like {kind.title}); known formats: {_KNOWN}")
-    if kind.decoder == "av":
-        return AvReader(source, kind.title, kind.offset, warn)
-    try:
-        return _sndfile_reader(source, kind, warn)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        version = soundfile.__libsndfile_version__
-        message = f"damaged or unusual {kind.title} file (libsndfile {version}: {reason})"
-        raise AudioError(f"{source.name}: {message}") from None
-    except ValueError as error:
-        if isinstance(error, AudioError):
-            raise
-        raise AudioError(f"{source.name}: damaged {kind.title} file ({error})") from None
-
-
-def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> Reader:
-    offset = kind.offset
-    if kind.decoder == "mpeg":
-        scan = mp3.scan(source, offset)
-        if scan is None:
-            raise AudioError(
-                f"{source.name}: not a recognised sound file; known formats: {_KNOWN}; "
-                f"samples without a header can be given as an array with sample_rate="
-            )
-        return Mp3Reader(source, scan, warn)
-    if kind.key == "flac":
-        return FlacReader(source, offset, warn)
-    if kind.key == "oggflac":
-        pieces, warnings = ogg.flac_pieces(source, offset)
-        for text in warnings:
-            warn(text)
-        if not pieces:
-            raise ValueError("its first page is damaged")
-        return FlacReader(Source(source.name, Stream(source, pieces), owned=False), 0, warn)  # type: ignore[arg-type]
-    make_stream = None if offset == 0 else lambda: Stream(source, [(offset, source.size - offset)])
-    if kind.key in ("vorbis", "opus"):
-        is_opus = kind.key == "opus"
-        for text in ogg.last_page_warnings(source, offset):
-            warn(text)
-        regular = ogg.is_regular(source, offset)
-        reader = SndReader(
-            source,
-            warn,
-            make_stream,
-            preroll=(OPUS_PREROLL if is_opus else VORBIS_PREROLL) if regular else None,
-            seek_is_exact=(lambda: ogg.is_celt(source, offset)) if is_opus else None,
-        )
-        if not regular:  # libsndfile takes the length from the last position; here only decoding tells
-            reader.n_frames = None
-        return reader
-    if kind.key == "wav":
-        for text in wav.check_header(source, offset):
-            warn(text)
-    return SndReader(source, warn, make_stream)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ..errors import DeviceError, FcntagError, ModelError
 from . import bench, convert, demo, doctor, embed, eval, export, models, tag, taggram, validate
 from .options import logging_shown
-from .output import UsageError, libraries_hushed, log, prepare_streams
+from .streams import UsageError, libraries_hushed, log, prepare_streams
 
 COMMANDS = (tag, taggram, embed, eval, models, convert, export, validate, bench, doctor, demo)
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"{error}")
         return 1
     except OSError as error:  # the output: full disk, unwritable folder. Inputs never get here.
-        # A file that is written is always named (see output.named): without a name it is stdout.
+        # A file that is written is always named (see writers.named): without a name it is stdout.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         name = f"{error.filename}: " if error.filename else "stdout: " if full else ""
         log(f"{name}{error.strerror or error}")

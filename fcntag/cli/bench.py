@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine import PRECISIONS
 from . import options
-from .output import UsageError, import_extra, log, named, show_line
 from .paths import check_outputs
+from .streams import UsageError, log, show_line
+from .writers import import_extra, named
 
 if TYPE_CHECKING:
     from ..bench.report import Report
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 # Their names without importing what knows them: help and usage errors are instant.
 PEERS = ("torch", "onnxruntime", "openvino", "openvino-bf16")
 CUDA_PEERS = ("torch", "torch-graph", "jax", "torchaudio", "torchaudio-graph", "torch-compile")
-PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 REPEATS = {"cpu": 15, "cuda": 200}
 SECONDS = {"cpu": 20.0, "cuda": 3.0}
 
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     on_gpu = arguments.device.startswith("cuda")
     report = _measure_gpu(arguments) if on_gpu else _measure_cpu(arguments)
     if on_gpu:
-        from ..bench import cuda_text as text
+        from ..bench.cuda import text
     else:
         from ..bench import text
     for line in text.lines(report):
@@ -146,7 +147,7 @@ def _measure_gpu(arguments: argparse.Namespace) -> Report:
         if getattr(arguments, name):
             raise UsageError(f"--{name}: not with --device {arguments.device}")
     peers = _fitting_peers(arguments, CUDA_PEERS)
-    from ..bench.cuda import Settings, measure
+    from ..bench.cuda.measure import Settings, measure
     from ..bench.measure import SettingsError
 
     settings = Settings(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from . import options
-from .output import UsageError, log
 from .paths import check_outputs
+from .streams import UsageError, log
 
 
 def add_parser(commands: options.Subparsers) -> None:

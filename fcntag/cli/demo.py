@@ -8,9 +8,9 @@ import itertools
 import os
 import tempfile
 
-from . import options, output, tag
-from .output import UsageError
+from . import options, tag, writers
 from .paths import check_outputs
+from .streams import UsageError, log
 
 DEFAULT_SEED = 0
 
@@ -51,7 +51,7 @@ def _demo(arguments: argparse.Namespace, path: str) -> int:
 
     times = [("", time.perf_counter())]
     piece = demo.synthesise(arguments.seed)
-    with output.named(path), open(path, "wb") as file:  # libsndfile's own errors do not say what is wrong
+    with writers.named(path), open(path, "wb") as file:  # libsndfile's own errors do not say what is wrong
         soundfile.write(file, piece, demo.SAMPLE_RATE, format="WAV", subtype="PCM_16")
     times.append(("synthesise", time.perf_counter()))
     with options.make_tagger(arguments) as tagger:
@@ -59,15 +59,15 @@ def _demo(arguments: argparse.Namespace, path: str) -> int:
         result = tagger.tag(path)
         times.append(("tag", time.perf_counter()))
         n, threshold = tag.limits(arguments)
-        with output.TableWriter(None, n, threshold) as writer:
+        with writers.TableWriter(None, n, threshold) as writer:
             shown = arguments.output or f"demo piece, seed {arguments.seed}"  # the temporary file's name says nothing
             writer.write(dataclasses.replace(result, path=shown))
         if not arguments.quiet:
             steps = [f"{name} {b - a:.2f} s" for (_, a), (name, b) in itertools.pairwise(times)]
             assert result.duration_s is not None
             speed = result.duration_s / (times[-1][1] - times[-2][1])
-            output.log(f"{tagger.model_info.name} on {tagger.device}, {tagger.precision}, {tagger.threads} threads")
-            output.log(f"{', '.join(steps)} ({speed:.0f} x real time)")
+            log(f"{tagger.model_info.name} on {tagger.device}, {tagger.precision}, {tagger.threads} threads")
+            log(f"{', '.join(steps)} ({speed:.0f} x real time)")
     if arguments.output is not None:
-        output.log(f"the piece is in {path}")
+        log(f"the piece is in {path}")
     return 0

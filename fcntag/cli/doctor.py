@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from . import options
-from .output import show
+from .streams import show
 
 
 def add_parser(commands: options.Subparsers) -> None:

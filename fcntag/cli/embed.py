@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import options, output
-from .output import UsageError
+from . import options, writers
+from .streams import Progress, UsageError
 
 if TYPE_CHECKING:
     from ..result import EmbedResult
@@ -40,22 +40,22 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the features; 1 if an input failed."""
-    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    kind = writers.format_of(arguments.format, arguments.output, FORMATS)
     index = arguments.output + INDEX_SUFFIX if arguments.output is not None and kind == "npy" else None
     options.check_inputs(arguments, **{"the index of -o:": index})
     if arguments.output is None:
         raise UsageError(f"embed: {kind} is a binary format; name a file with -o")
     if kind == "parquet":
-        output.import_extra("pyarrow", "parquet")
+        writers.import_extra("pyarrow", "parquet")
     with options.make_tagger(arguments) as tagger:
         inputs = options.Inputs(arguments)
-        about = output.about(tagger, which=tagger.feature_kind(arguments.which))
-        writer: output.Writer
+        about = writers.about(tagger, which=tagger.feature_kind(arguments.which))
+        writer: writers.Writer
         if kind == "parquet":
-            writer = output.ParquetWriter(arguments.output, output.parquet_columns("embedding"), _row, about)
+            writer = writers.ParquetWriter(arguments.output, writers.parquet_columns("embedding"), _row, about)
         else:
             writer = NpyWriter(arguments.output, about)
-        with output.Progress(arguments.quiet, inputs.total) as progress, writer:
+        with Progress(arguments.quiet, inputs.total) as progress, writer:
             results = tagger.embed_many(
                 inputs,
                 arguments.which,
@@ -67,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _row(result: EmbedResult) -> dict[str, Any]:
-    return output.parquet_row(result, "embedding", result.mean)
+    return writers.parquet_row(result, "embedding", result.mean)
 
 
-class NpyWriter(output.Writer):
+class NpyWriter(writers.Writer):
     """float32 [n_tracks, F] in one .npy, written row by row; names and errors in ``{path}.json``."""
 
     def __init__(self, path: str, about: dict[str, Any]) -> None:
@@ -106,6 +106,6 @@ class NpyWriter(output.Writer):
         self._header()
         self._file.close()
         index = {**self._about, "paths": self._paths, "errors": self._errors}
-        with output.named(self._index_path), open(self._index_path, "w", encoding="utf-8") as file:
-            json.dump(output.printable(index), file, ensure_ascii=False, indent=1)
+        with writers.named(self._index_path), open(self._index_path, "w", encoding="utf-8") as file:
+            json.dump(writers.printable(index), file, ensure_ascii=False, indent=1)
             file.write("\n")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from . import options, output
-from .output import UsageError, log, named, printable, show_line
+from . import options, writers
 from .paths import check_outputs
+from .streams import Progress, UsageError, log, show_line
+from .writers import named, printable
 
 if TYPE_CHECKING:
     from ..eval import Dataset, Report, Scores, Truth
@@ -137,7 +138,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, compare, report; 1 if a clip is missing or broken."""
-    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    kind = writers.format_of(arguments.format, arguments.output, FORMATS)
     _check(arguments)
     try:
         report = _from_file(arguments) if arguments.scores is not None else _from_model(arguments)
@@ -181,9 +182,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         if not arguments.plot.lower().endswith(".png"):
             raise UsageError(f"--plot {arguments.plot}: the picture is written as PNG; end the name in .png")
-        output.import_extra("matplotlib", "plot")
+        writers.import_extra("matplotlib", "plot")
     if arguments.cache is not None:
-        output.import_extra("pyarrow", "eval")
+        writers.import_extra("pyarrow", "eval")
 
 
 def _dataset(arguments: argparse.Namespace, model_tags: tuple[str, ...]) -> Dataset:
@@ -233,7 +234,7 @@ def _from_model(arguments: argparse.Namespace) -> Report:
 
     with options.make_tagger(arguments) as tagger:
         truth = _truth(arguments, tagger.tags)
-        with output.Progress(arguments.quiet, len(truth.dataset.paths)) as progress:
+        with Progress(arguments.quiet, len(truth.dataset.paths)) as progress:
 
             def step(result: Result | None) -> None:
                 progress.step(result is not None and options.report(result, arguments.quiet))
@@ -271,7 +272,7 @@ def _from_file(arguments: argparse.Namespace) -> Report:
         raise UsageError("--tag-names model: not with --scores, which runs no model; name a file")
     tags = read_tags(arguments.tag_names) if arguments.tag_names is not None else None
     if arguments.scores.lower().endswith(".parquet"):
-        output.import_extra("pyarrow", "eval")
+        writers.import_extra("pyarrow", "eval")
     table = read_scores(arguments.scores, tags)
     truth = _truth(arguments, table.tags)
     # A matrix without names has the rows of the whole dataset, before any clip is left out.

@@ -6,8 +6,8 @@ import argparse
 import os
 
 from . import options
-from .output import UsageError, log
 from .paths import check_outputs
+from .streams import UsageError, log
 
 
 def add_parser(commands: options.Subparsers) -> None:

@@ -9,8 +9,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from . import options
-from .output import Progress, UsageError, log
 from .paths import check_outputs
+from .streams import Progress, UsageError, log
 
 if TYPE_CHECKING:
     from ..catalogue.facts import Entry

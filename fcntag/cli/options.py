@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
+from ..engine import PRECISIONS
 from ..errors import FcntagError
-from .output import Progress, UsageError, Writer, log, named, show
 from .paths import check_outputs
+from .streams import Progress, UsageError, log, show
+from .writers import Writer, named
 
 if TYPE_CHECKING:
     from ..tagger import Tagger
@@ -77,10 +79,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("float32", "tf32", "float16", "bfloat16"),
+        choices=PRECISIONS,
         default="float32",
         metavar="TYPE",
-        help="arithmetic: float32 (default), tf32, float16, bfloat16",
+        help=f"arithmetic: {', '.join(PRECISIONS)} (default: float32)",
     )
     group.add_argument(
         "-b", "--batch-size", type=positive_int, default=64, metavar="N", help="windows in one run (default: 64)"

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 
-from .output import UsageError
+from .streams import UsageError
 
 Outputs = Mapping[str, "str | None"]  # option -> the path given with it
 

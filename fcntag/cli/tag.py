@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import options, output
-from .output import UsageError, log
+from . import options, writers
+from .streams import Progress, UsageError, log
 
 if TYPE_CHECKING:
     from ..result import Result
@@ -54,12 +54,12 @@ def limits(arguments: argparse.Namespace) -> tuple[int | None, float | None]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Tag everything; 1 if an input failed."""
-    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    kind = writers.format_of(arguments.format, arguments.output, FORMATS)
     options.check_inputs(arguments)
     if kind == "parquet":
         if arguments.output is None:
             raise UsageError("-f parquet: a binary format; name a file with -o")
-        output.import_extra("pyarrow", "parquet")
+        writers.import_extra("pyarrow", "parquet")
     if arguments.resume and (arguments.output is None or kind != "jsonl"):
         raise UsageError("--resume: needs a JSONL file to go on with: -f jsonl -o FILE")
     with options.make_tagger(arguments) as tagger:
@@ -69,16 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def tag_inputs(
-    arguments: argparse.Namespace, tagger: Tagger, writer: output.Writer, done: set[str] | frozenset[str] = frozenset()
+    arguments: argparse.Namespace, tagger: Tagger, writer: writers.Writer, done: set[str] | frozenset[str] = frozenset()
 ) -> int:
     """Tag the inputs in order and write each result when it is there; the exit code."""
     inputs = options.Inputs(arguments, done)
-    with output.Progress(arguments.quiet, inputs.total) as progress:
+    with Progress(arguments.quiet, inputs.total) as progress:
         results = tagger.tag_many(inputs, hop=arguments.hop, segments=arguments.segments, workers=arguments.workers)
         return options.drain(results, inputs, writer, progress, arguments.quiet)
 
 
-def make_writer(kind: str, arguments: argparse.Namespace, tagger: Tagger) -> output.Writer:
+def make_writer(kind: str, arguments: argparse.Namespace, tagger: Tagger) -> writers.Writer:
     """The writer of format ``kind``."""
     n, threshold = limits(arguments)
     path = arguments.output
@@ -91,20 +91,20 @@ def make_writer(kind: str, arguments: argparse.Namespace, tagger: Tagger) -> out
             yield result.path, tag["label"], tag["score"], rank
 
     if kind == "jsonl":
-        return output.JsonlWriter(path, record, append=arguments.resume)
+        return writers.JsonlWriter(path, record, append=arguments.resume)
     if kind == "json":
-        return output.JsonWriter(path, record)
+        return writers.JsonWriter(path, record)
     if kind == "csv":
-        return output.CsvWriter(path, ("path", "label", "score", "rank"), rows)
+        return writers.CsvWriter(path, ("path", "label", "score", "rank"), rows)
     if kind == "parquet":
-        about = output.about(tagger, labels=list(tagger.tags))
-        return output.ParquetWriter(path, output.parquet_columns("scores"), _row, about)
-    return output.TableWriter(path, n, threshold)
+        about = writers.about(tagger, labels=list(tagger.tags))
+        return writers.ParquetWriter(path, writers.parquet_columns("scores"), _row, about)
+    return writers.TableWriter(path, n, threshold)
 
 
 def _row(result: Result) -> dict[str, Any]:
     """A wide row: every score, in the order of the labels in the file's metadata."""
-    return output.parquet_row(result, "scores", result.scores)
+    return writers.parquet_row(result, "scores", result.scores)
 
 
 def resume(path: str, sha256: str, name: str) -> set[str]:

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import options, output
-from .output import UsageError
+from . import options, writers
+from .streams import Progress, UsageError, show_line
 
 if TYPE_CHECKING:
     from ..result import Result
@@ -41,25 +41,25 @@ def add_parser(commands: options.Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the windows' scores; 1 if an input failed."""
     plot = arguments.plot
-    output.format_of(arguments.format, arguments.output, FORMATS)
+    writers.format_of(arguments.format, arguments.output, FORMATS)
     options.check_inputs(arguments, **{"--plot": plot})
     if plot is not None:
         if not plot.lower().endswith(".png"):
             raise UsageError(f"--plot {plot}: the picture is written as PNG; end the name in .png")
         if len(arguments.inputs) != 1 or arguments.recursive:
             raise UsageError("--plot: draws one track; give one FILE, without -r")
-        output.import_extra("matplotlib", "plot")
+        writers.import_extra("matplotlib", "plot")
     with options.make_tagger(arguments) as tagger:
         results = options.Inputs(arguments)
         silent = plot is not None and arguments.format is None and arguments.output is None
-        with output.Progress(arguments.quiet, results.total) as progress, _writer(arguments, silent) as writer:
+        with Progress(arguments.quiet, results.total) as progress, _writer(arguments, silent) as writer:
             stream = tagger.tag_many(results, hop=arguments.hop, segments=arguments.segments, workers=arguments.workers)
             if plot is not None:
                 stream = _draw_each(stream, plot, arguments.top)
             return options.drain(stream, results, writer, progress, arguments.quiet)
 
 
-def _writer(arguments: argparse.Namespace, silent: bool) -> output.Writer:
+def _writer(arguments: argparse.Namespace, silent: bool) -> writers.Writer:
     n = arguments.top or None
 
     def record(result: Result) -> dict[str, Any]:
@@ -73,15 +73,15 @@ def _writer(arguments: argparse.Namespace, silent: bool) -> output.Writer:
 
     if silent:
         return _Nothing()
-    kind = output.format_of(arguments.format, arguments.output, FORMATS)
+    kind = writers.format_of(arguments.format, arguments.output, FORMATS)
     if kind == "csv":
-        return output.CsvWriter(arguments.output, ("path", "start_s", "end_s", "label", "score"), rows)
+        return writers.CsvWriter(arguments.output, ("path", "start_s", "end_s", "label", "score"), rows)
     if kind == "jsonl":
-        return output.JsonlWriter(arguments.output, record)
-    return output.JsonWriter(arguments.output, record)
+        return writers.JsonlWriter(arguments.output, record)
+    return writers.JsonWriter(arguments.output, record)
 
 
-class _Nothing(output.Writer):
+class _Nothing(writers.Writer):
     """Where only the picture is wanted."""
 
     def write(self, result: Any) -> None:
@@ -146,9 +146,9 @@ def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
     axes.set_yticks(np.arange(len(labels)) + 0.5, labels, parse_math=False)  # "$" is a letter like any other
     axes.invert_yaxis()
     axes.set_xlabel("time (seconds)")
-    axes.set_title(output.show_line(result.path), fontsize="medium", parse_math=False)
+    axes.set_title(show_line(result.path), fontsize="medium", parse_math=False)
     figure.colorbar(mesh, ax=axes, label="score")
-    with _fonts_hushed(), output.named(path), open(path, "wb") as file:
+    with _fonts_hushed(), writers.named(path), open(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
 
 

@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine import PRECISIONS
 from ..errors import FcntagError
 from . import options
-from .output import UsageError, log, named, show_line
 from .paths import check_outputs
+from .streams import UsageError, log, show_line
+from .writers import named
 
 if TYPE_CHECKING:
     from ..validate import CaseReport
@@ -43,10 +45,10 @@ def add_parser(commands: options.Subparsers) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "tf32", "float16", "bfloat16"),
+        choices=PRECISIONS,
         default="float32",
         metavar="TYPE",
-        help="arithmetic: float32 (default), tf32, float16, bfloat16",
+        help=f"arithmetic: {', '.join(PRECISIONS)} (default: float32)",
     )
     parser.add_argument(
         "-t", "--threads", type=options.natural_int, default=0, metavar="N", help="at most 1024 (default: all CPUs)"

@@ -13,16 +13,16 @@ import numpy as np
 
 from ..errors import ModelError
 from ..model.document import ModelDocument
-from . import recipe as recipes
 from . import state_stack
-from .onnx import read_graph
-from .onnx_constants import one_line
-from .onnx_operators import Graph
-from .recipe import Recipe
-from .source import read_source
-from .spec import Spec
+from . import user_spec as recipes
+from .model_builder import Spec
+from .readers.onnx import read_graph
+from .readers.onnx_constants import one_line
+from .readers.onnx_operators import Graph
+from .readers.source import read_source
+from .readers.torch_state import read_state
 from .stack import Array, Stack
-from .torch_state import read_state
+from .user_spec import Recipe
 
 # Scores of the original and of the engine, both float32; logits, which a sigmoid near 0 or 1 hides, relative to their
 # norm. What is read wrongly is off by far more, what is right by far less: 1e-6 is usual for both.
@@ -57,7 +57,7 @@ def convert_stack(
     takes the logarithm as the front end has it. Else it is that of ``like`` or of the spec's ``input``.
 
     Args:
-        like, spec, tags, name: see :func:`fcntag.convert.recipe.load`.
+        like, spec, tags, name: see :func:`fcntag.convert.user_spec.load`.
         logits: the network ends before the sigmoid.
 
     Raises:

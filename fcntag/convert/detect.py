@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from ..catalogue.facts import entries, entry
 from ..errors import ModelError
-from . import choi2016, choi2017, musicnn_vgg, won2020
-from .keras import HDF5_MAGIC, read_keras
+from .families import choi2016, choi2017, musicnn_vgg, won2020
 from .provenance import Provenance
-from .source import read_source
-from .tensorflow_checkpoint import Checkpoint
-from .torch_state import read_state
+from .readers.keras import HDF5_MAGIC, read_keras
+from .readers.source import read_source
+from .readers.tensorflow_checkpoint import Checkpoint
+from .readers.torch_state import read_state
 
 if TYPE_CHECKING:
     import numpy as np

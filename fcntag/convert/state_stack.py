@@ -24,7 +24,7 @@ from .batchnorm import scale_shift
 from .stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 
 if TYPE_CHECKING:
-    from .recipe import Recipe
+    from .user_spec import Recipe
 
 State = dict[str, np.ndarray]
 _NORM = ("weight", "bias", "running_mean", "running_var")

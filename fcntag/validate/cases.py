@@ -52,7 +52,7 @@ def built_in(document: ModelDocument, seed: int = 0) -> list[Case]:
 
 def of_file(document: ModelDocument, path: str, windows: int = 1) -> Case:
     """Up to ``windows`` of a track's windows, spread evenly: the one in the middle, if one. Raises AudioError."""
-    from ..audio.track import open_track
+    from ..audio.open import open_track
     from ..pipeline.decode import read_windows
     from ..pipeline.segments import plan_segments
 

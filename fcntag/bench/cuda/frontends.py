@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import filters
+from ...model import filters
 
 if TYPE_CHECKING:
-    from ..model.document import Frontend
-    from ..model.file import Model
+    from ...model.document import Frontend
+    from ...model.file import Model
 
 
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model import filters
-from ..reduce.crop import covered, needed_sizes
-from .report import Report, Row
+from ...model import filters
+from ...reduce.crop import covered, needed_sizes
+from ..report import Report, Row
 
 if TYPE_CHECKING:
-    from ..model.file import Model
+    from ...model.file import Model
 
 _BEFORE_NETWORK = ("h2d", "resample", "mel")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .cuda_peers import STAGES
-from .cuda_work import peak_tflops
-from .report import PHASES, Report, Row
-from .samples import percentile
-from .text import table
+from ..report import PHASES, Report, Row
+from ..samples import percentile
+from ..text import table
+from .peers import STAGES
+from .work import peak_tflops
 
 WHOLE = (*STAGES, "scores, cold cache")
 

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 _MAX_TENSORS = 4096
 _MAX_ELEMENTS = 1 << 26

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 _MAX_SOURCE_BYTES = 1 << 30  # 15 x the widest network of the paper
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from ..errors import ModelError
-from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
-from .batchnorm import Rule, fold, scale_shift
-from .keras import BatchNorm, Convolution, Dense, KerasFile
-from .provenance import Provenance
-from .spec import Spec
+from ...errors import ModelError
+from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
+from ..batchnorm import Rule, fold, scale_shift
+from ..model_builder import Spec
+from ..provenance import Provenance
+from ..readers.keras import BatchNorm, Convolution, Dense, KerasFile
 from .statistics import frozen_statistics
 
 _BODY = "conv1x32k3 bn32" + " conv32x32k3 bn32" * 4

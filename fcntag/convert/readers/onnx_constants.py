@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 MAX_ELEMENTS = 1 << 26  # of one constant: 3 x the largest weight of the paper's networks
 MAX_COMPUTED = 1 << 28  # of all that are computed

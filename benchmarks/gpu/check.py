@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 FORMAT = 1
 SANITIZERS = ("memcheck", "synccheck", "initcheck", "racecheck")  # the slowest last
@@ -262,7 +262,7 @@ def architecture(capability: str) -> str:
 def check(record: Record, arguments: argparse.Namespace, deadline: float) -> None:
     """Correctness first: sanitizers take what time is left."""
     del arguments
-    script = str(REPOSITORY / "benchmarks" / "gpu_correctness.py")
+    script = str(REPOSITORY / "benchmarks" / "gpu" / "correctness.py")
     with tempfile.TemporaryDirectory(prefix="fcntag-gpu-") as folder:
         path = Path(folder) / "correctness.json"
         left = 0.6 * (deadline - time.monotonic())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ...errors import ModelError
 from .onnx_constants import BATCH, Constants, Node
 from .onnx_operators import Graph, Operators
 

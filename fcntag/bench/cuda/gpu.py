@@ -1,10 +1,16 @@
-"""The GPU as its driver's tool reports it: clocks, power, temperature. Everything here reads; nothing sets anything."""
+"""The GPU: its ceilings, measured now, and its clocks, power and temperature as the driver's tool reports them.
+
+Nothing here sets anything.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from typing import Any
+
+from ...engine.cuda_core import core
 
 # Every driver that the kernels run on knows the first line; the rest depends on the driver and the card.
 _BASIC = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "memory.total")
@@ -46,3 +52,21 @@ def _query(which: str, fields: tuple[str, ...]) -> dict[str, str]:
         return {}
     values = [value.strip() for value in run.stdout.strip().split(",")]
     return dict(zip(fields, values, strict=True)) if run.returncode == 0 and len(values) == len(fields) else {}
+
+
+def ceilings(device: int = 0) -> dict[str, Any]:
+    """What GPU ``device`` can do at most, measured now: the denominators of every percentage.
+
+    Returns
+    -------
+    ``copy_gb_s`` : a copy within device memory, bytes read plus written, in GB/s
+    ``matrix_tflop_s`` : precision to TFLOP/s of its multiply-adds from registers (mma.sync; float32: fma), for those
+        that the GPU has
+    """
+    module = core()
+    major, minor = module.device_info(device)["capability"]
+    precisions = ["float32", "float16"] + (["tf32x3", "tf32", "bfloat16"] if (major, minor) >= (8, 0) else [])
+    return {
+        "copy_gb_s": module.copy_gigabytes(device),
+        "matrix_tflop_s": {precision: module.arithmetic_tflops(precision, device) for precision in precisions},
+    }

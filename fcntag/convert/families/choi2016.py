@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError
-from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
-from .batchnorm import fold, scale_shift
-from .keras import BatchNorm, Convolution, Dense, KerasFile
-from .provenance import Provenance
-from .spec import Spec
+from ...errors import ModelError
+from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
+from ..batchnorm import fold, scale_shift
+from ..model_builder import Spec
+from ..provenance import Provenance
+from ..readers.keras import BatchNorm, Convolution, Dense, KerasFile
 from .statistics import frozen_statistics
 
 SIGNATURE = (

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .cuda_frontend import TorchaudioFrontend, TorchFrontend, jax_frontend
+from .frontends import TorchaudioFrontend, TorchFrontend, jax_frontend
 
 if TYPE_CHECKING:
-    from .cuda_work import Variant
+    from .work import Variant
 
 STAGES = ("mel", "network", "scores", "end to end")
 WARM_UP = 3  # untimed calls in front of every series, after the first of each input
@@ -131,7 +131,7 @@ class Torch:
         self.prepare(variant)
 
     def prepare(self, variant: Variant) -> None:
-        from ..export.torch import network_layers
+        from ...export.torch import network_layers
 
         torch = self.torch
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision, torch.float32)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import ModelError
-from .batchnorm import scale_shift
+from ...errors import ModelError
+from ..batchnorm import scale_shift
+from ..stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 from .onnx_constants import BATCH, Constants, Node
-from .stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda_peers
-from .cuda_peers import STAGES, Contender, n_inputs
-from .cuda_work import Variant, network_stages
+from . import peers
+from .peers import STAGES, Contender, n_inputs
+from .work import Variant, network_stages
 
 Key = tuple[str, str]  # engine, network
 
@@ -66,7 +66,7 @@ def checked_peer(
 
     Raises RuntimeError if that is too far, or whatever its runtime raises.
     """
-    contender = cuda_peers.make(name, variant, precision, batch, cuda_peers.device_name(device))
+    contender = peers.make(name, variant, precision, batch, peers.device_name(device))
     try:
         found = contender.output(np.resize(reference.waves, (batch, reference.waves.shape[1])))
         if contender.stages[0] == "mel":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.facts import entry
-from ..errors import ModelError
-from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
-from .batchnorm import scale_shift
-from .provenance import Provenance
-from .spec import Spec
-from .tensorflow_checkpoint import Checkpoint
+from ...catalogue.facts import entry
+from ...errors import ModelError
+from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
+from ..batchnorm import scale_shift
+from ..model_builder import Spec
+from ..provenance import Provenance
+from ..readers.tensorflow_checkpoint import Checkpoint
 
 # Of TensorFlow's layer; many variances are nearly zero, so that it matters.
 EPSILON = 1e-3

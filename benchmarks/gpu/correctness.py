@@ -4,8 +4,8 @@
 NumPy and numba, no sound library. The same runs on the emulator (``core``), where it takes a small part of it.
 
     export PYTHONPATH=.:tests
-    python benchmarks/gpu_correctness.py [--json FILE] [--minutes M]     all of it
-    python benchmarks/gpu_correctness.py --once                          every kernel once, for compute-sanitizer
+    python benchmarks/gpu/correctness.py [--json FILE] [--minutes M]     all of it
+    python benchmarks/gpu/correctness.py --once                          every kernel once, for compute-sanitizer
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gpu_cases
 import numpy as np
-from gpu_cases import NETWORKS, ONCE, PRECISIONS, SMALL
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu import cases
+from gpu.cases import NETWORKS, ONCE, PRECISIONS, SMALL
 
 from fcntag import oracle
 from fcntag.catalogue.names import load_any
@@ -148,7 +151,7 @@ class Checker:
         """Blocks, logits and scores of network inputs x [B, H, W] in every precision; other batches bit for bit."""
         try:
             maps = oracle.blocks(model, x)
-            logits = gpu_cases.logits_of(model, maps[-1])
+            logits = cases.logits_of(model, maps[-1])
         except Exception as error:
             self.add(name, "oracle", "no error", float("inf"), 0.0, f"{type(error).__name__}: {error}")
             return
@@ -173,7 +176,7 @@ class Checker:
     ) -> None:
         allowed = [FLOAT32_BLOCKS] * len(maps)
         if precision not in ("float32", "tf32x3"):
-            rounded = gpu_cases.rounded_blocks(model, x, precision)
+            rounded = cases.rounded_blocks(model, x, precision)
             allowed = [ROUNDED_FACTOR * relative_l2(r, m) + ROUNDED_FLOOR for r, m in zip(rounded, maps, strict=True)]
         # tf32x3: float32 by three products of tf32 parts.
         how = {"algorithm": "tf32x3"} if precision == "tf32x3" else {"precision": precision}
@@ -232,14 +235,14 @@ class Checker:
                 if there_is_time:
                     log_mel = (40 * rng.standard_normal((3, n_mels, n_frames))).astype(np.float32)
                     ours = core.Mfcc(n_mels=n_mels, n_mfcc=n_mfcc, device=0).run(log_mel)
-                    expected = gpu_cases.mfcc_reference(log_mel, n_mfcc)
+                    expected = cases.mfcc_reference(log_mel, n_mfcc)
                     self.add(name, "float32", "relative L2", relative_l2(ours, expected), MFCC)
 
     # ---- what must not depend on anything ----
 
     def invariance(self, name: str, model: Any, rng: np.random.Generator, repeats: int) -> None:
         """Bits do not depend on batch size, position, graphs, repetition, earlier runs, or what else runs."""
-        waves = gpu_cases.sounds(model, rng, 5)
+        waves = cases.sounds(model, rng, 5)
         for precision in self.precisions:
             with self.case(f"{name}, same bits", precision) as there_is_time:
                 if there_is_time:
@@ -269,7 +272,7 @@ class Checker:
         add("without graphs", engine.scores(waves))
         engine.use_graphs(True)
         add("beside another engine", self.concurrent(engine, precision, waves, repeats, scores))
-        for kind, found in gpu_cases.from_device_arrays(engine, waves[:4]):
+        for kind, found in cases.from_device_arrays(engine, waves[:4]):
             add(f"from {kind} arrays", found, scores[:4])
 
     def concurrent(
@@ -300,7 +303,7 @@ class Checker:
             if not there_is_time:
                 return
             model, _ = load_any(name)
-            waves = gpu_cases.sounds(model, rng, 2)
+            waves = cases.sounds(model, rng, 2)
             self.network(name, model, oracle.network_input(model, waves).astype(np.float32))
             expected = oracle.scores(model, waves)
             for precision in self.precisions:
@@ -310,7 +313,7 @@ class Checker:
                             ours = engine.scores(waves)
                         limit = SCORES[precision]
                         self.add(f"{name}, from waves", precision, "scores, maximum", max_abs(ours, expected), limit)
-                        gap = max(gpu_cases.top_gap(a, e) for a, e in zip(ours, expected, strict=True))
+                        gap = max(cases.top_gap(a, e) for a, e in zip(ours, expected, strict=True))
                         self.add(f"{name}, from waves", precision, "top 5 apart, gap", gap, 2 * limit)
 
 
@@ -326,7 +329,7 @@ def check(
 
     ``core``: a module to put in the place of ``fcntag._cuda``, compiled for the emulator: then only small cases.
     """
-    with gpu_cases.installed(core):
+    with cases.installed(core):
         module = _usable(core)
         precisions = tuple(p for p in precisions if p in _precisions(module))
         checker = Checker(precisions, say, save, time.monotonic() + 60 * minutes)
@@ -334,17 +337,17 @@ def check(
         emulated = bool(module.emulated)
         for name in SMALL if emulated else NETWORKS:
             checker.begin(f"network {name}")
-            model = gpu_cases.network(name)
+            model = cases.network(name)
             x = rng.standard_normal((3, *model.document.input_size())).astype(np.float32)
             checker.network(name, model, x, (1, 2) if emulated else (1, 2, 8, 40))
-        for name, options in gpu_cases.FRONT_ENDS.items():
+        for name, options in cases.FRONT_ENDS.items():
             checker.begin(f"front end {name}")
-            model = gpu_cases.tiny(**options)
-            checker.front_end(f"front end, {name}", model, gpu_cases.sounds(model, rng, 3))
-        checker.pcm(gpu_cases.tiny(), rng)
+            model = cases.tiny(**options)
+            checker.front_end(f"front end, {name}", model, cases.sounds(model, rng, 3))
+        checker.pcm(cases.tiny(), rng)
         checker.mfcc(module, rng)
         checker.begin("same bits")
-        checker.invariance("tiny", gpu_cases.tiny(), rng, 2 if emulated else 20)
+        checker.invariance("tiny", cases.tiny(), rng, 2 if emulated else 20)
         if not emulated:
             for name in ("mtt-vgg", "fcn5-narrow", "fcn4"):
                 checker.invariance(name, load_any(name)[0], rng, 20)
@@ -359,7 +362,7 @@ def _usable(core: Any) -> Any:
     from fcntag.engine import cuda_core
 
     if core is None and cuda_core.unavailable():
-        raise SystemExit(f"gpu_correctness: {cuda_core.unavailable()}")
+        raise SystemExit(f"correctness: {cuda_core.unavailable()}")
     return cuda_core.core()
 
 
@@ -371,14 +374,14 @@ def _precisions(module: Any) -> tuple[str, ...]:
 
 def once(core: Any = None) -> int:
     """Every kind of kernel a single time on tiny networks, in every precision; results are looked at elsewhere."""
-    with gpu_cases.installed(core):
+    with cases.installed(core):
         module = _usable(core)
         precisions = _precisions(module)
         rng = np.random.default_rng(1)
         runs = 0
         for name in ONCE:
-            model = gpu_cases.network(name)
-            waves = gpu_cases.sounds(model, rng, 2)
+            model = cases.network(name)
+            waves = cases.sounds(model, rng, 2)
             for precision in precisions:
                 with CudaEngine(model, precision=precision, max_batch=2) as engine:
                     engine.scores(waves)
@@ -389,7 +392,7 @@ def once(core: Any = None) -> int:
                 with CudaEngine(model, algorithm="tf32x3", max_batch=2) as engine:
                     engine.scores(waves)
                     runs += 1
-        model = gpu_cases.tiny(normalization="standardize")
+        model = cases.tiny(normalization="standardize")
         with CudaEngine(model, max_batch=2) as engine:
             n_in = -(-model.document.segments.n_samples * 44100 // model.document.frontend.sample_rate)
             engine.scores(rng.uniform(-0.5, 0.5, (2, n_in, 2)).astype(np.float32), sample_rate=44100)

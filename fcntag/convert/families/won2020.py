@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError
-from ..model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
-from .batchnorm import fold, scale_shift
-from .provenance import Provenance
-from .spec import Spec
+from ...errors import ModelError
+from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
+from ..batchnorm import fold, scale_shift
+from ..model_builder import Spec
+from ..provenance import Provenance
 
 EPSILON = 1e-5  # PyTorch's; with Keras' 1e-3 every score is wrong
 _CHANNELS = (1, 64, 128, 128, 128, 64)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ModelError
-from .batchnorm import Rule
-from .keras import BatchNorm, Convolution, Dense, KerasFile
+from ...errors import ModelError
+from ..batchnorm import Rule
+from ..readers.keras import BatchNorm, Convolution, Dense, KerasFile
 
-_FILE = Path(__file__).resolve().parent.parent / "data" / "frozen_statistics.json"
+_FILE = Path(__file__).resolve().parent / "frozen_statistics.json"
 
 
 @dataclass(frozen=True)

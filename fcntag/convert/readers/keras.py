@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 if TYPE_CHECKING:
     import h5py

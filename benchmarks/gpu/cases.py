@@ -1,4 +1,4 @@
-"""What benchmarks/gpu_correctness.py runs: networks of every pool and edge, front ends, sounds, and references."""
+"""What benchmarks/gpu/correctness.py runs: networks of every pool and edge, front ends, sounds, and references."""
 
 from __future__ import annotations
 

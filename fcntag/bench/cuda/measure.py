@@ -15,25 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import cuda
-from ..catalogue.names import load_any
-from ..engine import create_engine
-from ..errors import DeviceError, FcntagError
-from ..model.file import write_model
-from ..reduce import reduce_model
-from . import cuda_peers, cuda_work, gpu, machine
-from .cuda_group import CHECKED_CLIPS, MAX_DIFFERENCE, MIN_REPEATS, Key, Ours, Reference, alternate, checked_peer
-from .cuda_peers import STAGES, Contender, n_inputs
-from .cuda_work import Variant
-from .measure import SettingsError
-from .report import Report, Row
-from .timing import run_process
+from ...catalogue.names import load_any
+from ...engine import MAX_GPU_BATCH, create_engine
+from ...errors import DeviceError, FcntagError
+from ...model.file import write_model
+from ...reduce import reduce_model
+from .. import machine
+from ..measure import SettingsError
+from ..report import Report, Row
+from ..timing import run_process
+from . import gpu, peers, work
+from .group import CHECKED_CLIPS, MAX_DIFFERENCE, MIN_REPEATS, Key, Ours, Reference, alternate, checked_peer
+from .peers import STAGES, Contender, n_inputs
+from .work import Variant
 
 if TYPE_CHECKING:
-    from ..model.file import Model
+    from ...model.file import Model
 
 MAX_STARTS = 3
-MAX_BATCH = 4096  # of the engine
 COLD_CACHE_BYTES = 1 << 28  # cleared before a run "from a cold cache": more than any level-2 cache
 MAX_COPIED_BYTES = 1 << 27  # of a batch of waves timed "end to end": beyond that it times the host's memory
 COMPILE_S = 60.0  # that one search of the longest-searching peer may take: none starts later than this before the end
@@ -91,8 +90,8 @@ def measure(
 class _Bench:
     def __init__(self, settings: Settings, say: Callable[[str], None], save: Callable[[Report], None]) -> None:
         self.settings, self.say, self.save = settings, say, save
-        if max(settings.batches) > MAX_BATCH:
-            raise ValueError(f"batch {max(settings.batches)}: at most {MAX_BATCH} on a GPU")
+        if max(settings.batches) > MAX_GPU_BATCH:
+            raise ValueError(f"batch {max(settings.batches)}: at most {MAX_GPU_BATCH} on a GPU")
         self.end = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         self.loaded = {name: load_any(name) for name in dict.fromkeys(settings.models)}
         for model, _ in self.loaded.values():  # what does not work must fail now, not after minutes
@@ -102,7 +101,7 @@ class _Bench:
         self.index = int(self.device.partition(":")[2] or 0)
         environment = machine.environment(0)
         environment["gpu"], environment["gpu_info"], environment["gpu_states"] = info["name"], info, []
-        self.report = cuda_work.CudaReport(environment, asdict(settings))
+        self.report = work.CudaReport(environment, asdict(settings))
         self.report.settings["precision"] = ", ".join(settings.precisions)
         self.cached_variants: dict[str, list[Variant]] = {}
         self.references: dict[str, Reference] = {}
@@ -125,9 +124,9 @@ class _Bench:
 
     def find_peers(self) -> list[str]:
         there = []
-        for name in (name for name in cuda_peers.PEERS if name in self.settings.peers):
+        for name in (name for name in peers.PEERS if name in self.settings.peers):
             try:
-                self.report.peers[name] = cuda_peers.version(name)
+                self.report.peers[name] = peers.version(name)
                 there.append(name)
             except ImportError as error:
                 self.report.peers[name] = str(error)
@@ -157,7 +156,7 @@ class _Bench:
         self.report.environment["gpu_states"].append({"when": when, **gpu.state(self.index)})
 
     def measure_ceilings(self) -> None:
-        found = cuda.ceilings(self.index)
+        found = gpu.ceilings(self.index)
         flat = {"copy_gbytes": found["copy_gb_s"]}
         flat.update({f"tflops_{precision}": value for precision, value in found["matrix_tflop_s"].items()})
         known = self.report.ceilings
@@ -211,7 +210,7 @@ class _Bench:
         with self.engine(model, "float32", CHECKED_CLIPS) as engine:
             scores, log_mel = engine.scores(waves), engine.log_mel(waves)
         try:
-            from .. import oracle
+            from ... import oracle
 
             expected, against = oracle.scores(model, waves[:1]), "the float64 oracle"
         except ImportError:
@@ -315,7 +314,7 @@ class _Bench:
     def that_fit(self, names: list[str], variant: Variant, batch: int, precision: str) -> list[list[str]]:
         """``names`` in parts, each of as many peers as the GPU's memory holds at once."""
         memory = 0.6 * self.report.environment["gpu_info"]["memory_bytes"]
-        count = max(1, int(memory / cuda_work.peer_bytes(variant, batch, precision)))
+        count = max(1, int(memory / work.peer_bytes(variant, batch, precision)))
         return [names[i : i + count] for i in range(0, len(names), count)] or [[]]
 
     def time_group(self, name: str, model: Model, precision: str, engine: Any, batch: int, names: list[str]) -> None:
@@ -334,7 +333,7 @@ class _Bench:
             wanted.append(variants[0].network)
         for network in wanted:
             for peer in names:
-                if network == "original" or peer not in cuda_peers.FRONT_ENDS:
+                if network == "original" or peer not in peers.FRONT_ENDS:
                     self.add_peer(name, peer, by_network[network], precision, batch, made, differences)
         try:
             for stage in STAGES:
@@ -411,8 +410,8 @@ class _Bench:
             samples_s=tuple(samples),
             network=variant.network,
             audio_s=batch * self.report.models[name]["window_s"] if stage in (*STAGES, "scores, cold cache") else 0.0,
-            flop=cuda_work.flop(variant, stage, batch),
-            bytes=cuda_work.bytes_moved(variant, stage, batch, precision),
+            flop=work.flop(variant, stage, batch),
+            bytes=work.bytes_moved(variant, stage, batch, precision),
             precision=precision,
         )
 
