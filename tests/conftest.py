@@ -30,6 +30,12 @@ leave_out_the_source()
 pytest_plugins = ["support.cli_runner", "support.emulated_cuda", "support.model_fixtures"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    from support import run_folder
+
+    run_folder.open_run(config.add_cleanup)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The reference material (original checkpoints, goldens, music, bad inputs), not part of this repository."""
