@@ -1,33 +1,39 @@
-"""Fixtures that every test file may use."""
+"""Fixtures that every test file may use; and the package that is tested: installed, or built in the checkout."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.cli_runner import folder, piece
-from support.emulated_cuda import cuda_core, emulated_core
-from support.model_fixtures import backend, like, models, three_blocks
-
-__all__ = [
-    "away_from_the_source",
-    "backend",
-    "cuda_core",
-    "emulated_core",
-    "folder",
-    "home",
-    "like",
-    "models",
-    "piece",
-    "rng",
-    "shared",
-    "three_blocks",
-]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def leave_out_the_source() -> None:
+    """Take the checkout off ``sys.path``, where ``python -m pytest`` puts it, unless its ``fcntag`` is built in place.
+
+    Without a package to test, the run ends with the command that installs it.
+    """
+    if not (REPOSITORY / "fcntag" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
+        sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != REPOSITORY]
+    if importlib.util.find_spec("fcntag") is None:
+        sys.exit(f"fcntag is not installed; type: {sys.executable} -m pip install '{REPOSITORY}[test]'")
+
+
+leave_out_the_source()
+pytest_plugins = ["support.cli_runner", "support.emulated_cuda", "support.model_fixtures"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from support import run_folder
+
+    run_folder.open_run(config.add_cleanup)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import conftest
+import pytest
 
 import fcntag
 
@@ -55,3 +59,25 @@ def test_licence_and_notice_travel_with_the_weights():
     notice = (weights / "NOTICE.md").read_text()
     assert "Music Technology Group, Universitat Pompeu Fabra" in notice
     assert "Permission to use, copy, modify" in notice
+
+
+# ---- how people start the tests ----
+
+
+def test_python_m_pytest_in_the_checkout_tests_the_package():
+    """It puts the checkout first on ``sys.path``, whose ``fcntag`` has no compiled core unless it is built in place."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/test_result.py"]
+    variables = {**os.environ, "PYTEST_ADDOPTS": ""}
+    run = subprocess.run(
+        command, cwd=conftest.REPOSITORY, env=variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_tests_without_the_package_say_what_to_type(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as caught:
+        conftest.leave_out_the_source()
+    assert f"pip install '{conftest.REPOSITORY}[test]'" in str(caught.value)
+    assert "\n" not in str(caught.value)

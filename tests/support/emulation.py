@@ -1,19 +1,21 @@
 """Compiles CUDA sources with the emulator (``csrc/emulation``) into programs and shared objects that need no GPU.
 
 Three modes: ``plain``; ``asan``, AddressSanitizer and UndefinedBehaviorSanitizer; ``tsan``, ThreadSanitizer. Objects
-are kept until the process ends: a source that several programs share is compiled once per mode.
+and programs are kept for the run of the tests: a source that several programs or processes need is compiled once.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from support.run_folder import once, run_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODES = ("plain", "asan", "tsan")
@@ -33,28 +35,25 @@ _SANITIZERS = {
 _DEFINITIONS = {"plain": (), "asan": ("-DEMULATOR_ASAN",), "tsan": ("-DEMULATOR_TSAN",)}
 
 
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Removed when the process ends. First called before there are threads: each of them would make one of its own."""
-    return tempfile.TemporaryDirectory(prefix="fcntag-emulation-")
-
-
 def _compiler(*arguments: str) -> None:
     done = subprocess.run([_COMPILER, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{_COMPILER} {' '.join(arguments)}\n{done.stderr}"
 
 
+def _name(*what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
 @functools.cache
-def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str, ...]) -> str:
+def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str, ...]) -> Path:
     machine = source in MACHINE
-    target = Path(_folder().name) / f"{mode}-{Path(source).stem}-{abs(hash((source, flags, includes))):x}.o"
     # The machine is optimised: most of the time of a kernel goes into switching between its threads.
     options = ["-O2" if machine else "-O1", *_FLAGS, *(f"-I{folder}" for folder in includes), *_INCLUDES]
     options += [*_DEFINITIONS[mode], *flags]
     if not (machine and mode == "tsan"):
         options += _SANITIZERS[mode]
-    _compiler(*options, "-x", "c++", "-c", source, "-o", str(target))
-    return str(target)
+    target = run_folder("emulation") / f"{mode}-{Path(source).stem}-{_name(source, options)}.o"
+    return once(target, lambda part: _compiler(*options, "-x", "c++", "-c", source, "-o", str(part)))
 
 
 @functools.cache
@@ -62,9 +61,6 @@ def _link(
     sources: tuple[str, ...], mode: str, flags: tuple[str, ...], shared: bool, includes: tuple[str, ...] = ()
 ) -> Path:
     assert mode in MODES, f"mode={mode!r}; allowed: {MODES}"
-    target = Path(tempfile.mkdtemp(prefix=f"{mode}-", dir=_folder().name)) / Path(sources[0]).stem
-    if shared:
-        target = target.with_suffix(".so")
     everything = dict.fromkeys((*sources, RUNTIME, *MACHINE))
     with ThreadPoolExecutor(2) as pool:
         # Folders to include first are for sources from outside of the repository: the others' objects serve everyone.
@@ -73,8 +69,11 @@ def _link(
                 lambda source: _object(source, mode, flags, includes if Path(source).is_absolute() else ()), everything
             )
         )
-    _compiler(*objects, "-pthread", *_SANITIZERS[mode], *(["-shared"] if shared else []), "-o", str(target))
-    return target
+    folder = run_folder("emulation") / f"{mode}-{_name(objects, shared)}"
+    folder.mkdir(exist_ok=True)
+    options = ["-pthread", *_SANITIZERS[mode], *(["-shared"] if shared else [])]
+    target = folder / (Path(sources[0]).stem + (".so" if shared else ""))
+    return once(target, lambda part: _compiler(*map(str, objects), *options, "-o", str(part)))
 
 
 def program(*sources: str, mode: str = "plain", flags: Sequence[str] = (), includes: Sequence[str] = ()) -> Path:
