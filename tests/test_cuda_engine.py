@@ -19,7 +19,7 @@ from fcntag.validate import tolerances
 # Relative L2 of a block's output from the network's input. float32: as the CPU's. The others round every map once, and
 # each further block adds its inputs' roundings: half a unit in the last place, 2^-12 or 2^-9, a few times over.
 BLOCK_TOLERANCE = {"float32": 3e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.6e-2}
-# DESIGN's tolerances, for networks whose logits are of order 1.
+# The tolerances of docs/numerics.md, for networks whose logits are of order 1.
 SCORE_TOLERANCE = tolerances.SCORES
 PRECISIONS = tuple(BLOCK_TOLERANCE)
 

@@ -75,10 +75,25 @@ NETWORKS = {
         n_samples=256 * 40,
         n_mels=30,
     ),
+    # Windows whose sides divide a tile: Winograd pools them in registers.
+    "winograd, quarters": dict(
+        blocks=[
+            block(20),
+            block(36, activation="elu", affine=True, window=(1, 4)),
+            block(40, affine=True, window=(2, 4)),
+            block(24, activation="none", window=(4, 1)),
+        ],
+        n_samples=256 * 48,
+        n_mels=30,
+    ),
+    "winograd, whole tiles": dict(
+        blocks=[block(20), block(36, affine=True, window=(4, 4)), block(24)], n_samples=256 * 24, n_mels=22
+    ),
     # Every pool that the first block takes in registers, with outputs that fill no tile; the last by the general way.
     "first block": dict(blocks=[block(20, window=(3, 5), affine=True)]),
     "first block, quarters": dict(blocks=[block(17, activation="elu", window=(2, 4))]),
     "first block, halves": dict(blocks=[block(19, activation="none", window=(1, 2))]),
+    "first block, rows": dict(blocks=[block(21, affine=True, window=(1, 4))]),
     "first block, columns": dict(blocks=[block(33, window=(4, 1))]),
     "first block, any": dict(blocks=[block(18, affine=True, window=(2, 3), stride=(3, 4))]),
     "single pixel": dict(blocks=[block(1, window=(20, 16))]),

@@ -32,7 +32,9 @@ POOLS: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...] = (
     ((4, 16), None),
     ((8, 17), None),
     ((1, 2), None),
-    ((4, 1), (2, 2)),  # musicnn's first
+    ((1, 4), None),
+    ((4, 1), None),
+    ((4, 1), (2, 2)),  # the first of musicnn's MTT_vgg
     ((2, 3), (1, 2)),  # windows that overlap
     ((2, 1), (3, 2)),  # and that leave gaps
 )

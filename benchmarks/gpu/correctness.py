@@ -34,7 +34,7 @@ from fcntag.engine.cuda import CudaEngine
 
 Save = Callable[[dict[str, Any]], None]
 
-# DESIGN, section 3: sigmoid scores on real audio; and of networks whose logits are large, as much a unit of logit.
+# docs/numerics.md: sigmoid scores on real audio; and of networks whose logits are large, as much a unit of logit.
 SCORES = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 FLOAT32_BLOCKS = 3e-6  # relative L2: five blocks of 1e-6 each, independent
 # Half types: twice the error of the oracle's own arithmetic with maps and weights rounded to that type.

@@ -32,7 +32,7 @@ HEAD = 1e-6
 SCORES = {"float32": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 
 # What a reference that computes in float32 adds, per stage. The oracle and PyTorch compute in float64.
-FLOAT32_BLOCK = 1e-6  # DESIGN's figure for the engine holds for it as well; measured together 9e-7 at most
+FLOAT32_BLOCK = 1e-6  # docs/numerics.md: the engine's own limit holds for it as well; measured together 9e-7 at most
 FLOAT32_HEAD = 1e-6  # measured 3e-7 on 2048 features
 FLOAT32_SCORES = 1e-5
 

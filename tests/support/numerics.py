@@ -20,7 +20,7 @@ BLOCKS = {  # relative L2 of a block's pooled output, from the same network inpu
     "oracle": 1e-6,  # float32 tensors again
     "engine": 3e-6,  # five blocks of ONE_BLOCK each, independent: 2.2e-6; and the float32 of input and tensors
 }
-MEL_POWER = 1e-5  # DESIGN: relative, before the log, on bins above the floor
+MEL_POWER = 1e-5  # docs/numerics.md: relative, before the log, on bins above the floor
 FLOAT16_ULP = 2.0**-10  # relative spacing of normal float16 numbers
 
 
