@@ -4,11 +4,11 @@
 #include <memory>
 
 #include "check.h"
-#include "network.h"
-#include "parse.h"
-#include "thread_pool.h"
-#include "register.h"
-#include "run_network.h"
+#include "cpu/network.h"
+#include "bindings/parse.h"
+#include "cpu/thread_pool.h"
+#include "bindings/register.h"
+#include "bindings/run_network.h"
 
 namespace py = pybind11;
 

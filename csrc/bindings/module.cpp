@@ -1,11 +1,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "cpu_isa.h"
-#include "ceilings.h"
-#include "register.h"
-#include "thread_pool.h"
-#include "winograd.h"
+#include "cpu/isa.h"
+#include "cpu/ceilings.h"
+#include "bindings/register.h"
+#include "cpu/thread_pool.h"
+#include "cpu/winograd.h"
 
 namespace py = pybind11;
 

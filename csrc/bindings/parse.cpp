@@ -1,4 +1,4 @@
-#include "parse.h"
+#include "bindings/parse.h"
 
 #include <pybind11/stl.h>
 

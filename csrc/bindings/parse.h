@@ -3,8 +3,8 @@
 
 #include <pybind11/numpy.h>
 
-#include "conv_block.h"
-#include "melspec.h"
+#include "cpu/conv_block.h"
+#include "cpu/melspec.h"
 
 namespace fcntag {
 

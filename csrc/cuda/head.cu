@@ -1,6 +1,6 @@
 #include "cuda/head.h"
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 
 namespace fcntag {
 namespace cuda {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/conv_params.h"
+#include "cuda/conv/conv_params.h"
 #include "cuda/runtime.h"
 
 namespace fcntag {

@@ -7,12 +7,12 @@
 #include <tuple>
 #include <vector>
 
-#include "conv_block.h"
-#include "cuda/conv_first.h"
-#include "cuda/conv_plan.h"
+#include "cpu/conv_block.h"
+#include "cuda/conv/conv_first.h"
+#include "cuda/conv/conv_plan.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
-#include "network_outputs.h"
+#include "model/network_outputs.h"
 
 namespace fcntag {
 namespace cuda {

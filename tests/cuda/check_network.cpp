@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/convert.h"
+#include "cuda/half.h"
 #include "cuda/network.h"
-#include "emulator.h"
+#include "emulation/emulator.h"
 
 using namespace fcntag;
 using namespace fcntag::cuda;

@@ -7,10 +7,10 @@
 #include <random>
 #include <vector>
 
-#include "cpu_isa.h"
-#include "melspec.h"
-#include "network.h"
-#include "thread_pool.h"
+#include "cpu/isa.h"
+#include "cpu/melspec.h"
+#include "cpu/network.h"
+#include "cpu/thread_pool.h"
 
 namespace {
 
