@@ -217,7 +217,7 @@ class Engine:
             head or head_dict(model),
             height=height,
             width=width,
-            bfloat16=self.precision == "bfloat16",
+            precision=self.precision,
             algorithm=self._algorithm,
             pool=self._pool,
         )

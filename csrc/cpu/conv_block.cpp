@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "check.h"
-
 namespace fcntag {
 
 extern const ConvBlockKernels conv_block_kernels_generic;
@@ -32,22 +30,9 @@ const ConvBlockKernels& conv_block_kernels(Isa isa) {
 }
 
 PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernels& kernels) {
-  FCNTAG_CHECK(spec.kernel == 1 || spec.kernel == 3, "conv_block: kernel=", spec.kernel, " is not built; built: 1, 3");
-  FCNTAG_CHECK(spec.in_channels > 0 && spec.out_channels > 0, "conv_block: in_channels=", spec.in_channels,
-               ", out_channels=", spec.out_channels, " must be positive");
-  FCNTAG_CHECK(spec.pool_h > 0 && spec.pool_w > 0 && spec.stride_h > 0 && spec.stride_w > 0,
-               "conv_block: pool window (", spec.pool_h, ", ", spec.pool_w, "), stride (", spec.stride_h, ", ",
-               spec.stride_w, ") must be positive");
   PackedConvBlock packed;
-  packed.in_channels = spec.in_channels;
-  packed.out_channels = spec.out_channels;
-  packed.kernel = spec.kernel;
-  packed.activation = spec.activation;
+  static_cast<ConvBlockShape&>(packed) = spec;
   packed.affine = spec.scale != nullptr;
-  packed.pool_h = spec.pool_h;
-  packed.pool_w = spec.pool_w;
-  packed.stride_h = spec.stride_h;
-  packed.stride_w = spec.stride_w;
   const bool first = spec.in_channels == 1;
   const int kb = first ? kernels.k_block_first : kernels.k_block;
   packed.k_block = kb;
@@ -82,8 +67,7 @@ PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernel
 }
 
 ConvBlockPlan plan_conv_block(const PackedConvBlock& block, int height, int width, int out_border) {
-  FCNTAG_CHECK(height >= block.pool_h && width >= block.pool_w, "conv_block: map ", height, "x", width,
-               " is smaller than the pool window (", block.pool_h, ", ", block.pool_w, ")");
+  const MapSize out = output_size(block, {height, width});
   ConvBlockPlan plan;
   plan.in.height = height;
   plan.in.width = width;
@@ -92,8 +76,8 @@ ConvBlockPlan plan_conv_block(const PackedConvBlock& block, int height, int widt
   plan.in.plain = block.in_channels == 1;
   plan.in.rows = height + 2 * plan.in.border;
   plan.in.cols = width + 2 * plan.in.border;
-  plan.out.height = (height - block.pool_h) / block.stride_h + 1;
-  plan.out.width = (width - block.pool_w) / block.stride_w + 1;
+  plan.out.height = out.height;
+  plan.out.width = out.width;
   plan.out.channels = block.out_channels;
   plan.out.border = out_border;
   plan.out.rows = plan.out.height + 2 * out_border;

@@ -11,24 +11,12 @@
 
 #include "cpu/aligned_buffer.h"
 #include "cpu/isa.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 
 constexpr int kChannelBlock = 16;  // channels in a block of a map
 constexpr int kSmallMap = 32;      // pixels of a map that has hardly more interior than border
-
-enum class Activation { kNone, kRelu, kElu };
-
-// One block as the model document has it; pointers are used during packing only.
-struct ConvBlockSpec {
-  int in_channels, out_channels, kernel;
-  Activation activation;
-  int pool_h, pool_w, stride_h, stride_w;
-  const float* weight;  // [out_channels, in_channels, kernel, kernel], cross-correlation
-  const float* bias;    // [out_channels]
-  const float* scale;   // [out_channels], or null: no affine after the activation
-  const float* shift;   // [out_channels], or null
-};
 
 // A map in memory: where pixel (0, 0) of image 0 lies and how far apart things are, in floats.
 struct MapLayout {
@@ -48,11 +36,8 @@ struct MapLayout {
 //   conv_first: [k_blocks][taps][k_block];  others: [k_blocks][c_blocks][taps][16][k_block].
 // A channel whose scale is negative has its weights negated and sign = -1: the window's maximum of the negated sums is
 // minus the minimum, which is what scale < 0 turns into the maximum.
-struct PackedConvBlock {
-  int in_channels = 0, out_channels = 0, kernel = 0;
-  Activation activation = Activation::kNone;
+struct PackedConvBlock : ConvBlockShape {
   bool affine = false;
-  int pool_h = 1, pool_w = 1, stride_h = 1, stride_w = 1;
   int k_block = 0, k_blocks = 0;
   bool winograd = false;  // weight holds winograd.h's
   // Winograd: channels from here on have no weights but zeros. They are constants, which the network writes once.

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "check.h"
+#include "cpu/mfcc.h"
+#include "model/filters.h"
 
 namespace fcntag {
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/filters.h"
+
 namespace fcntag {
 
 namespace {

@@ -48,41 +48,37 @@ class Stopwatch {
 
 }  // namespace
 
-Network::Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
-                 Algorithm algorithm, std::shared_ptr<ThreadPool> pool)
+Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorithm, std::shared_ptr<ThreadPool> pool)
     : isa_(choose_isa()),
       kernels_(&conv_block_kernels(isa_)),
-      winograd_kernels_(bfloat16 ? winograd_kernels_bfloat16(isa_) : &winograd_kernels(isa_)),
+      winograd_kernels_(precision == Precision::kBfloat16 ? winograd_kernels_bfloat16(isa_) : &winograd_kernels(isa_)),
       pool_(std::move(pool)),
-      flatten_(head.flatten),
-      in_features_(head.in_features),
-      n_tags_(head.n_tags),
-      max_height_(height),
-      max_width_(width) {
-  FCNTAG_CHECK(!blocks.empty(), "network: no blocks");
+      flatten_(spec.head.flatten),
+      in_features_(spec.head.in_features),
+      n_tags_(spec.head.n_tags),
+      max_height_(spec.height),
+      max_width_(spec.width) {
+  check_network(spec);
+  const bool bfloat16 = precision == Precision::kBfloat16;
+  FCNTAG_CHECK(bfloat16 || precision == Precision::kFloat32, "precision='", precision_name(precision),
+               "' is not built for the CPU; built: float32, bfloat16");
   FCNTAG_CHECK(winograd_kernels_ != nullptr,
                "network: bfloat16 needs a CPU with AVX512_BF16; in use: ", isa_name(isa_));
-  FCNTAG_CHECK(height > 0 && width > 0, "network: input ", height, "x", width, " must not be empty");
-  FCNTAG_CHECK(head.n_tags > 0 && head.in_features > 0, "network: head of ", head.in_features, " features and ",
-               head.n_tags, " tags");
-  int channels = 1, h = height, w = width;
-  for (const ConvBlockSpec& spec : blocks) {
-    FCNTAG_CHECK(spec.in_channels == channels, "network: block ", blocks_.size(), " takes ", spec.in_channels,
-                 " channels, but ", channels, " arrive");
-    channels = spec.out_channels;
-    blocks_.push_back(pack_conv_block(spec, *kernels_));
+  MapSize map_size = {spec.height, spec.width};
+  for (const ConvBlockSpec& block : spec.blocks) {
+    blocks_.push_back(pack_conv_block(block, *kernels_));
+    const auto [h, w] = map_size;
     const bool wanted =
-        algorithm == Algorithm::kWinograd || (algorithm == Algorithm::kAuto && winograd_pays(spec, h, w));
-    if (wanted && winograd_fits(spec, h, w)) pack_winograd(spec, bfloat16, blocks_.back());
-    const MapLayout out = plan_conv_block(blocks_.back(), h, w, 0).out;
-    h = out.height;
-    w = out.width;
+        algorithm == Algorithm::kWinograd || (algorithm == Algorithm::kAuto && winograd_pays(block, h, w));
+    if (wanted && winograd_fits(block, h, w)) pack_winograd(block, bfloat16, blocks_.back());
+    map_size = output_size(block, map_size);
   }
+  const HeadSpec& head = spec.head;
   head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.in_features);
   head_bias_.assign(head.bias, head.bias + head.n_tags);
   features_.resize(in_features_);
 
-  plan(height, width);
+  plan(spec.height, spec.width);
   plan_groups();
   for (std::size_t i = 0; i <= blocks_.size(); ++i) {
     maps_.emplace_back(map(i).image() * (i < deep_ ? group_ : deep_group_) + kSlack);
@@ -122,9 +118,7 @@ void Network::plan(int height, int width) {
     h = plans.back().out.height;
     w = plans.back().out.width;
   }
-  const int64_t positions = flatten_ == Flatten::kMax ? 1 : static_cast<int64_t>(h) * w;
-  FCNTAG_CHECK(positions * blocks_.back().out_channels == in_features_, "network: input ", height, "x", width,
-               " gives ", positions * blocks_.back().out_channels, " features; the head takes ", in_features_);
+  check_features(flatten_, in_features_, blocks_.back().out_channels, {h, w}, {height, width});
   plans_ = std::move(plans);
   winograd_ = std::move(winograd);
   height_ = height;

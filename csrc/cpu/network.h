@@ -11,30 +11,21 @@
 #include <vector>
 
 #include "cpu/conv_block.h"
-#include "model/network_outputs.h"
 #include "cpu/thread_pool.h"
 #include "cpu/winograd.h"
+#include "model/network_outputs.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
-
-enum class Flatten { kChw, kHwc, kMax };
 
 // How the blocks are computed: by the cost model's choice, or one way wherever it can be (for tests and measurements).
 enum class Algorithm { kAuto, kDirect, kWinograd };
 
-struct HeadSpec {
-  Flatten flatten;
-  int in_features, n_tags;
-  const float* weight;  // [n_tags, in_features]
-  const float* bias;    // [n_tags]
-};
-
 class Network {
  public:
-  // height, width: the largest input. bfloat16: Winograd blocks multiply bfloat16, with float sums; the others stay
-  // float. Throws std::invalid_argument where the parts do not fit one another, or the CPU has no bfloat16.
-  Network(const std::vector<ConvBlockSpec>& blocks, const HeadSpec& head, int height, int width, bool bfloat16,
-          Algorithm algorithm, std::shared_ptr<ThreadPool> pool);
+  // Precision is kFloat32 or kBfloat16: then Winograd blocks multiply bfloat16, with float sums, and the others stay
+  // float. Throws std::invalid_argument where the spec's parts do not fit one another, or the CPU lacks the precision.
+  Network(const NetworkSpec& spec, Precision precision, Algorithm algorithm, std::shared_ptr<ThreadPool> pool);
 
   // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
   // many features as it takes. Results do not depend on batch, position in it, or thread count.

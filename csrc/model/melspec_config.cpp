@@ -1,5 +1,6 @@
+#include "model/melspec_config.h"
+
 #include "check.h"
-#include "cpu/melspec.h"
 
 namespace fcntag {
 

@@ -21,38 +21,9 @@ namespace fcntag {
 namespace cuda {
 namespace {
 
-Precision parse_precision(const std::string& name) {
-  if (name == "float32") return Precision::kFloat32;
-  if (name == "tf32x3") return Precision::kTf32x3;
-  if (name == "tf32") return Precision::kTf32;
-  if (name == "float16") return Precision::kFloat16;
-  FCNTAG_CHECK(name == "bfloat16", "precision='", name, "'; built: float32, tf32x3, tf32, float16, bfloat16");
-  return Precision::kBfloat16;
-}
-
-FeatureOrder parse_order(const std::string& name) {
-  if (name == "chw") return FeatureOrder::kChw;
-  if (name == "hwc") return FeatureOrder::kHwc;
-  FCNTAG_CHECK(name == "max", "network: flatten='", name, "'; built: chw, hwc, max");
-  return FeatureOrder::kMax;
-}
-
-NetworkConfig parse_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                            int max_batch, const std::string& precision, int device) {
-  NetworkConfig config{};
-  for (const py::dict& block : blocks) config.blocks.push_back(parse_block(block));
-  config.head.order = parse_order(head["flatten"].cast<std::string>());
-  config.head.in_features = head["in_features"].cast<int>();
-  config.head.n_tags = head["n_tags"].cast<int>();
-  config.head.weight =
-      vector_data(head, "weight", static_cast<py::ssize_t>(config.head.in_features) * config.head.n_tags);
-  config.head.bias = vector_data(head, "bias", config.head.n_tags);
-  config.height = height;
-  config.width = width;
-  config.max_batch = max_batch;
-  config.precision = parse_precision(precision);
-  config.device = device;
-  return config;
+NetworkConfig parse_config(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
+                           int max_batch, const std::string& precision, int device) {
+  return {parse_network(blocks, head, height, width), max_batch, parse_precision(precision), device};
 }
 
 py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
@@ -214,7 +185,7 @@ void register_all(py::module_& m) {
                                                 "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
                        const std::string& precision, int device) {
-             const NetworkConfig config = parse_network(blocks, head, height, width, max_batch, precision, device);
+             const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
              py::gil_scoped_release release;
              return std::make_shared<Network>(config);
            }),
@@ -224,7 +195,7 @@ void register_all(py::module_& m) {
           "planned_bytes",
           [](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
              const std::string& precision, int device) {
-            const NetworkConfig config = parse_network(blocks, head, height, width, max_batch, precision, device);
+            const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
             py::gil_scoped_release release;
             return Network::planned_bytes(config);
           },
@@ -333,7 +304,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def(
       "arithmetic_tflops",
       [](const std::string& precision, int device) {
-        return cuda::arithmetic_tflops(cuda::parse_precision(precision), cuda::device_info(device));
+        return cuda::arithmetic_tflops(fcntag::parse_precision(precision), cuda::device_info(device));
       },
       pybind11::arg("precision"), pybind11::arg("device"));
   m.def(

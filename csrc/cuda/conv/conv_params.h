@@ -17,11 +17,10 @@
 #include <cstdint>
 
 #include "cuda/io.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 namespace cuda {
-
-enum class Precision { kFloat32, kTf32x3, kTf32, kFloat16, kBfloat16 };
 
 // How maps and weights are stored: kTf32's are float32, rounded to tf32.
 constexpr int element_bytes(Precision p) { return p == Precision::kFloat16 || p == Precision::kBfloat16 ? 2 : 4; }

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/conv_block.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/runtime.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 namespace cuda {
@@ -28,10 +28,7 @@ struct ConvKernel {
 const std::vector<ConvKernel>& conv_kernels(Precision precision);
 
 // What a layer is, but for its weights.
-struct ConvLayer {
-  int in_channels, out_channels, kernel;
-  Activation activation;
-  int pool_h, pool_w, stride_h, stride_w;
+struct ConvLayer : ConvBlockShape {
   int height, width;  // of the input
   Precision precision;
   Storage storage;  // of the output

@@ -1,13 +1,13 @@
 // What follows the sums of a block: the maximum of each pool window, then bias, activation and affine once per window.
 //
 // Activations are monotone and the affine's scale has been made positive (its sign went into the weights, see
-// conv_block.h), so the maximum may be taken first.
+// cpu/conv_block.h), so the maximum may be taken first.
 #pragma once
 
-#include "cpu/conv_block.h"
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/device/device.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 namespace cuda {

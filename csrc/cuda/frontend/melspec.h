@@ -1,4 +1,5 @@
-// melspec on the GPU: waves [B, n_samples] -> the model document's front end (cpu/melspec.h): log-mel, STFT or MFCC.
+// melspec on the GPU: waves [B, n_samples] -> the model document's front end (model/melspec_config.h): log-mel, STFT or
+// MFCC.
 //
 // One kernel makes the log-mel of a few frames per block. Where a clip's maximum, mean or deviation decides what
 // becomes of a value, it leaves raw values and one or two small kernels finish them in place; else its values are
@@ -12,7 +13,7 @@
 #include "cuda/io.h"
 #include "cuda/frontend/mfcc.h"
 #include "cuda/runtime.h"
-#include "cpu/melspec.h"  // the CPU engine's: the same config
+#include "model/melspec_config.h"
 
 namespace fcntag {
 namespace cuda {

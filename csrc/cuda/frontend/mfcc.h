@@ -10,8 +10,8 @@
 
 #include "cuda/io.h"
 #include "cuda/runtime.h"
-#include "cpu/mfcc.h"     // kDeltaWidth
-#include "cpu/melspec.h"  // Normalization
+#include "model/filters.h"
+#include "model/melspec_config.h"
 
 namespace fcntag {
 namespace cuda {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/device/device.h"
-#include "cpu/melspec.h"  // Normalization
+#include "model/melspec_config.h"
 
 namespace fcntag {
 namespace cuda {
