@@ -6,34 +6,10 @@
 #include <vector>
 
 #include "cpu/aligned_buffer.h"
+#include "cpu/kernel_table.h"
 #include "cpu/thread_pool.h"
 
 namespace fcntag {
-
-extern const CeilingKernels ceiling_kernels_generic;
-#if defined(__aarch64__)
-extern const CeilingKernels ceiling_kernels_neon;
-#endif
-#if defined(__x86_64__)
-extern const CeilingKernels ceiling_kernels_avx2, ceiling_kernels_avx512;
-#endif
-
-const CeilingKernels& ceiling_kernels(Isa isa) {
-  switch (isa) {
-#if defined(__aarch64__)
-    case Isa::kNeon:
-      return ceiling_kernels_neon;
-#endif
-#if defined(__x86_64__)
-    case Isa::kAvx2:
-      return ceiling_kernels_avx2;
-    case Isa::kAvx512:
-      return ceiling_kernels_avx512;
-#endif
-    default:
-      return ceiling_kernels_generic;
-  }
-}
 
 namespace {
 
@@ -55,12 +31,12 @@ double best_rate(ThreadPool& pool, double amount, const Work& work) {
 
 double fma_peak(int threads) {
   ThreadPool pool(threads);
-  const CeilingKernels& kernels = ceiling_kernels(choose_isa());
+  const CeilingKernels& ceilings = *kernels(choose_isa()).ceilings;
   std::vector<float> sinks(static_cast<std::size_t>(threads) * 64);
   constexpr long kRounds = 400'000;
-  const double operations = kernels.multiply_adds(kRounds, sinks.data());
+  const double operations = ceilings.multiply_adds(kRounds, sinks.data());
   return best_rate(pool, operations * threads,
-                   [&](int64_t i, int) { kernels.multiply_adds(kRounds, sinks.data() + i * 64); });
+                   [&](int64_t i, int) { ceilings.multiply_adds(kRounds, sinks.data() + i * 64); });
 }
 
 double copy_bandwidth(int threads) {

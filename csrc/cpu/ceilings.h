@@ -1,8 +1,6 @@
 // The machine's own limits, measured: what a benchmark's percentages refer to.
 #pragma once
 
-#include "cpu/isa.h"
-
 namespace fcntag {
 
 double fma_peak(int threads);        // GFLOP/s, float32
@@ -12,6 +10,5 @@ double copy_bandwidth(int threads);  // GB/s, bytes read plus bytes written
 struct CeilingKernels {
   double (*multiply_adds)(long rounds, float* sink);
 };
-const CeilingKernels& ceiling_kernels(Isa isa);
 
 }  // namespace fcntag

@@ -4,31 +4,6 @@
 
 namespace fcntag {
 
-extern const ConvBlockKernels conv_block_kernels_generic;
-#if defined(__aarch64__)
-extern const ConvBlockKernels conv_block_kernels_neon;
-#endif
-#if defined(__x86_64__)
-extern const ConvBlockKernels conv_block_kernels_avx2, conv_block_kernels_avx512;
-#endif
-
-const ConvBlockKernels& conv_block_kernels(Isa isa) {
-  switch (isa) {
-#if defined(__aarch64__)
-    case Isa::kNeon:
-      return conv_block_kernels_neon;
-#endif
-#if defined(__x86_64__)
-    case Isa::kAvx2:
-      return conv_block_kernels_avx2;
-    case Isa::kAvx512:
-      return conv_block_kernels_avx512;
-#endif
-    default:
-      return conv_block_kernels_generic;
-  }
-}
-
 PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernels& kernels) {
   PackedConvBlock packed;
   static_cast<ConvBlockShape&>(packed) = spec;

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "cpu/aligned_buffer.h"
-#include "cpu/isa.h"
 #include "model/network_spec.h"
 
 namespace fcntag {
@@ -67,8 +66,6 @@ struct ConvBlockKernels {
   void (*conv_first)(const ConvBlockTask&);
   void (*conv)(const ConvBlockTask&);
 };
-
-const ConvBlockKernels& conv_block_kernels(Isa isa);
 
 PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernels& kernels);
 

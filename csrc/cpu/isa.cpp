@@ -15,25 +15,32 @@
 namespace fcntag {
 namespace {
 
-bool cpu_runs(Isa isa) {
-  switch (isa) {
-    case Isa::kGeneric:
-      return true;
+struct IsaRow {
+  Isa isa;
+  const char* name;
+  bool (*runs)();  // on this CPU and operating system
+};
+
+bool always() { return true; }
 #if defined(__x86_64__)
-    case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case Isa::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool runs_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
+#endif
+
+// What this library is built for, slowest first. kernel_table.cpp has the kernels.
+constexpr IsaRow kBuilt[] = {
+    {Isa::kGeneric, "generic", always},
+#if defined(__x86_64__)
+    {Isa::kAvx2, "avx2", runs_avx2},
+    {Isa::kAvx512, "avx512", runs_avx512},
 #endif
 #if defined(__aarch64__)
-    case Isa::kNeon:
-      return true;
+    {Isa::kNeon, "neon", always},
 #endif
-    default:
-      return false;
-  }
-}
+};
 
 }  // namespace
 
@@ -63,34 +70,22 @@ int cgroup_cpus() {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::kNeon:
-      return "neon";
-    case Isa::kAvx2:
-      return "avx2";
-    case Isa::kAvx512:
-      return "avx512";
-    default:
-      return "generic";
+  for (const IsaRow& row : kBuilt) {
+    if (row.isa == isa) return row.name;
   }
+  return "not built";
 }
 
 std::vector<Isa> built_isas() {
-  std::vector<Isa> isas = {Isa::kGeneric};
-#if defined(__aarch64__)
-  isas.push_back(Isa::kNeon);
-#endif
-#if defined(__x86_64__)
-  isas.push_back(Isa::kAvx2);
-  isas.push_back(Isa::kAvx512);
-#endif
+  std::vector<Isa> isas;
+  for (const IsaRow& row : kBuilt) isas.push_back(row.isa);
   return isas;
 }
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : built_isas()) {
-    if (cpu_runs(isa)) isas.push_back(isa);
+  for (const IsaRow& row : kBuilt) {
+    if (row.runs()) isas.push_back(row.isa);
   }
   return isas;
 }

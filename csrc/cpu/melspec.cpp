@@ -4,35 +4,11 @@
 #include <cmath>
 
 #include "check.h"
+#include "cpu/kernel_table.h"
 #include "cpu/mfcc.h"
 #include "model/filters.h"
 
 namespace fcntag {
-
-extern const MelSpecKernels melspec_kernels_generic;
-#if defined(__aarch64__)
-extern const MelSpecKernels melspec_kernels_neon;
-#endif
-#if defined(__x86_64__)
-extern const MelSpecKernels melspec_kernels_avx2, melspec_kernels_avx512;
-#endif
-
-const MelSpecKernels& melspec_kernels(Isa isa) {
-  switch (isa) {
-#if defined(__aarch64__)
-    case Isa::kNeon:
-      return melspec_kernels_neon;
-#endif
-#if defined(__x86_64__)
-    case Isa::kAvx2:
-      return melspec_kernels_avx2;
-    case Isa::kAvx512:
-      return melspec_kernels_avx512;
-#endif
-    default:
-      return melspec_kernels_generic;
-  }
-}
 
 namespace {
 constexpr double kPi = 3.14159265358979323846;
@@ -41,7 +17,7 @@ constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;  // log-mels of the 
 }  // namespace
 
 MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
-    : config_(std::move(config)), kernels_(&melspec_kernels(choose_isa())), pool_(std::move(pool)) {
+    : config_(std::move(config)), kernels_(kernels(choose_isa()).melspec), pool_(std::move(pool)) {
   const MelSpecConfig& c = config_;
   filters_ = sparse_filters(c);
   for (int k = 0; k < kFft; ++k) {

@@ -11,7 +11,6 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/thread_pool.h"
 #include "model/melspec_config.h"
 
@@ -37,7 +36,6 @@ struct MelSpecKernels {
   void (*log_mel)(const MelSpecTask&);
 };
 
-const MelSpecKernels& melspec_kernels(Isa isa);
 // Doubles, enough for four lanes: re and im of 256 points, 257 powers, alignment.
 constexpr std::size_t kMelSpecScratch = (2 * 256 + kBins) * 4 + 16;
 

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "cpu/head.h"
+#include "cpu/kernel_table.h"
 
 namespace fcntag {
 namespace {
@@ -50,8 +51,8 @@ class Stopwatch {
 
 Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorithm, std::shared_ptr<ThreadPool> pool)
     : isa_(choose_isa()),
-      kernels_(&conv_block_kernels(isa_)),
-      winograd_kernels_(precision == Precision::kBfloat16 ? winograd_kernels_bfloat16(isa_) : &winograd_kernels(isa_)),
+      kernels_(kernels(isa_).conv_block),
+      winograd_kernels_(winograd_kernels(isa_, precision)),
       pool_(std::move(pool)),
       flatten_(spec.head.flatten),
       in_features_(spec.head.in_features),

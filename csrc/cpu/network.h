@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/conv_block.h"
+#include "cpu/isa.h"
 #include "cpu/thread_pool.h"
 #include "cpu/winograd.h"
 #include "model/network_outputs.h"

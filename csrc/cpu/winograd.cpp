@@ -8,39 +8,6 @@
 
 namespace fcntag {
 
-extern const WinogradKernels winograd_kernels_generic;
-#if defined(__aarch64__)
-extern const WinogradKernels winograd_kernels_neon;
-#endif
-#if defined(__x86_64__)
-extern const WinogradKernels winograd_kernels_avx2, winograd_kernels_avx512, winograd_kernels_avx512_bf16;
-#endif
-
-const WinogradKernels& winograd_kernels(Isa isa) {
-  switch (isa) {
-#if defined(__aarch64__)
-    case Isa::kNeon:
-      return winograd_kernels_neon;
-#endif
-#if defined(__x86_64__)
-    case Isa::kAvx2:
-      return winograd_kernels_avx2;
-    case Isa::kAvx512:
-      return winograd_kernels_avx512;
-#endif
-    default:
-      return winograd_kernels_generic;
-  }
-}
-
-const WinogradKernels* winograd_kernels_bfloat16(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512 && cpu_has_bfloat16()) return &winograd_kernels_avx512_bf16;
-#endif
-  (void)isa;
-  return nullptr;
-}
-
 namespace {
 
 uint16_t to_bfloat16(float x) {

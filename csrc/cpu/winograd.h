@@ -44,14 +44,12 @@ struct WinogradTask {
   float* m;                  // [tiles][36][k_block], then a unit's outputs
 };
 
+// Kernels of one instruction set; those for bfloat16 keep transformed tiles and weights in it, sums and transforms in
+// float.
 struct WinogradKernels {
   void (*transform)(const WinogradTask&);  // x -> v
   void (*multiply)(const WinogradTask&);   // v, weights -> m -> y
 };
-
-const WinogradKernels& winograd_kernels(Isa isa);
-// Transformed tiles and weights in bfloat16, sums and transforms in float; null where the CPU has no such instruction.
-const WinogradKernels* winograd_kernels_bfloat16(Isa isa);
 
 // Whether the block can be computed this way on a map of height x width.
 bool winograd_fits(const ConvBlockSpec& spec, int height, int width);

@@ -10,17 +10,16 @@
 //
 // Determinism: each output is the same chain of fused multiply-adds (chunk, channel block, tap, channel) whatever the
 // tile shape, thread or batch.
+#include <utility>
+
 #include "cpu/conv_block.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
 namespace {
 
-#if defined(__AVX512F__) || defined(__ARM_NEON)
-constexpr int kTilePixels = 12;  // 12 x 2 sums + 2 weights of 32 registers; 13 spills
-#else
-constexpr int kTilePixels = 6;  // 6 x 2 sums + 2 weights + 1 broadcast of 16 registers
-#endif
+// 12 x 2 sums and 2 weights of 32 registers (13 would spill), or 6 x 2 sums, 2 weights and a broadcast of 16.
+constexpr int kTilePixels = kRegisters == 32 ? 12 : 6;
 constexpr int kTileVecs = 2;
 constexpr int kBlock = kTileVecs * kLanes;  // output channels of a task
 constexpr int kChunkBlocks = 4;             // 64 input channels
@@ -78,28 +77,21 @@ void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* weig
 
 using TileFn = void (*)(const float*, int64_t, int64_t, const float*, int, int, int, float*, int64_t, bool);
 
-// tiles[rows - 1][cols - 1]: every shape with rows * cols <= kTilePixels and rows <= 3.
-template <int kKernel>
-struct Tiles {
-  static TileFn get(int rows, int cols) {
-#if defined(__AVX512F__) || defined(__ARM_NEON)
-    static constexpr TileFn kOne[12] = {
-        conv_tile<kKernel, 1, 1>, conv_tile<kKernel, 1, 2>,  conv_tile<kKernel, 1, 3>,  conv_tile<kKernel, 1, 4>,
-        conv_tile<kKernel, 1, 5>, conv_tile<kKernel, 1, 6>,  conv_tile<kKernel, 1, 7>,  conv_tile<kKernel, 1, 8>,
-        conv_tile<kKernel, 1, 9>, conv_tile<kKernel, 1, 10>, conv_tile<kKernel, 1, 11>, conv_tile<kKernel, 1, 12>};
-    static constexpr TileFn kTwo[6] = {conv_tile<kKernel, 2, 1>, conv_tile<kKernel, 2, 2>, conv_tile<kKernel, 2, 3>,
-                                       conv_tile<kKernel, 2, 4>, conv_tile<kKernel, 2, 5>, conv_tile<kKernel, 2, 6>};
-    static constexpr TileFn kThree[4] = {conv_tile<kKernel, 3, 1>, conv_tile<kKernel, 3, 2>, conv_tile<kKernel, 3, 3>,
-                                         conv_tile<kKernel, 3, 4>};
-#else
-    static constexpr TileFn kOne[6] = {conv_tile<kKernel, 1, 1>, conv_tile<kKernel, 1, 2>, conv_tile<kKernel, 1, 3>,
-                                       conv_tile<kKernel, 1, 4>, conv_tile<kKernel, 1, 5>, conv_tile<kKernel, 1, 6>};
-    static constexpr TileFn kTwo[3] = {conv_tile<kKernel, 2, 1>, conv_tile<kKernel, 2, 2>, conv_tile<kKernel, 2, 3>};
-    static constexpr TileFn kThree[2] = {conv_tile<kKernel, 3, 1>, conv_tile<kKernel, 3, 2>};
-#endif
-    return rows == 1 ? kOne[cols - 1] : rows == 2 ? kTwo[cols - 1] : kThree[cols - 1];
-  }
+// The tiles of `kRows` rows, by columns - 1.
+template <int kKernel, int kRows, typename Columns>
+struct TilesOf;
+template <int kKernel, int kRows, std::size_t... kColumns>
+struct TilesOf<kKernel, kRows, std::index_sequence<kColumns...>> {
+  static constexpr TileFn kOf[] = {conv_tile<kKernel, kRows, kColumns + 1>...};
 };
+
+// Built: every shape of up to 3 rows and kTilePixels pixels.
+template <int kKernel>
+TileFn tile(int rows, int cols) {
+  if (rows == 1) return TilesOf<kKernel, 1, std::make_index_sequence<kTilePixels>>::kOf[cols - 1];
+  if (rows == 2) return TilesOf<kKernel, 2, std::make_index_sequence<kTilePixels / 2>>::kOf[cols - 1];
+  return TilesOf<kKernel, 3, std::make_index_sequence<kTilePixels / 3>>::kOf[cols - 1];
+}
 
 // A tile of a map that is little more than its own border: taps that meet only the zeros around the map are left out at
 // compile time, 44 of 144 on a 4 x 4 map. Takes 16 channels at a time, so that all tiles of the map use their weights
@@ -158,11 +150,13 @@ void conv_small_tile(const float* x, int64_t x_row, const float* w, float* sums,
 }
 
 using SmallTileFn = void (*)(const float*, int64_t, const float*, float*, int64_t, bool, int64_t);
-constexpr SmallTileFn kSmallTiles[16] = {
-    conv_small_tile<0>,  conv_small_tile<1>,  conv_small_tile<2>,  conv_small_tile<3>,
-    conv_small_tile<4>,  conv_small_tile<5>,  conv_small_tile<6>,  conv_small_tile<7>,
-    conv_small_tile<8>,  conv_small_tile<9>,  conv_small_tile<10>, conv_small_tile<11>,
-    conv_small_tile<12>, conv_small_tile<13>, conv_small_tile<14>, conv_small_tile<15>};
+template <typename Edges>
+struct SmallTiles;
+template <std::size_t... kEdges>
+struct SmallTiles<std::index_sequence<kEdges...>> {
+  static constexpr SmallTileFn kOf[] = {conv_small_tile<kEdges>...};
+};
+using AllSmallTiles = SmallTiles<std::make_index_sequence<16>>;
 
 // Sums of `rows` x `cols` pixels from (y0, x0), in the same order of additions as conv_tile's: the sums of every 64
 // channels are a chain of their own.
@@ -183,8 +177,8 @@ void conv_small(const ConvBlockTask& t, int rows, int cols, int y0, int x0, cons
         // Two of the tiles fetch the next slab, a vector of every row each (there is one slab more behind the last).
         const int64_t prefetch = tile == 0 ? kSlab : tile == tiles / 2 ? kSlab + kLanes : 0;
         ++tile;
-        kSmallTiles[edges](x, t.in.row(), weights + cb * kSlab, chunk + r * sums_row + c * kBlock, sums_row,
-                           cb % kChunkBlocks != 0, prefetch);
+        AllSmallTiles::kOf[edges](x, t.in.row(), weights + cb * kSlab, chunk + r * sums_row + c * kBlock, sums_row,
+                                  cb % kChunkBlocks != 0, prefetch);
       }
     }
     if (chunk == sums || ((cb + 1) % kChunkBlocks != 0 && cb + 1 < c_blocks)) continue;
@@ -277,9 +271,9 @@ void conv_impl(const ConvBlockTask& t) {
         const float* x_row = t.x + cb * t.in.block() + (y0 + r - halo) * t.in.row();
         for (int g = 0; g < col_tiles; ++g) {
           const int c0 = cols * g / col_tiles, c1 = cols * (g + 1) / col_tiles;
-          Tiles<kKernel>::get(nr, c1 - c0)(x_row + (x0 + c0 - halo) * kChannelBlock, t.in.block(), t.in.row(),
-                                           weights + cb * slab, chunk, ky0, ky1, t.scratch + r * sums_row + c0 * kBlock,
-                                           sums_row, cb > 0);
+          tile<kKernel>(nr, c1 - c0)(x_row + (x0 + c0 - halo) * kChannelBlock, t.in.block(), t.in.row(),
+                                     weights + cb * slab, chunk, ky0, ky1, t.scratch + r * sums_row + c0 * kBlock,
+                                     sums_row, cb > 0);
         }
       }
     }
@@ -292,11 +286,7 @@ void conv(const ConvBlockTask& t) { t.weights->kernel == 3 ? conv_impl<3>(t) : c
 // The first block, any pool: one input channel, 9 multiply-adds an output. The weights stay in registers; a tile is
 // kFirstPixels pixels of a row for one vector of channels, and every input value is broadcast once for the three taps
 // it meets.
-#if defined(__AVX512F__) || defined(__ARM_NEON)
-constexpr int kFirstPixels = 8;
-#else
-constexpr int kFirstPixels = 4;
-#endif
+constexpr int kFirstPixels = kRegisters == 32 ? 8 : 4;
 
 template <int kKernel>
 void conv_first_impl(const ConvBlockTask& t) {

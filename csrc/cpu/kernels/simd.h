@@ -23,6 +23,12 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
+// Vector registers: kernels keep as many sums in them as they hold, next to the operands.
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 // Four doubles even on AVX-512: with eight, the 256 complex points of as many frames would fill a 32 KB level-1 cache.
 constexpr int kLanes64 = kLanes >= 8 ? 4 : 2;
 

@@ -4,17 +4,15 @@
 // Plan: a block of units is transformed into v (16 channels of a tile at a time, all in registers); for each of the 36
 // points a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2); the products of
 // a unit are transformed back, pooled, and only the pooled values get bias, activation and affine.
+#include <utility>
+
 #include "cpu/winograd.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
 namespace {
 
-#if defined(__AVX512F__) || defined(__ARM_NEON)
-constexpr int kTileRows = 12;
-#else
-constexpr int kTileRows = 6;
-#endif
+constexpr int kTileRows = kRegisters == 32 ? 12 : 6;
 constexpr int kVecs = 2;
 constexpr int kBlock = kVecs * kLanes;
 constexpr int kPoints = 36;
@@ -157,18 +155,15 @@ void product(const float* a, int64_t a_block, const float* b, int quads, float* 
 
 using ProductFn = void (*)(const float*, int64_t, const float*, int, float*, int64_t, const char*, int);
 
-template <int kVectors>
-struct Products {  // of [rows - 1]
-#if defined(__AVX512F__) || defined(__ARM_NEON)
-  static constexpr ProductFn kOf[kTileRows] = {product<1, kVectors>,  product<2, kVectors>,  product<3, kVectors>,
-                                               product<4, kVectors>,  product<5, kVectors>,  product<6, kVectors>,
-                                               product<7, kVectors>,  product<8, kVectors>,  product<9, kVectors>,
-                                               product<10, kVectors>, product<11, kVectors>, product<12, kVectors>};
-#else
-  static constexpr ProductFn kOf[kTileRows] = {product<1, kVectors>, product<2, kVectors>, product<3, kVectors>,
-                                               product<4, kVectors>, product<5, kVectors>, product<6, kVectors>};
-#endif
+// Products of 1 to kTileRows tiles, by tiles - 1.
+template <int kVectors, typename Tiles>
+struct ProductsOf;
+template <int kVectors, std::size_t... kTiles>
+struct ProductsOf<kVectors, std::index_sequence<kTiles...>> {
+  static constexpr ProductFn kOf[] = {product<kTiles + 1, kVectors>...};
 };
+template <int kVectors>
+using Products = ProductsOf<kVectors, std::make_index_sequence<kTileRows>>;
 
 template <Activation kActivation>
 FCNTAG_INLINE Vec activate(Vec v) {
