@@ -135,16 +135,16 @@ void Network::write_constants(std::size_t index) {
   if (maps_.empty() || !block.winograd) return;
   const MapLayout& out = plans_[index].out;
   const int images = index + 1 < deep_ ? group_ : deep_group_;
+  std::vector<float> values(static_cast<std::size_t>(block.k_blocks) * block.k_block);
+  FlushDenormals flush;  // as the kernels run
+  winograd_kernels_->constants(block, values.data());
   for (int c = block.computed_channels; c < block.out_channels; ++c) {
-    float value = block.bias.data()[c];
-    if (block.activation == Activation::kRelu) value = std::max(value, 0.0f);
-    if (block.activation == Activation::kElu && value < 0) value = std::expm1(value);
-    if (block.affine) value = std::fma(block.scale.data()[c], value, block.shift.data()[c]);
     for (int image = 0; image < images; ++image) {
       float* channel = maps_[index + 1].data() + image * out.image() + out.origin() + c / kChannelBlock * out.block() +
                        c % kChannelBlock;
       for (int y = 0; y < out.height; ++y) {
-        for (int x = 0; x < out.width; ++x) channel[y * out.row() + static_cast<int64_t>(x) * kChannelBlock] = value;
+        for (int x = 0; x < out.width; ++x)
+          channel[y * out.row() + static_cast<int64_t>(x) * kChannelBlock] = values[c];
       }
     }
   }

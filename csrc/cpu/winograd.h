@@ -49,6 +49,8 @@ struct WinogradTask {
 struct WinogradKernels {
   void (*transform)(const WinogradTask&);  // x -> v
   void (*multiply)(const WinogradTask&);   // v, weights -> m -> y
+  // values [k_blocks * k_block]: the output of every channel, were all of its weights zeros.
+  void (*constants)(const PackedConvBlock& block, float* values);
 };
 
 // Whether the block can be computed this way on a map of height x width.

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cpu/conv_block.h"
+#include "cpu/kernels/epilogue.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
@@ -188,14 +189,7 @@ void conv_small(const ConvBlockTask& t, int rows, int cols, int y0, int x0, cons
   }
 }
 
-template <Activation kActivation>
-FCNTAG_INLINE Vec activate(Vec v) {
-  if constexpr (kActivation == Activation::kRelu) return relu(v);
-  if constexpr (kActivation == Activation::kElu) return elu(v);
-  return v;
-}
-
-// Maximum of each window in scratch [rows][columns][kb], then y = scale * act(sign * max + bias) + shift.
+// The pooled values of windows [oy0, oy1) x [ox0, ox1), whose sums are in scratch [rows][columns][kb].
 template <Activation kActivation>
 void pool_and_store(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0,
                     int ox1) {
@@ -203,34 +197,23 @@ void pool_and_store(const ConvBlockTask& t, const float* sums, int64_t sums_row,
   for (int v = 0; v < kb; v += kLanes) {
     const int k = t.k_block * kb + v;  // first channel of this vector
     if (k >= t.out.blocks() * kChannelBlock) break;
-    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
-    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
-    float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+    const Epilogue<kActivation> epilogue(w, k);
+    float* y = channel_origin(t.y, t.out, k);
     for (int oy = oy0; oy < oy1; ++oy) {
       for (int ox = ox0; ox < ox1; ++ox) {
         const float* s =
             sums + (oy - oy0) * w.stride_h * sums_row + static_cast<int64_t>(ox - ox0) * w.stride_w * kb + v;
-        Vec m = load(s);
-        for (int i = 0; i < w.pool_h; ++i) {
-          for (int j = 0; j < w.pool_w; ++j) m = max(m, load(s + i * sums_row + static_cast<int64_t>(j) * kb));
-        }
-        Vec out = activate<kActivation>(fma(sign, m, bias));
-        if (w.affine) out = fma(scale, out, shift);
-        store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, out);
+        store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock,
+              epilogue(window_maximum(s, sums_row, kb, w.pool_h, w.pool_w)));
       }
     }
   }
 }
 
 void finish(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0, int ox1) {
-  switch (t.weights->activation) {
-    case Activation::kRelu:
-      return pool_and_store<Activation::kRelu>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
-    case Activation::kElu:
-      return pool_and_store<Activation::kElu>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
-    default:
-      return pool_and_store<Activation::kNone>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
-  }
+  with_activation(t.weights->activation, [&](auto activation) {
+    pool_and_store<decltype(activation)::kOf>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
+  });
 }
 
 template <int kKernel>
@@ -383,13 +366,10 @@ void conv_first_windows(const ConvBlockTask& t) {
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) taps[i] = load(w.weight.data() + (t.k_block * 9 + i) * kLanes);
   const int k = t.k_block * kLanes;
-  const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
-  const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
-  float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+  const Epilogue<kActivation> epilogue(w, k);
+  float* y = channel_origin(t.y, t.out, k);
   const auto put = [&](Vec best, int oy, int ox) {
-    Vec out = activate<kActivation>(fma(sign, best, bias));
-    if (w.affine) out = fma(scale, out, shift);
-    store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, out);
+    store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, epilogue(best));
   };
   const float* x = t.x - t.in.row() - 1;
   if (w.pool_h <= w.stride_h) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cpu/winograd.h"
+#include "cpu/kernels/epilogue.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
@@ -165,13 +166,6 @@ struct ProductsOf<kVectors, std::index_sequence<kTiles...>> {
 template <int kVectors>
 using Products = ProductsOf<kVectors, std::make_index_sequence<kTileRows>>;
 
-template <Activation kActivation>
-FCNTAG_INLINE Vec activate(Vec v) {
-  if constexpr (kActivation == Activation::kRelu) return relu(v);
-  if constexpr (kActivation == Activation::kElu) return elu(v);
-  return v;
-}
-
 // The outputs of one tile and vector, from m [36][kb].
 FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
   Vec mid[4][6];
@@ -196,12 +190,11 @@ void pool_tiles(const WinogradTask& t) {
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
     if (k >= w.computed_channels) break;
-    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
-    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+    const Epilogue<kActivation> epilogue(w, k);
     const float* m = t.m + v;
     const int first = t.unit_begin % p.units();
     int image = t.unit_begin / p.units(), row = first / p.grid_cols, col = first % p.grid_cols;
-    float* y = t.y + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+    float* y = channel_origin(t.y, t.out, k);
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit, m += kPoints * kBlock) {
       Vec o[4][4];
       transform_back(m, o);
@@ -218,9 +211,7 @@ void pool_tiles(const WinogradTask& t) {
             for (int j = 0; j < kPoolW; ++j) best = max(best, o[oy * kPoolH + i][ox * kPoolW + j]);
           }
           if (row * kRows + oy >= t.out.height || col * kCols + ox >= t.out.width) continue;
-          Vec out = activate<kActivation>(fma(sign, best, bias));
-          if (w.affine) out = fma(scale, out, shift);
-          store(to + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, out);
+          store(to + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock, epilogue(best));
         }
       }
       if (++col == p.grid_cols) {
@@ -258,8 +249,7 @@ void pool_units(const WinogradTask& t, int tiles) {
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
     if (k >= w.computed_channels) break;
-    const Vec sign = load(w.sign.data() + k), bias = load(w.bias.data() + k);
-    const Vec scale = load(w.scale.data() + k), shift = load(w.shift.data() + k);
+    const Epilogue<kActivation> epilogue(w, k);
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
       const float* m = t.m + static_cast<int64_t>(unit - t.unit_begin) * p.unit_tiles() * kPoints * kBlock + v;
       for (int q = 0; q < p.unit_tiles(); ++q, m += kPoints * kBlock) {
@@ -276,20 +266,14 @@ void pool_units(const WinogradTask& t, int tiles) {
       }
       const int image = unit / p.units(), at = unit % p.units();
       const int oy0 = at / p.grid_cols * out_rows, ox0 = at % p.grid_cols * out_cols;
-      float* y = t.y + image * t.out.image() + k / kChannelBlock * t.out.block() + k % kChannelBlock;
+      float* y = channel_origin(t.y + image * t.out.image(), t.out, k);
       const int rows = t.out.height - oy0 < out_rows ? t.out.height - oy0 : out_rows;
       const int cols = t.out.width - ox0 < out_cols ? t.out.width - ox0 : out_cols;
       for (int oy = 0; oy < rows; ++oy) {
         for (int ox = 0; ox < cols; ++ox) {
           const float* s = buffer + (static_cast<int64_t>(oy) * w.pool_h * width + ox * w.pool_w) * kLanes;
-          Vec best = load(s);
-          for (int i = 0; i < w.pool_h; ++i) {
-            for (int j = 0; j < w.pool_w; ++j)
-              best = max(best, load(s + (static_cast<int64_t>(i) * width + j) * kLanes));
-          }
-          Vec out = activate<kActivation>(fma(sign, best, bias));
-          if (w.affine) out = fma(scale, out, shift);
-          store(y + (oy0 + oy) * t.out.row() + static_cast<int64_t>(ox0 + ox) * kChannelBlock, out);
+          store(y + (oy0 + oy) * t.out.row() + static_cast<int64_t>(ox0 + ox) * kChannelBlock,
+                epilogue(window_maximum(s, static_cast<int64_t>(width) * kLanes, kLanes, w.pool_h, w.pool_w)));
         }
       }
     }
@@ -321,14 +305,16 @@ void multiply(const WinogradTask& t) {
                             reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
     }
   }
-  switch (t.weights->activation) {
-    case Activation::kRelu:
-      return pool_units<Activation::kRelu>(t, tiles);
-    case Activation::kElu:
-      return pool_units<Activation::kElu>(t, tiles);
-    default:
-      return pool_units<Activation::kNone>(t, tiles);
-  }
+  with_activation(t.weights->activation, [&](auto activation) { pool_units<decltype(activation)::kOf>(t, tiles); });
+}
+
+// A channel without weights has sums of 0, whatever comes in.
+void constants(const PackedConvBlock& block, float* values) {
+  with_activation(block.activation, [&](auto activation) {
+    for (int k = 0; k < block.k_blocks * block.k_block; k += kLanes) {
+      store(values + k, Epilogue<decltype(activation)::kOf>(block, k)(Vec{}));
+    }
+  });
 }
 
 }  // namespace
@@ -336,6 +322,6 @@ void multiply(const WinogradTask& t) {
 #define FCNTAG_TABLE_(isa) winograd_kernels_##isa
 #define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
 extern const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA);
-const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA) = {transform, multiply};
+const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA) = {transform, multiply, constants};
 
 }  // namespace fcntag
