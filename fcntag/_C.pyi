@@ -25,7 +25,7 @@ class Network:
         *,
         height: int,
         width: int,
-        bfloat16: bool,
+        precision: str,
         algorithm: str,
         pool: ThreadPool,
     ) -> None: ...

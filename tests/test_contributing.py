@@ -23,13 +23,13 @@ import test_engine
 import test_export
 import test_frontends
 import test_validate_frontends
+from fcntag.bench.networks import load
+from fcntag.document import Block, Frontend, Log
 from make_models import FRONTEND
 
 import fcntag.convert
 from fcntag import catalogue, cli, networks
 from fcntag.bench import cuda_peers, peers
-from fcntag.bench.networks import load
-from fcntag.document import Block, Frontend, Log
 from fcntag.eval import Dataset, align, evaluate, metrics, report
 from fcntag.eval.scoring import Scores
 

@@ -10,12 +10,11 @@ import shutil
 
 import pytest
 from support import emulation
-from support.emulated_cuda import KERNELS
+from support.emulated_cuda import HOST, KERNELS, MODEL
 
-ENGINE = ("csrc/cuda/conv_plan.cpp", "csrc/cuda/convert.cpp", "csrc/cuda/network.cpp")
 PROGRAMS = {
-    "network": ("tests/cuda/check_network.cpp", *ENGINE, *KERNELS, "csrc/melspec_config.cpp"),
-    "frontend": ("tests/cuda/check_frontend.cpp", *KERNELS, *ENGINE, "csrc/melspec_config.cpp"),
+    "network": ("tests/cuda/check_network.cpp", *HOST, *KERNELS, *MODEL),
+    "frontend": ("tests/cuda/check_frontend.cpp", *HOST, *KERNELS, *MODEL),
 }
 
 
@@ -38,28 +37,28 @@ def test_sanitizers_find_nothing(program, mode):
 
 MISTAKES = {  # file, what is there, what takes its place, mode that sees it
     "no barrier after the wait": (
-        "conv_kernel.h",
+        "conv/conv_kernel.h",
         "dev::copy_wait<kStages - 2>();\n      dev::sync();",
         "dev::copy_wait<kStages - 2>();",
         "tsan",
     ),
-    "no barrier before the maxima": ("conv_kernel.h", "if (pass == 0) dev::sync();", "", "tsan"),
+    "no barrier before the maxima": ("conv/conv_kernel.h", "if (pass == 0) dev::sync();", "", "tsan"),
     "wait one stage too deep": (
-        "conv_kernel.h",
+        "conv/conv_kernel.h",
         "dev::copy_wait<kStages - 2>()",
         "dev::copy_wait<kStages - 1>()",
         "plain",
     ),
-    "halo one row off": ("conv_tile.h", "* p.sub_h - p.radius,", "* p.sub_h - p.radius + 1,", "plain"),
-    "no check of the right edge": ("conv_tile.h", "&& x < p.width", "", "plain"),
+    "halo one row off": ("conv/conv_tile.h", "* p.sub_h - p.radius,", "* p.sub_h - p.radius + 1,", "plain"),
+    "no check of the right edge": ("conv/conv_tile.h", "&& x < p.width", "", "plain"),
     "wrong half of the fragment": (
-        "conv_math.h",
+        "conv/conv_math.h",
         "(chunk + (lane >> 4)) << 4",
         "(chunk + (lane >> 3 & 1)) << 4",
         "plain",
     ),
     "weights of the next stage": (
-        "conv_kernel.h",
+        "conv/conv_kernel.h",
         "load_weights(step + kStages - 1);",
         "load_weights(step + kStages);",
         "plain",
@@ -74,10 +73,10 @@ def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
     source = (tmp_path / "cuda" / file).read_text()
     assert source.count(right) == 1, f"{file} has changed: find the place for this mistake again"
     (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
-    mutant = "csrc/cuda/conv_bfloat16.cu"
+    mutant = "csrc/cuda/conv/conv_bfloat16.cu"
     executable = emulation.program(
         *(name for name in PROGRAMS["network"] if name != mutant),
-        str(tmp_path / "cuda/conv_bfloat16.cu"),
+        str(tmp_path / "cuda/conv/conv_bfloat16.cu"),
         mode=mode,
         includes=(str(tmp_path),),
     )

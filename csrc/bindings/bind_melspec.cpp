@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "check.h"
-#include "melspec.h"
-#include "parse.h"
-#include "register.h"
+#include "cpu/melspec.h"
+#include "bindings/parse.h"
+#include "bindings/register.h"
 
 namespace py = pybind11;
 

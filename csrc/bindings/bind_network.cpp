@@ -4,23 +4,16 @@
 #include <memory>
 
 #include "check.h"
-#include "network.h"
-#include "parse.h"
-#include "thread_pool.h"
-#include "register.h"
-#include "run_network.h"
+#include "cpu/network.h"
+#include "bindings/parse.h"
+#include "cpu/thread_pool.h"
+#include "bindings/register.h"
+#include "bindings/run_network.h"
 
 namespace py = pybind11;
 
 namespace fcntag {
 namespace {
-
-Flatten parse_flatten(const std::string& name) {
-  if (name == "chw") return Flatten::kChw;
-  if (name == "hwc") return Flatten::kHwc;
-  FCNTAG_CHECK(name == "max", "network: flatten='", name, "'; built: chw, hwc, max");
-  return Flatten::kMax;
-}
 
 Algorithm parse_algorithm(const std::string& name) {
   if (name == "auto") return Algorithm::kAuto;
@@ -36,16 +29,10 @@ std::vector<std::string> algorithm_names(const Network& network) {
 }
 
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                                      bool bfloat16, const std::string& algorithm, std::shared_ptr<ThreadPool> pool) {
-  std::vector<ConvBlockSpec> specs;
-  for (const py::dict& block : blocks) specs.push_back(parse_block(block));
-  HeadSpec spec{};
-  spec.flatten = parse_flatten(head["flatten"].cast<std::string>());
-  spec.in_features = head["in_features"].cast<int>();
-  spec.n_tags = head["n_tags"].cast<int>();
-  spec.weight = vector_data(head, "weight", static_cast<py::ssize_t>(spec.in_features) * spec.n_tags);
-  spec.bias = vector_data(head, "bias", spec.n_tags);
-  return std::make_unique<Network>(specs, spec, height, width, bfloat16, parse_algorithm(algorithm), std::move(pool));
+                                      const std::string& precision, const std::string& algorithm,
+                                      std::shared_ptr<ThreadPool> pool) {
+  return std::make_unique<Network>(parse_network(blocks, head, height, width), parse_precision(precision),
+                                   parse_algorithm(algorithm), std::move(pool));
 }
 
 py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
@@ -66,7 +53,7 @@ void register_network(py::module_& m) {
       .def_property_readonly("threads", &ThreadPool::threads);
   py::class_<Network>(m, "Network", "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
-           py::arg("width"), py::arg("bfloat16"), py::arg("algorithm"), py::arg("pool"))
+           py::arg("width"), py::arg("precision"), py::arg("algorithm"), py::arg("pool"))
       .def_property_readonly("algorithms", &algorithm_names)
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,

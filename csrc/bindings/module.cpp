@@ -1,11 +1,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "cpu_isa.h"
-#include "ceilings.h"
-#include "register.h"
-#include "thread_pool.h"
-#include "winograd.h"
+#include "bindings/register.h"
+#include "cpu/ceilings.h"
+#include "cpu/isa.h"
+#include "cpu/kernel_table.h"
+#include "cpu/thread_pool.h"
 
 namespace py = pybind11;
 
@@ -23,7 +23,7 @@ py::dict build_info() {
   info["isa"] = isa_name(choose_isa());
   info["isas_built"] = names(built_isas());
   info["isas_available"] = names(available_isas());
-  info["bfloat16"] = winograd_kernels_bfloat16(choose_isa()) != nullptr;
+  info["bfloat16"] = winograd_kernels(choose_isa(), Precision::kBfloat16) != nullptr;
   info["compiler"] = __VERSION__;
   return info;
 }

@@ -1,4 +1,4 @@
-#include "parse.h"
+#include "bindings/parse.h"
 
 #include <pybind11/stl.h>
 
@@ -21,6 +21,13 @@ Activation parse_activation(const std::string& name) {
   return Activation::kNone;
 }
 
+Flatten parse_flatten(const std::string& name) {
+  if (name == "chw") return Flatten::kChw;
+  if (name == "hwc") return Flatten::kHwc;
+  FCNTAG_CHECK(name == "max", "network: flatten='", name, "'; built: chw, hwc, max");
+  return Flatten::kMax;
+}
+
 template <typename T>
 T choose(const py::dict& d, const char* key, const std::vector<std::pair<const char*, T>>& built) {
   const std::string name = d[key].cast<std::string>();
@@ -32,8 +39,7 @@ T choose(const py::dict& d, const char* key, const std::vector<std::pair<const c
   fail("melspec: ", key, "='", name, "'; built: ", known);
 }
 
-}  // namespace
-
+// The float32 values of d[key]; ValueError if they are not `size`. `d` keeps them alive.
 const float* vector_data(const py::dict& d, const char* key, py::ssize_t size) {
   const FloatArray array = d[key].cast<FloatArray>();
   FCNTAG_CHECK(array.size() == size, "network: ", key, " has ", array.size(), " values; ", size, " are needed");
@@ -60,6 +66,33 @@ ConvBlockSpec parse_block(const py::dict& d) {
     spec.shift = vector_data(d, "shift", k);
   }
   return spec;
+}
+
+}  // namespace
+
+NetworkSpec parse_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width) {
+  NetworkSpec spec;
+  for (const py::dict& block : blocks) spec.blocks.push_back(parse_block(block));
+  spec.head.flatten = parse_flatten(head["flatten"].cast<std::string>());
+  spec.head.in_features = head["in_features"].cast<int>();
+  spec.head.n_tags = head["n_tags"].cast<int>();
+  const py::ssize_t n_tags = spec.head.n_tags;
+  spec.head.weight = vector_data(head, "weight", n_tags * spec.head.in_features);
+  spec.head.bias = vector_data(head, "bias", n_tags);
+  spec.height = height;
+  spec.width = width;
+  return spec;
+}
+
+Precision parse_precision(const std::string& name) {
+  constexpr Precision kAll[] = {Precision::kFloat32, Precision::kTf32x3, Precision::kTf32, Precision::kFloat16,
+                                Precision::kBfloat16};
+  std::string known;
+  for (Precision precision : kAll) {
+    if (name == precision_name(precision)) return precision;
+    known += std::string(known.empty() ? "" : ", ") + precision_name(precision);
+  }
+  fail("precision='", name, "'; built: ", known);
 }
 
 MelSpecConfig parse_melspec(const py::dict& d) {

@@ -1,21 +1,24 @@
-// What Python hands to either engine (fcntag/engine.py writes it), as the structs that the engines take.
+// Reads what Python hands to either core (fcntag/core_config.py writes it) into the structs that the cores take.
 #pragma once
 
 #include <pybind11/numpy.h>
 
-#include "conv_block.h"
-#include "melspec.h"
+#include <string>
+#include <vector>
+
+#include "model/melspec_config.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 
 using FloatArray = pybind11::array_t<float, pybind11::array::c_style>;
 
-// The float32 values of d[key]; ValueError if they are not `size`. `d` keeps them alive.
-const float* vector_data(const pybind11::dict& d, const char* key, pybind11::ssize_t size);
+// Blocks are dicts of "in_channels", "out_channels", "kernel", "activation", "window", "stride", "weight", "bias",
+// "scale" and "shift"; the head is one of "flatten", "in_features", "n_tags", "weight" and "bias". The dicts keep the
+// arrays alive: the spec borrows their memory.
+NetworkSpec parse_network(const std::vector<pybind11::dict>& blocks, const pybind11::dict& head, int height, int width);
 
-// One of {"in_channels", "out_channels", "kernel", "activation", "window", "stride", "weight", "bias", "scale",
-// "shift"} dicts; `d` keeps the arrays alive: the spec borrows their memory.
-ConvBlockSpec parse_block(const pybind11::dict& d);
+Precision parse_precision(const std::string& name);
 
 MelSpecConfig parse_melspec(const pybind11::dict& d);
 

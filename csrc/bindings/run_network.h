@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check.h"
-#include "network_outputs.h"
-#include "parse.h"
+#include "model/network_outputs.h"
+#include "bindings/parse.h"
 
 namespace fcntag {
 

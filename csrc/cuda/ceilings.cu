@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda/conv_math.h"
+#include "cuda/conv/conv_math.h"
 
 namespace fcntag {
 namespace cuda {

@@ -1,7 +1,7 @@
 // What the GPU at hand can do at most: the denominators of every "% of the ceiling".
 #pragma once
 
-#include "cuda/conv_params.h"
+#include "cuda/conv/conv_params.h"
 #include "cuda/runtime.h"
 
 namespace fcntag {

@@ -1,6 +1,6 @@
 #include "cuda/head.h"
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 
 namespace fcntag {
 namespace cuda {
@@ -95,14 +95,14 @@ void run_means(const MapParams& params, int images, Stream stream) {
 }
 
 std::vector<float> pack_head_weights(const float* weight, int n_tags, int channels, int stride, int positions,
-                                     FeatureOrder order) {
-  const int places = order == FeatureOrder::kMax ? 1 : positions;
+                                     Flatten order) {
+  const int places = order == Flatten::kMax ? 1 : positions;
   std::vector<float> packed(static_cast<std::size_t>(n_tags) * places * stride);
   for (int tag = 0; tag < n_tags; ++tag) {
     const float* row = weight + static_cast<std::size_t>(tag) * places * channels;
     for (int position = 0; position < places; ++position) {
       for (int c = 0; c < channels; ++c) {
-        const float w = order == FeatureOrder::kHwc ? row[position * channels + c] : row[c * places + position];
+        const float w = order == Flatten::kHwc ? row[position * channels + c] : row[c * places + position];
         packed[(static_cast<std::size_t>(tag) * places + position) * stride + c] = w;
       }
     }

@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/conv_params.h"
+#include "cuda/conv/conv_params.h"
 #include "cuda/runtime.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 namespace cuda {
@@ -23,10 +24,9 @@ struct HeadParams {
 
 void run_head(const HeadParams& params, int images, Stream stream);
 
-enum class FeatureOrder { kChw, kHwc, kMax };
 // weight [n_tags][features in the model's order] -> [n_tags][positions][stride] (kMax: [n_tags][stride]).
 std::vector<float> pack_head_weights(const float* weight, int n_tags, int channels, int stride, int positions,
-                                     FeatureOrder order);
+                                     Flatten order);
 
 struct MapParams {
   const void* map;  // [images][positions][stride]

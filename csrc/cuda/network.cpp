@@ -20,21 +20,16 @@ DeviceMemory upload(const std::vector<T>& values) {
   return memory;
 }
 
-const char* name(Precision p) {
-  const char* names[] = {"float32", "tf32x3", "tf32", "float16", "bfloat16"};
-  return names[static_cast<int>(p)];
-}
-
 // map [channels][positions] -> features in the model's order.
-void flatten(const float* map, int channels, int positions, FeatureOrder order, float* features) {
+void flatten(const float* map, int channels, int positions, Flatten order, float* features) {
   for (int c = 0; c < channels; ++c) {
     const float* row = map + static_cast<std::size_t>(c) * positions;
-    if (order == FeatureOrder::kMax) {
+    if (order == Flatten::kMax) {
       features[c] = *std::max_element(row, row + positions);
       continue;
     }
     for (int i = 0; i < positions; ++i)
-      features[order == FeatureOrder::kChw ? c * positions + i : i * channels + c] = row[i];
+      features[order == Flatten::kChw ? c * positions + i : i * channels + c] = row[i];
   }
 }
 
@@ -51,41 +46,27 @@ int batch_bucket(int batch, int max_batch) {
 Network::Network(const NetworkConfig& config, PlanOnly)
     : precision_(config.precision),
       max_batch_(config.max_batch),
-      max_height_(config.height),
-      max_width_(config.width),
-      n_tags_(config.head.n_tags),
-      in_features_(config.head.in_features),
-      order_(config.head.order) {
-  FCNTAG_CHECK(!config.blocks.empty(), "network: no blocks");
-  FCNTAG_CHECK(config.height > 0 && config.width > 0, "network: input ", config.height, "x", config.width,
-               " must not be empty");
+      max_height_(config.spec.height),
+      max_width_(config.spec.width),
+      n_tags_(config.spec.head.n_tags),
+      in_features_(config.spec.head.in_features),
+      flatten_(config.spec.head.flatten) {
+  check_network(config.spec);
   FCNTAG_CHECK(max_batch_ >= 1 && max_batch_ <= kMaxBatch, "network: max_batch=", max_batch_,
                "; allowed on a GPU: 1 to ", kMaxBatch);
-  FCNTAG_CHECK(n_tags_ > 0 && in_features_ > 0, "network: head of ", in_features_, " features and ", n_tags_, " tags");
   device_ = device_info(config.device);
   const int needed = precision_ == Precision::kFloat32 || precision_ == Precision::kFloat16 ? 75 : 80;
   if (device_.major * 10 + device_.minor < needed) {
     std::ostringstream text;
-    text << "precision='" << name(precision_) << "' needs a GPU of compute capability " << needed / 10 << "."
+    text << "precision='" << precision_name(precision_) << "' needs a GPU of compute capability " << needed / 10 << "."
          << needed % 10 << "; " << device_.name << " has " << device_.major << "." << device_.minor;
     throw DeviceError(text.str());
   }
-  int channels = 1;
-  for (std::size_t i = 0; i < config.blocks.size(); ++i) {
-    const ConvBlockSpec& spec = config.blocks[i];
-    FCNTAG_CHECK(spec.in_channels == channels, "network: block ", i, " takes ", spec.in_channels, " channels, but ",
-                 channels, " arrive");
-    FCNTAG_CHECK(spec.kernel == 1 || spec.kernel == 3, "conv_block: kernel=", spec.kernel,
-                 " is not built; built: 1, 3");
-    FCNTAG_CHECK(spec.pool_h > 0 && spec.pool_w > 0 && spec.stride_h > 0 && spec.stride_w > 0,
-                 "conv_block: pool window (", spec.pool_h, ", ", spec.pool_w, "), stride (", spec.stride_h, ", ",
-                 spec.stride_w, ") must be positive");
-    const bool last = i + 1 == config.blocks.size();
+  for (const ConvBlockSpec& block : config.spec.blocks) {
+    const bool last = &block == &config.spec.blocks.back();
     // The head reads float32: the last map is small, and nothing is gained by rounding it.
     const Storage storage = last ? Storage::kFloat32 : map_storage(precision_);
-    layers_.push_back({spec.in_channels, spec.out_channels, spec.kernel, spec.activation, spec.pool_h, spec.pool_w,
-                       spec.stride_h, spec.stride_w, 0, 0, precision_, storage});
-    channels = spec.out_channels;
+    layers_.push_back({block, 0, 0, precision_, storage});
   }
 
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
@@ -124,21 +105,21 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
                       megabytes(sizes_.total) + ", " + megabytes(available) + " of " + device_.name +
                       " are free; lower max_batch");
   }
-  for (std::size_t i = 0; i < config.blocks.size(); ++i) {
+  for (std::size_t i = 0; i < config.spec.blocks.size(); ++i) {
     if (i == 0) {
-      const PackedFirst packed = pack_first(config.blocks[0], precision_);
+      const PackedFirst packed = pack_first(config.spec.blocks[0], precision_);
       weights_.push_back(upload(packed.weight));
       epilogues_.push_back(upload(packed.epilogue));
     } else {
-      weights_.push_back(upload(pack_conv_weights(config.blocks[i], precision_)));
-      epilogues_.push_back(upload(pack_epilogue(config.blocks[i])));
+      weights_.push_back(upload(pack_conv_weights(config.spec.blocks[i], precision_)));
+      epilogues_.push_back(upload(pack_epilogue(config.spec.blocks[i])));
     }
   }
   const auto [h, w] = plans_.begin()->second.sizes.back();
   const ConvLayer& last = layers_.back();
-  head_weight_ = upload(pack_head_weights(config.head.weight, n_tags_, last.out_channels,
-                                          padded_channels(last.out_channels, last.storage), h * w, order_));
-  head_bias_ = upload(std::vector<float>(config.head.bias, config.head.bias + n_tags_));
+  head_weight_ = upload(pack_head_weights(config.spec.head.weight, n_tags_, last.out_channels,
+                                          padded_channels(last.out_channels, last.storage), h * w, flatten_));
+  head_bias_ = upload(std::vector<float>(config.spec.head.bias, config.spec.head.bias + n_tags_));
   for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(sizes_.maps[i]);
   partial_ = DeviceMemory(sizes_.partial);
   input_ = DeviceMemory(sizes_.input);
@@ -153,10 +134,8 @@ std::vector<std::pair<int, int>> Network::sizes(int height, int width) const {
   std::vector<std::pair<int, int>> sizes = {{height, width}};
   for (int i = 0; i < n_blocks(); ++i) {
     const auto [h, w] = sizes.back();
-    const ConvLayer layer = layer_at(i, h, w);
-    FCNTAG_CHECK(h >= layer.pool_h && w >= layer.pool_w, "conv_block: map ", h, "x", w,
-                 " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
-    sizes.emplace_back(layer.out_h(), layer.out_w());
+    const MapSize out = output_size(layers_[i], {h, w});
+    sizes.emplace_back(out.height, out.width);
   }
   return sizes;
 }
@@ -171,9 +150,7 @@ ConvLayer Network::layer_at(int block, int height, int width) const {
 Network::Plan Network::make_plan(int batch, int height, int width) const {
   Plan plan{batch, height, width, {}, {}, sizes(height, width)};
   const auto [h, w] = plan.sizes.back();
-  const int64_t positions = order_ == FeatureOrder::kMax ? 1 : static_cast<int64_t>(h) * w;
-  FCNTAG_CHECK(positions * layers_.back().out_channels == in_features_, "network: input ", height, "x", width,
-               " gives ", positions * layers_.back().out_channels, " features; the head takes ", in_features_);
+  check_features(flatten_, in_features_, layers_.back().out_channels, {h, w}, {height, width});
   plan.first = plan_first(layer_at(0, height, width), batch);
   for (int i = 1; i < n_blocks(); ++i) {
     plan.blocks.push_back(plan_conv(layer_at(i, plan.sizes[i].first, plan.sizes[i].second), batch, device_));
@@ -235,7 +212,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     const auto [h, w] = plan.sizes.back();
     const ConvLayer& last = layers_.back();
     run_head({static_cast<const float*>(map(n_blocks() - 1)), head_weight_.as<float>(), head_bias_.as<float>(), io,
-              h * w, padded_channels(last.out_channels, last.storage), order_ == FeatureOrder::kMax, n_tags_},
+              h * w, padded_channels(last.out_channels, last.storage), flatten_ == Flatten::kMax, n_tags_},
              plan.batch, stream);
   }
 }
@@ -285,7 +262,7 @@ void Network::read_block(const Plan& plan, int block, int images, int64_t row, i
     synchronize(stream_->get());
     if (whole != nullptr) std::copy(values.begin(), values.end(), whole + row * size);
     for (int i = 0; last && outputs.features != nullptr && i < images; ++i) {
-      flatten(values.data() + i * size, channels, static_cast<int>(size / channels), order_,
+      flatten(values.data() + i * size, channels, static_cast<int>(size / channels), flatten_,
               outputs.features + (row + i) * in_features_);
     }
   }

@@ -7,27 +7,18 @@
 #include <tuple>
 #include <vector>
 
-#include "conv_block.h"
-#include "cuda/conv_first.h"
-#include "cuda/conv_plan.h"
+#include "cuda/conv/conv_first.h"
+#include "cuda/conv/conv_plan.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
-#include "network_outputs.h"
+#include "model/network_outputs.h"
+#include "model/network_spec.h"
 
 namespace fcntag {
 namespace cuda {
 
-struct HeadSpec {
-  FeatureOrder order;
-  int in_features, n_tags;
-  const float* weight;  // [n_tags, in_features]
-  const float* bias;    // [n_tags]
-};
-
 struct NetworkConfig {
-  std::vector<ConvBlockSpec> blocks;  // pointers are used by the constructor only
-  HeadSpec head;
-  int height, width;  // largest input
+  NetworkSpec spec;  // its weights are read by the constructor only
   int max_batch;
   Precision precision;
   int device;
@@ -102,7 +93,7 @@ class Network {
   DeviceInfo device_;
   Precision precision_;
   int max_batch_, max_height_, max_width_, n_tags_, in_features_;
-  FeatureOrder order_;
+  Flatten flatten_;
   std::vector<ConvLayer> layers_;
   std::vector<DeviceMemory> weights_, epilogues_;
   DeviceMemory head_weight_, head_bias_;

@@ -12,7 +12,7 @@
 #include <string>
 
 #if defined(FCNTAG_EMULATED)
-#include "emulator.h"
+#include "emulation/emulator.h"
 #else
 #include <vector_types.h>
 #endif

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/melspec.h"
+#include "cuda/frontend/melspec.h"
 #include "cuda/network.h"
-#include "cuda/resample.h"
+#include "cuda/frontend/resample.h"
 #include "cuda/runtime.h"
 
 namespace fcntag {

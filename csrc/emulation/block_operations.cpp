@@ -4,7 +4,7 @@
 #include <cstring>
 #include <new>
 
-#include "machine.h"
+#include "emulation/machine.h"
 
 namespace fcntag {
 namespace emulator {

@@ -1,4 +1,4 @@
-#include "emulator.h"
+#include "emulation/emulator.h"
 
 #include <algorithm>
 #include <cstdarg>
@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-#include "machine.h"
+#include "emulation/machine.h"
 
 namespace fcntag {
 namespace emulator {

@@ -1,5 +1,5 @@
 // Runs CUDA-style kernels as plain C++ on any machine, to find index errors, missing barriers and out-of-bounds
-// accesses without a GPU. Kernels see it through csrc/cuda/device.h.
+// accesses without a GPU. Kernels see it through csrc/cuda/device/device.h.
 //
 // Threads of a block are fibers on one OS thread; blocks run one after the other, in an order that the seed decides.
 // A warp collective waits for all 32 lanes, a barrier for all threads of the block. What is checked, always: a

@@ -1,4 +1,4 @@
-#include "fibers.h"
+#include "emulation/fibers.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "sanitizers.h"
+#include "emulation/sanitizers.h"
 
 #if !defined(EMULATOR_UCONTEXT) && !(defined(__ELF__) && (defined(__x86_64__) || defined(__aarch64__)))
 #define EMULATOR_UCONTEXT  // ten times slower: it saves the signal mask with two system calls per switch

@@ -10,9 +10,9 @@
 #include <list>
 #include <vector>
 
-#include "emulator.h"
-#include "fibers.h"
-#include "sanitizers.h"
+#include "emulation/emulator.h"
+#include "emulation/fibers.h"
+#include "emulation/sanitizers.h"
 
 namespace fcntag {
 namespace emulator {

@@ -22,7 +22,7 @@
 #include <utility>
 #include <vector>
 
-#include "sanitizers.h"
+#include "emulation/sanitizers.h"
 
 namespace fcntag {
 namespace cuda {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "machine.h"
+#include "emulation/machine.h"
 
 namespace fcntag {
 namespace emulator {

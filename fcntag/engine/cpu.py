@@ -103,7 +103,7 @@ class CpuEngine(Engine):
             head,
             height=height,
             width=width,
-            bfloat16=self.precision == "bfloat16",
+            precision=self.precision,
             algorithm=self._algorithm,
             pool=self._pool,
         )

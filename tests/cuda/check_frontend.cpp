@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "cuda/melspec.h"
-#include "cuda/mfcc.h"
-#include "cuda/resample.h"
-#include "emulator.h"
+#include "cuda/frontend/melspec.h"
+#include "cuda/frontend/mfcc.h"
+#include "cuda/frontend/resample.h"
+#include "emulation/emulator.h"
 #include "frontend_reference.h"
 #include "mel_cases.h"
 

@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/convert.h"
+#include "cuda/half.h"
 #include "cuda/network.h"
-#include "emulator.h"
+#include "emulation/emulator.h"
 
 using namespace fcntag;
 using namespace fcntag::cuda;
@@ -34,7 +34,7 @@ struct Case {
   const char* name;
   int height, width, batch, max_batch;
   std::vector<BlockCase> blocks;
-  FeatureOrder order;
+  Flatten order;
 };
 
 BlockCase block(int channels, int pool_h, int pool_w, Activation activation = Activation::kRelu, bool affine = false) {
@@ -44,46 +44,34 @@ BlockCase block(int channels, int pool_h, int pool_w, Activation activation = Ac
 // Small maps, awkward numbers: channels that fill no chunk, warp or tile, rows and columns that pooling drops, windows
 // that overlap or leave gaps, windows larger than the accumulators, deep maps of one window.
 const Case kCases[] = {
-    {"pairs",
-     22,
-     27,
-     3,
-     4,
-     {block(20, 2, 4), block(36, 2, 2, Activation::kElu, true), block(70, 2, 2)},
-     FeatureOrder::kChw},
+    {"pairs", 22, 27, 3, 4, {block(20, 2, 4), block(36, 2, 2, Activation::kElu, true), block(70, 2, 2)}, Flatten::kChw},
     {"musicnn",
      30,
      25,
      2,
      2,
      {{24, 3, Activation::kRelu, true, 4, 1, 2, 2}, {33, 3, Activation::kRelu, true, 2, 2, 2, 2}, block(24, 1, 4)},
-     FeatureOrder::kHwc},
+     Flatten::kHwc},
     {"overlap and gaps",
      26,
      31,
      1,
      4,
      {block(8, 1, 1), {40, 3, Activation::kElu, true, 3, 4, 2, 3}, {18, 3, Activation::kNone, false, 1, 2, 3, 4}},
-     FeatureOrder::kChw},
-    {"fcn4", 24, 45, 1, 1, {block(16, 1, 1), block(130, 4, 5), block(68, 3, 8)}, FeatureOrder::kChw},
-    {"deep", 8, 8, 3, 4, {block(80, 2, 1), block(200, 1, 1), block(140, 4, 8)}, FeatureOrder::kMax},
-    {"large window", 10, 21, 1, 2, {block(12, 1, 1), block(40, 8, 17), block(9, 1, 1)}, FeatureOrder::kChw},
+     Flatten::kChw},
+    {"fcn4", 24, 45, 1, 1, {block(16, 1, 1), block(130, 4, 5), block(68, 3, 8)}, Flatten::kChw},
+    {"deep", 8, 8, 3, 4, {block(80, 2, 1), block(200, 1, 1), block(140, 4, 8)}, Flatten::kMax},
+    {"large window", 10, 21, 1, 2, {block(12, 1, 1), block(40, 8, 17), block(9, 1, 1)}, Flatten::kChw},
     {"one by one",
      6,
      7,
      2,
      2,
      {{40, 1, Activation::kElu, true, 1, 1, 1, 1}, {100, 1, Activation::kRelu, false, 1, 1, 1, 1}, block(5, 2, 3)},
-     FeatureOrder::kHwc},
-    {"fives", 15, 25, 2, 2, {block(10, 1, 1), block(34, 3, 5), block(66, 2, 5)}, FeatureOrder::kMax},
-    {"three four",
-     12,
-     18,
-     2,
-     2,
-     {block(32, 1, 1), block(32, 3, 4), block(32, 4, 4, Activation::kElu)},
-     FeatureOrder::kChw},
-    {"single", 9, 11, 3, 3, {block(21, 9, 11, Activation::kNone, true)}, FeatureOrder::kChw},
+     Flatten::kHwc},
+    {"fives", 15, 25, 2, 2, {block(10, 1, 1), block(34, 3, 5), block(66, 2, 5)}, Flatten::kMax},
+    {"three four", 12, 18, 2, 2, {block(32, 1, 1), block(32, 3, 4), block(32, 4, 4, Activation::kElu)}, Flatten::kChw},
+    {"single", 9, 11, 3, 3, {block(21, 9, 11, Activation::kNone, true)}, Flatten::kChw},
 };
 
 const struct {
@@ -215,11 +203,11 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     w = (w - b.pool_w) / b.stride_w + 1;
     sizes.emplace_back(h, w);
   }
-  const int positions = h * w, n_tags = 11, features = channels * (c.order == FeatureOrder::kMax ? 1 : positions);
+  const int positions = h * w, n_tags = 11, features = channels * (c.order == Flatten::kMax ? 1 : positions);
   const std::vector<float> head = normal(static_cast<std::size_t>(n_tags) * features, std::sqrt(1.0 / features));
   const std::vector<float> head_bias = normal(n_tags, 0.5);
   const HeadSpec head_spec{c.order, features, n_tags, head.data(), head_bias.data()};
-  Network network({specs, head_spec, c.height, c.width, c.max_batch, precision, 0});
+  Network network({{specs, head_spec, c.height, c.width}, c.max_batch, precision, 0});
 
   const std::vector<float> x = normal(static_cast<std::size_t>(c.batch) * c.height * c.width, 1.0);
   std::vector<float> first_input = x;  // as the first block multiplies it

@@ -52,14 +52,14 @@ nvcc=$toolkit/bin/nvcc
 gencode=()
 for arch in "${archs[@]}"; do gencode+=("-gencode=arch=compute_$arch,code=sm_$arch"); done
 count=0
-for source in csrc/cuda/*.cu; do
+for source in $(find csrc/cuda -name '*.cu' | sort); do
   echo "$source"
   python3 csrc/cuda/check_resources.py "$nvcc" -std=c++17 -O3 --fmad=true -Xptxas=-v -Icsrc \
     -Xcompiler=-Wall,-Wno-unknown-pragmas "${gencode[@]}" -c "$source" -o "$work/kernel.o"
   count=$((count + 1))
 done
 # What calls the CUDA runtime: its functions changed their arguments between 12 and 13.
-for source in csrc/cuda/*.cpp; do
+for source in $(find csrc/cuda -name '*.cpp' | sort); do
   echo "$source"
   "${CXX:-g++}" -std=c++17 -fsyntax-only -Wall -Wextra -Icsrc -isystem "$toolkit/include" "$source"
   count=$((count + 1))

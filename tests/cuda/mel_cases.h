@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/melspec.h"
+#include "cuda/frontend/melspec.h"
 #include "frontend_reference.h"
 
 namespace fcntag {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 
 namespace planted {
 

@@ -7,10 +7,10 @@
 #include <random>
 #include <vector>
 
-#include "cpu_isa.h"
-#include "melspec.h"
-#include "network.h"
-#include "thread_pool.h"
+#include "cpu/isa.h"
+#include "cpu/melspec.h"
+#include "cpu/network.h"
+#include "cpu/thread_pool.h"
 
 namespace {
 
@@ -66,8 +66,8 @@ bool check_network(const char* name, const std::vector<Block>& blocks, int heigh
   std::vector<std::vector<float>> results;
   for (const char* isa : {"generic", "neon"}) {
     setenv("FCNTAG_FORCE_ISA", isa, 1);
-    Network network(specs, {Flatten::kChw, features, 3, head.data(), bias.data()}, height, width, false,
-                    Algorithm::kAuto, std::make_shared<ThreadPool>(2));
+    const NetworkSpec spec = {specs, {Flatten::kChw, features, 3, head.data(), bias.data()}, height, width};
+    Network network(spec, Precision::kFloat32, Algorithm::kAuto, std::make_shared<ThreadPool>(2));
     std::vector<float> scores(6), values(static_cast<std::size_t>(2) * features);
     NetworkOutputs out;
     out.scores = scores.data();

@@ -6,8 +6,8 @@ cd "$(dirname "$0")/../.."
 compiler=${CXX_AARCH64:-aarch64-linux-gnu-g++}
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
-core=$(ls csrc/*.cpp | grep -v '_cpu\.cpp$')
-kernels=$(ls csrc/*_cpu.cpp)
+core=$(ls csrc/model/*.cpp csrc/cpu/*.cpp)
+kernels=$(ls csrc/cpu/kernels/*.cpp)
 flags="-std=c++17 -O2 -ffp-contract=off -Wall -Wextra -Wno-psabi -Werror -Icsrc"
 for source in $core tests/neon/check.cpp; do
   "$compiler" $flags -c "$source" -o "$build/$(basename "$source" .cpp).o"

@@ -17,19 +17,19 @@ import pytest
 
 from support import emulation
 
-_FOLDER = emulation.REPOSITORY / "csrc/cuda"
-KERNELS = tuple(str(path.relative_to(emulation.REPOSITORY)) for path in sorted(_FOLDER.glob("*.cu")))
-SOURCES = (
-    "csrc/bindings/cuda_module.cpp",
-    "csrc/bindings/dlpack.cpp",
-    "csrc/bindings/parse.cpp",
-    *KERNELS,
-    "csrc/cuda/conv_plan.cpp",
-    "csrc/cuda/convert.cpp",
-    "csrc/cuda/network.cpp",
-    "csrc/cuda/scorer.cpp",
-    "csrc/melspec_config.cpp",
-)
+
+def _sources(folder: str, ending: str) -> tuple[str, ...]:
+    return tuple(
+        str(path.relative_to(emulation.REPOSITORY))
+        for path in sorted((emulation.REPOSITORY / folder).rglob(f"*{ending}"))
+    )
+
+
+MODEL = _sources("csrc/model", ".cpp")
+KERNELS = _sources("csrc/cuda", ".cu")
+# The emulator has its own implementation of the runtime.
+HOST = tuple(source for source in _sources("csrc/cuda", ".cpp") if source != "csrc/cuda/runtime.cpp")
+SOURCES = (*_sources("csrc/bindings/cuda", ".cpp"), "csrc/bindings/parse.cpp", *KERNELS, *HOST, *MODEL)
 
 
 def build() -> ModuleType:

@@ -26,7 +26,7 @@ MACHINE = tuple(f"csrc/emulation/{name}.cpp" for name in ("emulator", "fibers", 
 
 _COMPILER = os.environ.get("CXX", "g++")
 _FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-DFCNTAG_EMULATED")
-_INCLUDES = ("-Icsrc", "-Icsrc/emulation")
+_INCLUDES = ("-Icsrc",)
 _SANITIZERS = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),

@@ -1,0 +1,33 @@
+// Independent multiply-adds, enough chains to hide their latency. Compiled once per instruction set (FCNTAG_ISA).
+#include "cpu/ceilings.h"
+#include "cpu/kernels/simd.h"
+
+namespace fcntag {
+namespace {
+
+constexpr int kChains = 12;  // latency of 4 to 5 cycles times two units
+
+double multiply_adds(long rounds, float* sink) {
+  Vec sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = splat(static_cast<float>(i));
+  // Not constants, or the compiler could fold the loop; 0.5 x + 0.5 stays finite.
+  volatile float half = 0.5f;
+  const Vec a = splat(half), b = splat(half);
+  for (long r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) sums[i] = fma(sums[i], a, b);
+  }
+  Vec total = sums[0];
+  for (int i = 1; i < kChains; ++i) total = total + sums[i];
+  store(sink, total);
+  return 2.0 * kLanes * kChains * static_cast<double>(rounds);
+}
+
+}  // namespace
+
+#define FCNTAG_TABLE_(isa) ceiling_kernels_##isa
+#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
+extern const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA);
+const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA) = {multiply_adds};
+
+}  // namespace fcntag

@@ -1,0 +1,184 @@
+#include "cpu/thread_pool.h"
+
+#include "check.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace fcntag {
+namespace {
+
+// How long a worker looks for the next loop before it sleeps: longer than the gap between two layers or two calls
+// (waking it costs 50 microseconds), some 200 microseconds, short enough not to burn a core between two clips.
+constexpr int kSpins = 10000;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Linux likes to wake a thread on the core of the one that wakes it. Here that one goes on computing, and the two would
+// share the core until the next load balancing, some milliseconds later: as long as a whole network takes. So a
+// sleeping worker is forbidden its caller's core while it is woken, and the worker allows it again: nothing stays
+// pinned.
+#if defined(__linux__)
+int current_cpu() { return sched_getcpu(); }
+int thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
+int process_id() { return static_cast<int>(getpid()); }
+
+// Returns whether thread `id` now may not run on `cpu`; then `allowed` is what it might before.
+bool forbid_cpu(int id, int cpu, CpuSet& allowed) {
+  if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(id, sizeof allowed, &allowed) != 0) return false;
+  CpuSet others = allowed;
+  CPU_CLR(cpu, &others);
+  return CPU_COUNT(&others) > 0 && CPU_COUNT(&others) < CPU_COUNT(&allowed) &&
+         sched_setaffinity(id, sizeof others, &others) == 0;
+}
+void allow_cpus(const CpuSet& allowed) { sched_setaffinity(0, sizeof allowed, &allowed); }
+#else
+int current_cpu() { return -1; }
+int thread_id() { return 0; }
+int process_id() { return 0; }
+bool forbid_cpu(int, int, CpuSet&) { return false; }
+void allow_cpus(const CpuSet&) {}
+#endif
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  FCNTAG_CHECK(threads >= 1 && threads <= 1024, "threads=", threads, "; allowed: 1 to 1024");
+  process_ = process_id();
+  sleepers_.resize(threads);
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::drain(int worker) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+    try {
+      (*task_)(i, worker);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+      next_.store(count_, std::memory_order_relaxed);
+    }
+  }
+}
+
+void ThreadPool::work(int worker) {
+  FlushDenormals flush;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    sleepers_[worker].thread = thread_id();
+  }
+  uint64_t seen = 0;
+  for (;;) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) {
+      pause_cpu();
+      ++spins;
+    }
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      Sleeper& self = sleepers_[worker];
+      self.asleep = true;
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      self.asleep = false;
+      seen = generation_.load(std::memory_order_relaxed);
+      if (self.moved) allow_cpus(self.allowed);
+      self.moved = false;
+      if (stop_) return;
+      if (!open_) continue;  // woke after the loop had ended
+      active_.fetch_add(1, std::memory_order_relaxed);
+    }
+    drain(worker);
+    active_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& task) {
+  FlushDenormals flush;
+  if (workers_.empty() || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    task_ = &task;
+    count_ = count;
+    const int cpu = process_id() == process_ ? current_cpu() : -1;  // after a fork the threads are the parent's
+    for (Sleeper& sleeper : sleepers_) {
+      if (sleeper.asleep && !sleeper.moved) sleeper.moved = forbid_cpu(sleeper.thread, cpu, sleeper.allowed);
+    }
+    next_.store(0, std::memory_order_relaxed);
+    error_ = nullptr;
+    open_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  drain(0);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    open_ = false;
+  }
+  for (int spins = 0; active_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpins) {
+      pause_cpu();
+    } else {
+      std::this_thread::yield();  // the worker's core may be ours
+    }
+  }
+  if (error_) std::rethrow_exception(error_);
+}
+
+namespace {
+
+#if defined(__x86_64__)
+constexpr uint64_t kFlushBits = 0x8040;  // flush to zero, denormals are zero
+uint64_t control() { return _mm_getcsr(); }
+void set_control(uint64_t value) { _mm_setcsr(static_cast<unsigned>(value)); }
+#elif defined(__aarch64__)
+constexpr uint64_t kFlushBits = uint64_t{1} << 24;
+uint64_t control() {
+  uint64_t value;
+  asm volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_control(uint64_t value) { asm volatile("msr fpcr, %0" : : "r"(value)); }
+#else
+constexpr uint64_t kFlushBits = 0;
+uint64_t control() { return 0; }
+void set_control(uint64_t) {}
+#endif
+
+}  // namespace
+
+FlushDenormals::FlushDenormals() : saved_(control()) { set_control(saved_ | kFlushBits); }
+
+FlushDenormals::~FlushDenormals() { set_control(saved_); }
+
+bool set_flush_denormals(bool flush) {
+  const uint64_t before = control();
+  set_control(flush ? before | kFlushBits : before & ~kFlushBits);
+  return (before & kFlushBits) != 0;
+}
+
+}  // namespace fcntag

@@ -1,0 +1,145 @@
+#include "cpu/winograd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+namespace fcntag {
+
+namespace {
+
+uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // nearest, ties to even
+}
+
+// Multiply-adds per nanosecond and bytes per nanosecond of the machine that the model was fitted on (two cores of a
+// server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
+constexpr double kMultiplyAdds = 100;
+constexpr double kBytes = 40;
+constexpr double kCache = 16e6;      // weights below this stay in a last-level cache,
+constexpr double kCacheBytes = 100;  // which gives so many bytes per nanosecond
+constexpr int kMaxUnitTiles = 64;
+constexpr int kFewUnits = 24;
+constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Tiles on a side of a unit: whole windows end on a tile's edge, or the map has no more.
+int unit_side(int pool, int out) {
+  return std::min(std::lcm(kWinogradTile, pool) / kWinogradTile, ceil_div(out * pool, kWinogradTile));
+}
+
+double milliseconds(double multiply_adds, double weight_bytes) {
+  const double compute = multiply_adds / kMultiplyAdds;
+  return 1e-6 * std::max(compute, weight_bytes / (weight_bytes > kCache ? kBytes : kCacheBytes));
+}
+
+// Kernel rows (or columns) that `kept` outputs of a map of `size` have: on small maps, direct tiles leave out those
+// that meet only the zero border.
+double kernel_lines(int kept, int size, bool small) { return 3.0 * kept - (small ? 1 + (kept == size ? 1 : 0) : 0); }
+
+bool is_constant(const ConvBlockSpec& s, int channel) {
+  const std::size_t taps = static_cast<std::size_t>(s.in_channels) * s.kernel * s.kernel;
+  const float* weight = s.weight + channel * taps;
+  return std::all_of(weight, weight + taps, [](float w) { return w == 0; });
+}
+
+}  // namespace
+
+bool winograd_fits(const ConvBlockSpec& s, int height, int width) {
+  return s.kernel == 3 && s.in_channels > 1 && s.pool_h == s.stride_h && s.pool_w == s.stride_w &&
+         // or a unit's outputs would leave the cache
+         unit_side(s.pool_h, height / s.pool_h) * unit_side(s.pool_w, width / s.pool_w) <= kMaxUnitTiles;
+}
+
+bool winograd_pays(const ConvBlockSpec& s, int height, int width) {
+  if (s.in_channels < kChannelBlock) return false;  // most of a block of channels would be padding
+  const int rows = height / s.pool_h * s.pool_h, cols = width / s.pool_w * s.pool_w;  // that pooling keeps
+  const int ur = unit_side(s.pool_h, height / s.pool_h), uc = unit_side(s.pool_w, width / s.pool_w);
+  const double tiles = 1.0 * ceil_div(rows, 4 * ur) * ur * ceil_div(cols, 4 * uc) * uc;
+  const double pairs = static_cast<double>(s.in_channels) * s.out_channels;
+  const bool small = rows * cols <= kSmallMap;
+  const double taps = kernel_lines(rows, height, small) * kernel_lines(cols, width, small);
+  const double direct = milliseconds(pairs * taps, 36 * pairs);
+  const double transforms = kTransform * tiles * kWinogradPoints * 6 * (s.in_channels + s.out_channels);
+  return milliseconds(kWinogradPoints * pairs * tiles + transforms, 144 * pairs) < direct;
+}
+
+void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& packed) {
+  // Rows of G for the points 0, +-a, +-b, infinity (Winograd 1980; Lavin and Gray 2016), in double, rounded once.
+  const double a = std::sqrt(0.5), b = std::sqrt(2.0);
+  const double points[5] = {0, a, -a, b, -b};
+  const double na = 2 * a * a * (a * a - b * b), nb = 2 * b * b * (b * b - a * a);
+  const double norms[5] = {a * a * b * b, na, na, nb, nb};
+  double g[6][3] = {};
+  for (int i = 0; i < 5; ++i) {
+    for (int j = 0; j < 3; ++j) g[i][j] = std::pow(points[i], j) / norms[i];
+  }
+  g[5][2] = 1;
+  const int kb = packed.k_block;
+  const int c_blocks = ceil_div(spec.in_channels, kChannelBlock);
+  const std::size_t slab = static_cast<std::size_t>(kChannelBlock) * kb / (bfloat16 ? 2 : 1);  // floats
+  // Prefetches run past the end of the last block.
+  packed.weight = AlignedBuffer(static_cast<std::size_t>(packed.k_blocks) * kWinogradPoints * c_blocks * slab + slab);
+  for (int k = 0; k < spec.out_channels; ++k) {
+    const bool negate = spec.scale != nullptr && spec.scale[k] < 0;
+    for (int c = 0; c < spec.in_channels; ++c) {
+      const float* w = spec.weight + (static_cast<std::size_t>(k) * spec.in_channels + c) * 9;
+      double rows[6][3];
+      for (int i = 0; i < 6; ++i) {
+        for (int x = 0; x < 3; ++x) rows[i][x] = g[i][0] * w[x] + g[i][1] * w[3 + x] + g[i][2] * w[6 + x];
+      }
+      for (int i = 0; i < 6; ++i) {
+        for (int j = 0; j < 6; ++j) {
+          const double u = rows[i][0] * g[j][0] + rows[i][1] * g[j][1] + rows[i][2] * g[j][2];
+          const std::size_t at = (static_cast<std::size_t>(k / kb) * kWinogradPoints + i * 6 + j) * c_blocks;
+          float* weights = packed.weight.data() + (at + c / kChannelBlock) * slab;
+          const float value = static_cast<float>(negate ? -u : u);
+          const int inner = c % kChannelBlock;
+          if (bfloat16) {
+            const uint16_t half = to_bfloat16(value);
+            char* pair = reinterpret_cast<char*>(weights + static_cast<std::size_t>(inner / 2) * kb + k % kb);
+            std::memcpy(pair + inner % 2 * sizeof half, &half, sizeof half);
+          } else {
+            weights[static_cast<std::size_t>(inner) * kb + k % kb] = value;
+          }
+        }
+      }
+    }
+  }
+  int live = spec.out_channels;
+  while (live > 1 && is_constant(spec, live - 1)) --live;
+  const int lanes = kb / 2;  // what the kernels compute at a time
+  packed.computed_channels = std::min(spec.out_channels, ceil_div(live, lanes) * lanes);
+  packed.winograd = true;
+}
+
+WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out) {
+  WinogradPlan plan;
+  plan.unit_rows = unit_side(block.pool_h, out.height);
+  plan.unit_cols = unit_side(block.pool_w, out.width);
+  plan.grid_rows = ceil_div(out.height * block.pool_h, kWinogradTile * plan.unit_rows);
+  plan.grid_cols = ceil_div(out.width * block.pool_w, kWinogradTile * plan.unit_cols);
+  in.rows = std::max(in.rows, kWinogradTile * plan.unit_rows * plan.grid_rows + 2);
+  in.cols = std::max(in.cols, kWinogradTile * plan.unit_cols * plan.grid_cols + 2);
+  const int channels = ceil_div(block.in_channels, kChannelBlock) * kChannelBlock;
+  // Measured: with few channels, transformed tiles, products and weights share a level-2 cache of 1 MB; with many, the
+  // weights come from further away in any case, and more tiles mean that they come less often.
+  const int tiles = channels > 192 ? 48 : 36;
+  plan.block_units = std::max(1, tiles / plan.unit_tiles());
+  const double weights = 4.0 * kWinogradPoints * channels * block.out_channels;
+  // Few units would make one task, or none for the other threads.
+  plan.share_tiles = weights > 1.5 * kCache || channels > 256 || plan.units() < kFewUnits;
+  if (plan.share_tiles) plan.block_units = std::max(1, std::min(96, 65536 / channels) / plan.unit_tiles());
+  const std::size_t block_tiles = static_cast<std::size_t>(plan.block_units) * plan.unit_tiles();
+  plan.v_floats = kWinogradPoints * block_tiles * channels + 1024;
+  plan.m_floats = kWinogradPoints * block_tiles * block.k_block +
+                  static_cast<std::size_t>(16) * plan.unit_tiles() * kChannelBlock + 1024;
+  return plan;
+}
+
+}  // namespace fcntag

@@ -1,0 +1,66 @@
+// conv_block on the GPU: y = maxpool(scale * act(conv(x, w) + b) + shift) as an implicit GEMM. What host and kernels
+// share.
+//
+// A block of threads (CTA) computes a tile: tile_n images x tile_h x tile_w pool windows, for kTileN output channels.
+// The rows of its GEMM are elements of pool windows, so that pooling is a maximum over accumulators of one thread:
+//
+//   rows come in halves of 8 (an m16 matrix tile is two halves); row r of a half is slot r;
+//   a group of `elements` halves holds 8 / window_slots windows; slot s works for window s % windows_per_group,
+//   and half i of the group is the window's element i * window_slots + s / windows_per_group.
+//
+// A window larger than the accumulators is cut into sub-windows (passes), whose maxima meet in shared memory; deep maps
+// of few windows spread the elements of one window over several slots. The input pixels that a tile needs are staged
+// once per 128 bytes of channels and serve all nine taps. Sums run over channel blocks, taps, channels, in this order
+// in every tile shape: which shape computes an output does not change its bits.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/io.h"
+#include "model/network_spec.h"
+
+namespace fcntag {
+namespace cuda {
+
+// How maps and weights are stored: kTf32's are float32, rounded to tf32.
+constexpr int element_bytes(Precision p) { return p == Precision::kFloat16 || p == Precision::kBfloat16 ? 2 : 4; }
+
+enum class Storage { kFloat32, kTf32, kFloat16, kBfloat16 };  // what an epilogue writes
+
+constexpr int kBlockBytes = 128;  // channels of one pixel staged at a time: 64 of 2 bytes, 32 of 4
+constexpr int kStages = 3;        // buffers of weights in shared memory
+
+struct ConvParams {
+  const void* x;          // [images][height][width][pixel_chunks * 16 bytes], channels beyond Cin are zero
+  const void* weight;     // packed by pack_conv_weights
+  const float* epilogue;  // [4][n_padded]: sign, bias, scale, shift
+  void* y;                // [images][out_h][out_w][out_stride]
+  float* partial;         // split sums: [chunks][ctas][accumulators of a CTA]
+  const Io* io;           // io->count images exist
+  int height, width, pixel_chunks;
+  int channel_blocks, last_chunks;  // blocks of 128 bytes; 16-byte chunks in the last one, a multiple of 2
+  int out_h, out_w, out_channels, out_stride, n_padded;
+  int taps, radius;  // 9 and 1, or 1 and 0
+  int stride_h, stride_w;
+  // the tile
+  int n_tiles, tiles_h, tiles_w;  // n_tiles of channels; tiles in all = n_tiles * image tiles * tiles_h * tiles_w
+  bool channels_first;            // consecutive CTAs differ in their channels (share pixels), else share weights
+  int tile_n, tile_h, tile_w;
+  int window_slots, elements, groups;
+  int sub_h, sub_w, passes_h, passes_w, pool_h, pool_w;
+  int pitch_h, pitch_w, halo_h, halo_w, halo_pixels;  // a window's first pixel is at (wy * pitch_h, wx * pitch_w)
+  int key_shift;             // swizzle: 16-byte chunk c of pixel p lies at c ^ (p >> key_shift & 7)
+  int halo_buffers;          // 2: the next channel block is loaded under the last one
+  int chunk_blocks, chunks;  // sums restart after so many channel blocks
+  // 0: whole sums; 1: blockIdx.y computes one chunk into `partial`; 2: adds the chunks of `partial` and goes on
+  int split;
+  int activation;  // fcntag::Activation
+  int storage;     // Storage
+};
+
+// Shared memory: offsets of the halo's pixels, then halo and weight stages; the pooled maxima reuse the latter after
+// the last pass, unless there are several passes.
+constexpr int kStagePad = 8;  // floats between rows of pooled maxima: 8 slots x 4 lanes write without bank conflicts
+
+}  // namespace cuda
+}  // namespace fcntag

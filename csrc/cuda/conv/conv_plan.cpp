@@ -1,0 +1,341 @@
+#include "cuda/conv/conv_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "check.h"
+#include "cuda/half.h"
+
+namespace fcntag {
+namespace cuda {
+
+namespace {
+
+// ---- the model of the hardware: cycles of one multiprocessor. Figures of an H100; only their ratios matter ----
+
+constexpr double kL2BytesPerCycle = 24;  // what one of 132 multiprocessors gets of the level-2 cache's bandwidth
+constexpr double kSharedBytesPerCycle = 128;
+constexpr double kMmaCycles = 1.6;  // one m16n8k16 (m16n8k8 of tf32): 1 at the peak, mma.sync reaches 0.62 of it
+constexpr double kSimtFmaPerCycle = 100;
+constexpr double kStepCycles = 350;     // of a step at least: its barrier, one matrix load, one chain of products
+constexpr double kStartCycles = 2500;   // of a CTA: offsets, first copies, outputs
+constexpr double kLaunchCycles = 3000;  // of the second kernel of a split layer
+constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
+
+// A layer that has fewer tiles of 64 rows x 128 channels at batch 1 may split its sums, into this many at most.
+constexpr int kEnoughTiles = 128, kWantedTiles = 256;
+
+int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+// How many channel blocks are summed before the sum restarts: a function of the layer alone, or the bits of a score
+// would depend on the batch. float32 restarts every 64 channels, as on the CPU: it halves the rounding error.
+int chunk_blocks(const ConvLayer& layer) {
+  const int blocks = layer.channel_blocks();
+  if (layer.precision == Precision::kFloat32 || layer.precision == Precision::kTf32x3) return std::min(blocks, 2);
+  const int64_t rows = static_cast<int64_t>(layer.out_h()) * layer.out_w() * layer.pool_h * layer.pool_w;
+  const int64_t tiles = (rows + 63) / 64 * divide_up(layer.out_channels, 128);
+  if (tiles >= kEnoughTiles || blocks == 1) return blocks;
+  const int chunks = static_cast<int>(std::min<int64_t>(blocks, (kWantedTiles + tiles - 1) / tiles));
+  return divide_up(blocks, chunks);
+}
+
+// Sizes of sub-windows worth trying: n cut into 1, 2, 3 ... equal parts.
+std::set<int> parts(int n) {
+  std::set<int> sizes;
+  for (int k = 1; k <= n; ++k) sizes.insert(divide_up(n, k));
+  return sizes;
+}
+
+// Pooled columns (rows) that a tile may take of n, at most `limit`.
+std::set<int> extents(int n, int limit) {
+  std::set<int> sizes;
+  for (int k = 1; k <= limit && k <= n; k *= 2) sizes.insert(k);
+  for (int k = 1; k <= 8; ++k) {
+    if (divide_up(n, k) <= limit) sizes.insert(divide_up(n, k));
+  }
+  return sizes;
+}
+
+struct Shared {
+  std::size_t bytes;
+  int halo_pixels;
+};
+
+Shared shared_memory(const ConvParams& p, const ConvKernel& kernel) {
+  const int pixels = p.tile_n * p.halo_h * p.halo_w;
+  const std::size_t offsets = static_cast<std::size_t>(divide_up(pixels * 4, kBlockBytes)) * kBlockBytes;
+  const std::size_t staged = static_cast<std::size_t>(pixels) * kBlockBytes * p.halo_buffers +
+                             static_cast<std::size_t>(kStages) * kernel.tile_n() * kBlockBytes;
+  const int windows = kernel.warps_m * p.groups * (8 / p.window_slots);
+  const std::size_t maxima = static_cast<std::size_t>(windows) * (kernel.tile_n() + kStagePad) * sizeof(float);
+  const bool one_pass = p.passes_h * p.passes_w == 1;
+  return {offsets + (one_pass ? std::max(staged, maxima) : staged + maxima), pixels};
+}
+
+void set_halo(ConvParams& p, int pad) {
+  p.pitch_h = std::min(p.stride_h, p.sub_h + 2 * p.radius);
+  p.pitch_w = std::min(p.stride_w, p.sub_w + 2 * p.radius);
+  p.halo_h = (p.tile_h - 1) * p.pitch_h + p.sub_h + 2 * p.radius;
+  p.halo_w = (p.tile_w - 1) * p.pitch_w + p.sub_w + 2 * p.radius + pad;
+}
+
+// CTAs that a multiprocessor holds at once. Registers as ptxas gives them, within a few.
+int resident(const ConvKernel& kernel, std::size_t shared_bytes, const DeviceInfo& device) {
+  const int registers = std::min(255, kernel.sums() * (kernel.chunked ? 2 : 1) + 80);
+  const int by_shared = static_cast<int>((device.shared_bytes + kReservedShared) / (shared_bytes + kReservedShared));
+  return std::max(1, std::min({by_shared, kRegisters / (registers * kernel.threads()), kThreads / kernel.threads()}));
+}
+
+double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& layer, int batch,
+                std::size_t shared_bytes, const DeviceInfo& device, int split) {
+  const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
+  const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per step
+  const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2;
+  double arithmetic, shared;
+  if (layer.precision == Precision::kFloat32) {
+    arithmetic = warps * kernel.halves * 8.0 * 32 * chunks * 4 / kSimtFmaPerCycle;
+    shared = 0;
+  } else {
+    arithmetic = warps * tiles * 4.0 * (chunks / 2) * kMmaCycles * products;
+    shared = warps * (tiles + 2) * (chunks / 2) * 512 / kSharedBytesPerCycle;  // a matrix load moves 512 bytes
+  }
+  const double weights = kernel.tile_n() * kBlockBytes / kL2BytesPerCycle;
+  const double work = std::max({arithmetic, shared, weights});
+  const double halo = p.tile_n * p.halo_h * p.halo_w * kBlockBytes / kL2BytesPerCycle;
+  const double spare = p.halo_buffers == 2 ? p.taps * (work - weights) : 0;  // under which the next halo arrives
+  const int passes = p.passes_h * p.passes_w, blocks = split ? p.chunk_blocks : p.channel_blocks;
+  const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
+  double busy = passes * blocks * p.taps * work + halos;
+  double alone = passes * blocks * p.taps * std::max(work, kStepCycles) + halos + kStartCycles;
+  int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
+  double finish = 0;
+  if (split) {
+    const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
+    busy += bytes / kL2BytesPerCycle;
+    finish = kLaunchCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
+    ctas *= p.chunks;
+  }
+  const double each = std::ceil(1.0 * ctas / device.multiprocessors);
+  const double rounds = std::ceil(each / resident(kernel, shared_bytes, device));
+  return std::max(each * busy, rounds * alone) + finish;
+}
+
+// 8-row phases of a matrix load in which two different pixels share a bank, over one warp's rows and the nine taps.
+int conflicts(const ConvParams& p) {
+  int count = 0;
+  const int windows_per_group = 8 / p.window_slots;
+  for (int group = 0; group < p.groups; ++group) {
+    for (int i = 0; i < p.elements; ++i) {
+      int pixel[8];
+      for (int slot = 0; slot < 8; ++slot) {
+        const int window =
+            std::min(group * windows_per_group + slot % windows_per_group, p.tile_n * p.tile_h * p.tile_w - 1);
+        const int element = std::min(i * p.window_slots + slot / windows_per_group, p.sub_h * p.sub_w - 1);
+        const int n = window / (p.tile_h * p.tile_w), wy = window / p.tile_w % p.tile_h, wx = window % p.tile_w;
+        pixel[slot] =
+            (n * p.halo_h + wy * p.pitch_h + element / p.sub_w) * p.halo_w + wx * p.pitch_w + element % p.sub_w;
+      }
+      for (int tap = 0; tap < 2; ++tap) {  // the carry into the key can differ between neighbours, no more
+        int at[8];
+        std::fill(at, at + 8, -1);
+        bool clash = false;
+        for (int slot = 0; slot < 8; ++slot) {
+          const int key = (pixel[slot] + tap) >> p.key_shift & 7;
+          clash = clash || (at[key] >= 0 && at[key] != pixel[slot]);
+          at[key] = pixel[slot];
+        }
+        count += clash;
+      }
+    }
+  }
+  return count;
+}
+
+// Swizzle and row padding with the fewest bank conflicts that still fits.
+void choose_swizzle(ConvParams& p, const ConvKernel& kernel, std::size_t limit) {
+  int best = std::numeric_limits<int>::max(), best_pad = 0, best_shift = 0;
+  for (int pad = 0; pad < 8 && best > 0; ++pad) {
+    set_halo(p, pad);
+    if (shared_memory(p, kernel).bytes > limit) break;
+    for (p.key_shift = 0; p.key_shift < 4; ++p.key_shift) {
+      const int found = conflicts(p);
+      if (found < best) {
+        best = found;
+        best_pad = pad;
+        best_shift = p.key_shift;
+      }
+    }
+  }
+  set_halo(p, best_pad);
+  p.key_shift = best_shift;
+}
+
+ConvParams layer_params(const ConvLayer& layer) {
+  ConvParams p{};
+  const int per_chunk = 16 / element_bytes(layer.precision);
+  p.height = layer.height;
+  p.width = layer.width;
+  p.pixel_chunks = padded_channels(layer.in_channels, map_storage(layer.precision)) / per_chunk;
+  p.channel_blocks = layer.channel_blocks();
+  p.last_chunks = p.pixel_chunks - (p.channel_blocks - 1) * 8;
+  p.out_h = layer.out_h();
+  p.out_w = layer.out_w();
+  p.out_channels = layer.out_channels;
+  p.out_stride = padded_channels(layer.out_channels, layer.storage);
+  p.n_padded = layer.n_padded();
+  p.taps = layer.kernel * layer.kernel;
+  p.radius = layer.kernel / 2;
+  p.stride_h = layer.stride_h;
+  p.stride_w = layer.stride_w;
+  p.pool_h = layer.pool_h;
+  p.pool_w = layer.pool_w;
+  p.activation = static_cast<int>(layer.activation);
+  p.storage = static_cast<int>(layer.storage);
+  p.chunk_blocks = chunk_blocks(layer);
+  p.chunks = divide_up(p.channel_blocks, p.chunk_blocks);
+  return p;
+}
+
+}  // namespace
+
+int ConvLayer::channel_blocks() const {
+  const int per_block = kBlockBytes / element_bytes(precision);
+  return divide_up(in_channels, per_block);
+}
+
+Storage map_storage(Precision p) {
+  switch (p) {
+    case Precision::kTf32:
+      return Storage::kTf32;
+    case Precision::kFloat16:
+      return Storage::kFloat16;
+    case Precision::kBfloat16:
+      return Storage::kBfloat16;
+    default:
+      return Storage::kFloat32;
+  }
+}
+
+int padded_channels(int channels, Storage storage) {
+  const int per_pair = 32 / storage_bytes(storage);
+  return divide_up(channels, per_pair) * per_pair;
+}
+
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) {
+  FCNTAG_CHECK(layer.height >= layer.pool_h && layer.width >= layer.pool_w, "conv_block: map ", layer.height, "x",
+               layer.width, " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
+  FCNTAG_CHECK(batch > 0, "conv_block: batch=", batch, " must be positive");
+  const ConvParams base = layer_params(layer);
+  ConvPlan best;
+  best.cycles = std::numeric_limits<double>::infinity();
+  for (const ConvKernel& kernel : conv_kernels(layer.precision)) {
+    if (base.chunks > 1 && !kernel.chunked) continue;
+    if (kernel.minimum_capability > device.major * 10 + device.minor) continue;
+    ConvParams p = base;
+    p.n_tiles = divide_up(p.out_channels, kernel.tile_n());
+    for (p.window_slots = 1; p.window_slots <= 8; p.window_slots *= 2) {
+      for (const int sub_h : parts(p.pool_h)) {
+        for (const int sub_w : parts(p.pool_w)) {
+          p.sub_h = sub_h;
+          p.sub_w = sub_w;
+          p.passes_h = divide_up(p.pool_h, sub_h);
+          p.passes_w = divide_up(p.pool_w, sub_w);
+          p.elements = divide_up(sub_h * sub_w, p.window_slots);
+          if (p.elements > kernel.halves) continue;
+          p.groups = kernel.halves / p.elements;
+          const int windows = kernel.warps_m * p.groups * (8 / p.window_slots);
+          for (const int tile_w : extents(p.out_w, windows)) {
+            for (const int tile_h : extents(p.out_h, windows / tile_w)) {
+              p.tile_w = tile_w;
+              p.tile_h = tile_h;
+              p.tile_n = std::min(batch, windows / (tile_w * tile_h));
+              p.tiles_h = divide_up(p.out_h, tile_h);
+              p.tiles_w = divide_up(p.out_w, tile_w);
+              set_halo(p, 0);
+              for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1);
+                   ++p.halo_buffers) {
+                const std::size_t bytes = shared_memory(p, kernel).bytes;
+                if (bytes > device.shared_bytes) break;
+                for (int split = 0; split <= (p.chunks > 1 ? 1 : 0); ++split) {
+                  const double cycles = estimate(p, kernel, layer, batch, bytes, device, split);
+                  if (cycles >= best.cycles) continue;
+                  best.params = p;
+                  best.params.split = split;
+                  best.kernel = kernel;
+                  best.cycles = cycles;
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  if (!std::isfinite(best.cycles)) {
+    std::ostringstream text;
+    text << "conv_block: no tile of a layer with pool window (" << layer.pool_h << ", " << layer.pool_w << ") fits the "
+         << device.shared_bytes << " bytes of shared memory of " << device.name;
+    throw DeviceError(text.str());
+  }
+  ConvParams& p = best.params;
+  choose_swizzle(p, best.kernel, device.shared_bytes);
+  const Shared shared = shared_memory(p, best.kernel);
+  p.halo_pixels = shared.halo_pixels;
+  best.shared_bytes = shared.bytes;
+  const int64_t image_tiles = divide_up(batch, p.tile_n);
+  best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
+  // Neighbours in a wave share what is larger: the pixels, or the weights of a deep layer.
+  const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
+  const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
+  p.channels_first = map_bytes >= weight_bytes;
+  if (p.split == 1) {
+    best.partial_bytes = static_cast<std::size_t>(best.ctas) * p.chunks * p.passes_h * p.passes_w *
+                         best.kernel.threads() * best.kernel.sums() * sizeof(float);
+  }
+  FCNTAG_CHECK(16.0 * std::numeric_limits<int32_t>::max() > map_bytes, "conv_block: a map of ", map_bytes,
+               " bytes is larger than its 32-bit offsets reach; lower the batch");
+  return best;
+}
+
+std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision precision) {
+  ConvLayer layer{};
+  layer.in_channels = spec.in_channels;
+  layer.out_channels = spec.out_channels;
+  layer.precision = precision;
+  const int taps = spec.kernel * spec.kernel, size = element_bytes(precision), per_block = kBlockBytes / size;
+  const int padded = layer.n_padded();
+  std::vector<uint8_t> packed(static_cast<std::size_t>(layer.channel_blocks()) * taps * padded * kBlockBytes);
+  for (int n = 0; n < spec.out_channels; ++n) {
+    const float sign = spec.scale != nullptr && spec.scale[n] < 0 ? -1.0f : 1.0f;
+    for (int c = 0; c < spec.in_channels; ++c) {
+      for (int tap = 0; tap < taps; ++tap) {
+        const float w = sign * spec.weight[(static_cast<std::size_t>(n) * spec.in_channels + c) * taps + tap];
+        const std::size_t slab = (static_cast<std::size_t>(c / per_block) * taps + tap) * padded * per_block;
+        const std::size_t at = precision == Precision::kFloat32
+                                   ? slab + static_cast<std::size_t>(c % per_block) * padded + n
+                                   : slab + static_cast<std::size_t>(n) * per_block + c % per_block;
+        store_as(packed.data() + at * size, w, precision);
+      }
+    }
+  }
+  return packed;
+}
+
+std::vector<float> pack_epilogue(const ConvBlockSpec& spec) {
+  const int padded = (spec.out_channels + 31) / 32 * 32;
+  std::vector<float> packed(4 * static_cast<std::size_t>(padded));
+  for (int n = 0; n < spec.out_channels; ++n) {
+    const float scale = spec.scale != nullptr ? spec.scale[n] : 1.0f;
+    packed[n] = scale < 0 ? -1.0f : 1.0f;
+    packed[padded + n] = spec.bias[n];
+    packed[2 * padded + n] = scale;
+    packed[3 * padded + n] = spec.shift != nullptr ? spec.shift[n] : 0.0f;
+  }
+  return packed;
+}
+
+}  // namespace cuda
+}  // namespace fcntag

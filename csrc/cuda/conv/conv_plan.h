@@ -1,0 +1,68 @@
+// Decides how conv_block cuts a layer into tiles: apart from the kernels, so that it can be tested and changed alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cuda/conv/conv_params.h"
+#include "cuda/runtime.h"
+#include "model/network_spec.h"
+
+namespace fcntag {
+namespace cuda {
+
+// One compiled shape of the kernel: what a CTA of it computes.
+struct ConvKernel {
+  int halves, warps_m, warps_n;
+  bool chunked;
+  int minimum_capability;  // times 10
+  void (*launch)(ConvParams);
+
+  int threads() const { return 32 * warps_m * warps_n; }
+  int tile_n() const { return 32 * warps_n; }
+  int sums() const { return halves * 8; }  // accumulators of a thread
+};
+
+// All shapes that are built for a precision.
+const std::vector<ConvKernel>& conv_kernels(Precision precision);
+
+// What a layer is, but for its weights.
+struct ConvLayer : ConvBlockShape {
+  int height, width;  // of the input
+  Precision precision;
+  Storage storage;  // of the output
+
+  int out_h() const { return (height - pool_h) / stride_h + 1; }
+  int out_w() const { return (width - pool_w) / stride_w + 1; }
+  int channel_blocks() const;
+  int n_padded() const { return (out_channels + 31) / 32 * 32; }
+};
+
+constexpr int storage_bytes(Storage s) { return s == Storage::kFloat16 || s == Storage::kBfloat16 ? 2 : 4; }
+// What the blocks of a network hand to each other.
+Storage map_storage(Precision p);
+// Channels that a pixel of a stored map has room for: whole 32-byte pairs of chunks.
+int padded_channels(int channels, Storage storage);
+
+struct ConvPlan {
+  ConvParams params{};  // everything but pointers
+  ConvKernel kernel{};
+  unsigned ctas = 0;
+  std::size_t shared_bytes = 0;
+  std::size_t partial_bytes = 0;  // 0: sums are not split over CTAs
+  double cycles = 0;              // the model's estimate, for tests and tuning
+};
+
+// The cheapest tiling by a model of the hardware, for `batch` images on `device`. Throws DeviceError if none fits its
+// shared memory. The result's bits do not depend on the tiling: the order of sums is a function of the layer alone.
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
+
+// Weights of a layer in the order that the kernel stages them, zero where there is no channel.
+// Tensor-core precisions: [channel block][tap][n_padded][128 bytes]; float32: [channel block][tap][32][n_padded].
+std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision precision);
+// [4][n_padded]: sign, bias, scale, shift. The sign of a negative scale goes into the weights.
+std::vector<float> pack_epilogue(const ConvBlockSpec& spec);
+
+}  // namespace cuda
+}  // namespace fcntag

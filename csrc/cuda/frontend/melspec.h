@@ -1,0 +1,61 @@
+// melspec on the GPU: waves [B, n_samples] -> the model document's front end (model/melspec_config.h): log-mel, STFT or
+// MFCC.
+//
+// One kernel makes the log-mel of a few frames per block. Where a clip's maximum, mean or deviation decides what
+// becomes of a value, it leaves raw values and one or two small kernels finish them in place; else its values are
+// final. MFCC are one more kernel, on a log-mel in scratch memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "cuda/io.h"
+#include "cuda/frontend/mfcc.h"
+#include "cuda/runtime.h"
+#include "model/melspec_config.h"
+
+namespace fcntag {
+namespace cuda {
+
+constexpr int kMaxMels = 512;
+
+class MelSpec {
+ public:
+  // Uploads the tables; returns when they are there. `double_precision`: FFT, filters and log in double. Near-silent
+  // mel bands lie at the rounding floor of a float FFT, and dB would show it; half-precision networks do not mind.
+  // Throws std::invalid_argument for a config that the CPU refuses too, or n_mels > 512.
+  MelSpec(const MelSpecConfig& config, bool double_precision);
+
+  // Bytes that run() needs beside the output; 0 where frames stand alone. With MFCC they begin with the log-mel.
+  std::size_t scratch_bytes(int batch, int n_frames) const;
+
+  // Puts the work on `stream`: out [batch, n_rows, n_frames], or [batch, n_frames, n_rows] if time_mel(), float32.
+  // `io` is in device memory. Waves are io->waves, io->wave_stride apart, or if not null `waves` [batch, n_samples].
+  // Clips from io->count on are left alone. Frame t is samples [t * hop_length - pad_left, ... + 512); those outside
+  // the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be less than a frame.
+  // `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
+  void run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out,
+           void* scratch, Stream stream) const;
+
+  std::size_t memory_bytes() const;
+  int n_rows() const { return config_.n_rows(); }
+  bool time_mel() const { return config_.time_mel; }
+
+ private:
+  bool needs_maximum() const;
+  std::size_t log_mel_bytes(int batch, int n_frames) const;  // of scratch memory
+  template <typename Real>
+  void upload(const MelFilters& filters);
+  template <typename Real>
+  void run_in(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+              float* out, void* scratch, Stream stream) const;
+
+  MelSpecConfig config_;  // with MFCC that of their log-mel, but for n_mfcc: not normalised
+  std::unique_ptr<Mfcc> mfcc_;
+  bool double_precision_;
+  DeviceMemory window_, inner_twiddles_, outer_twiddles_, bands_, weights_, scale_, shift_;
+};
+
+}  // namespace cuda
+}  // namespace fcntag

@@ -1,0 +1,33 @@
+// The last step of a front end: a value times a scale plus a shift, of everything, of its row or of its frame.
+#pragma once
+
+#include "cuda/device/device.h"
+#include "model/melspec_config.h"
+
+namespace fcntag {
+namespace cuda {
+
+enum class MelScale : int { kNone, kScalar, kPerMel, kPerFrame };
+
+// Value of row m, frame t: scale * x + shift.
+struct MelScaling {
+  const float *scale, *shift;  // [1], [n_rows] or [n_frames]
+  MelScale kind;
+};
+
+inline MelScale scale_kind(Normalization normalization) {
+  return normalization == Normalization::kScalar     ? MelScale::kScalar
+         : normalization == Normalization::kPerMel   ? MelScale::kPerMel
+         : normalization == Normalization::kPerFrame ? MelScale::kPerFrame
+                                                     : MelScale::kNone;
+}
+
+template <typename Real>
+FCNTAG_DEVICE float scaled(const MelScaling& s, Real value, int m, int t) {
+  if (s.kind == MelScale::kNone) return static_cast<float>(value);
+  const int at = s.kind == MelScale::kPerMel ? m : s.kind == MelScale::kPerFrame ? t : 0;
+  return static_cast<float>(s.scale[at] * value + s.shift[at]);
+}
+
+}  // namespace cuda
+}  // namespace fcntag

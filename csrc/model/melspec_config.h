@@ -1,0 +1,50 @@
+// The front end as its model file describes it, for every device.
+#pragma once
+
+#include <vector>
+
+namespace fcntag {
+
+constexpr int kFft = 512;
+constexpr int kBins = kFft / 2 + 1;
+
+enum class PadMode { kConstant, kReflect };
+enum class LogKind { kDb, kLog10p1 };
+enum class Normalization { kNone, kScalar, kPerMel, kPerFrame, kStandardize };
+
+struct MelSpecConfig {
+  int hop_length;
+  PadMode pad_mode;
+  std::vector<double> window;   // [512]
+  std::vector<double> filters;  // [n_mels, 257]
+  int n_mels;
+  int power_exponent;  // 1 or 2
+  bool float16;        // round the mel power to half precision
+  LogKind log;
+  double gain;    // log10p1: log10(gain * m + 1)
+  double amin;    // db: 10 log10(max(m, amin))
+  bool ref_max;   // db: minus the segment's maximum
+  double top_db;  // db: floor at maximum - top_db; <= 0: none
+  Normalization normalization;
+  std::vector<float> scale, shift;  // [1], [n_rows] or [n_frames]
+  bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
+  int n_mfcc = 0;                   // rows are as many coefficients of the log-mel and their deltas; 0: the log-mel
+
+  int n_rows() const { return n_mfcc > 0 ? 3 * n_mfcc : n_mels; }
+  // Whether a frame's values do not depend on the other frames: no delta, maximum, mean or deviation.
+  bool frames_stand_alone() const {
+    return n_mfcc == 0 && normalization != Normalization::kStandardize &&
+           !(log == LogKind::kDb && (ref_max || top_db > 0));
+  }
+};
+
+// Sparse mel filters: band m takes bins [begin[m], begin[m] + count[m]) with weights from offset[m] on.
+struct MelFilters {
+  std::vector<int> begin, count, offset;
+  std::vector<double> weights;
+};
+
+// Checks `config` (std::invalid_argument names what is wrong) and leaves out the zeros of its filters.
+MelFilters sparse_filters(const MelSpecConfig& config);
+
+}  // namespace fcntag
