@@ -23,21 +23,23 @@ import test_engine
 import test_export
 import test_frontends
 import test_validate_frontends
-from fcntag.bench.networks import load
-from fcntag.document import Block, Frontend, Log
-from make_models import FRONTEND
+from support.make_models import FRONTEND
 
 import fcntag.convert
-from fcntag import catalogue, cli, networks
-from fcntag.bench import cuda_peers, peers
+from fcntag import catalogue, cli
+from fcntag.bench import peers
+from fcntag.bench.cuda import peers as cuda_peers
+from fcntag.catalogue import load_any
 from fcntag.eval import Dataset, align, evaluate, metrics, report
 from fcntag.eval.scoring import Scores
+from fcntag.model import paper
+from fcntag.model.document import Block, Frontend, Log
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import gpu_cases  # noqa: E402
+from gpu import cases as gpu_cases  # noqa: E402
 
 Pair = tuple[int, int]
 
@@ -49,9 +51,9 @@ def read(*names: str) -> str:
 
 # ---- a pool window ----
 
-FIRST_ON_CPU = "csrc/conv_block_cpu.cpp"  # (width, stride) of a row of a window
-WINOGRAD = "csrc/winograd_cpu.cpp"  # (height, width)
-FIRST_ON_GPU = "csrc/cuda/conv_first.cu"  # (height, width)
+FIRST_ON_CPU = "csrc/cpu/kernels/conv_block.cpp"  # (width, stride) of a row of a window
+WINOGRAD = "csrc/cpu/kernels/winograd.cpp"  # (height, width)
+FIRST_ON_GPU = "csrc/cuda/conv/conv_first.cu"  # (height, width)
 
 
 def fast_windows(name: str) -> set[Pair]:
@@ -71,7 +73,7 @@ def fast_windows(name: str) -> set[Pair]:
 def known_stacks() -> dict[str, tuple[Block, ...]]:
     """The blocks of every model that can be had here, by name."""
     names = [entry.name for entry in catalogue.entries() if catalogue.is_here(entry.name)]
-    return {name: load(name)[0].document.blocks for name in [*names, *networks.PAPER]}
+    return {name: load_any(name)[0].document.blocks for name in [*names, *paper.PAPER]}
 
 
 def converters_pools() -> set[tuple[Pair, Pair]]:
@@ -149,7 +151,7 @@ def taken(cases: Iterator[dict[str, Any]]) -> set[tuple[str, str]]:
 def of_the_embedded() -> Iterator[dict[str, Any]]:
     """The front ends of the embedded models, which every export is tried on."""
     for name in test_export.EMBEDDED:
-        frontend = load(name)[0].document.frontend
+        frontend = load_any(name)[0].document.frontend
         yield {field.name: getattr(frontend, field.name) for field in dataclasses.fields(frontend)}
 
 
@@ -175,7 +177,7 @@ def test_every_choice_of_a_front_end_is_compared_with_the_oracle(field, choice) 
 def test_every_kind_of_front_end_is_validated_and_has_a_network() -> None:
     kinds = set(FIELDS["kind"])
     assert kinds == {"mel", *test_validate_frontends.KINDS}, "no case in tests/test_validate_frontends.py KINDS"
-    assert kinds == {networks.document(name).frontend.kind for name in networks.PAPER}
+    assert kinds == {paper.document(name).frontend.kind for name in paper.PAPER}
 
 
 @pytest.mark.parametrize("name", ["PadMode", "LogKind", "Normalization"])
@@ -221,7 +223,7 @@ def test_every_published_model_has_a_converter_and_is_in_the_documents() -> None
         assert not entry.origins or entry.base or f'"{entry.name}"' in code, f"no converter makes {entry.name}"
         for document in ("README.md", "docs/models.md"):
             assert f"`{entry.name}`" in read(document), f"{document} does not list {entry.name}"
-    for name in networks.PAPER:
+    for name in paper.PAPER:
         assert f"`{name}`" in read("docs/models.md"), f"docs/models.md does not list {name}"
 
 
@@ -325,7 +327,7 @@ def test_every_peer_is_known_to_the_command_line_and_installed_by_the_extra() ->
 
 
 def test_every_peer_of_a_gpu_is_in_the_check_on_hardware() -> None:
-    (default,) = re.findall(r'"--peers", default="([^"]*)"', read("benchmarks/gpu_check.py"))
+    (default,) = re.findall(r'"--peers", default="([^"]*)"', read("benchmarks/gpu/check.py"))
     assert default.split(",") == list(cuda_peers.PEERS)
 
 
