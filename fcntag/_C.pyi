@@ -1,4 +1,4 @@
-"""The compiled core. Arrays are float32 and C-contiguous; shapes are in the docstrings of fcntag.engine."""
+"""The compiled core. Arrays are float32 and C-contiguous; shapes are in the docstrings of fcntag.engine.base."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .errors import AudioError, DatasetError, DeviceError, FcntagError, ModelError
     from .model.document import ModelDocument
     from .model.file import Model, read_model, write_model
-    from .result import Result
+    from .result import EmbedResult, Result
     from .tagger import Tagger
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ _HOMES = {
     "AudioError": "errors",
     "DatasetError": "errors",
     "DeviceError": "errors",
+    "EmbedResult": "result",
     "FcntagError": "errors",
     "Model": "model.file",
     "ModelDocument": "model.document",
@@ -42,6 +43,7 @@ __all__ = [
     "AudioError",
     "DatasetError",
     "DeviceError",
+    "EmbedResult",
     "FcntagError",
     "Model",
     "ModelDocument",

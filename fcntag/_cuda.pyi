@@ -1,4 +1,4 @@
-"""The compiled CUDA core; only fcntag.cuda imports it. Arrays are float32 and C-contiguous, in host memory."""
+"""The compiled CUDA core. Only fcntag.engine.cuda_core imports it. Arrays: float32, C-contiguous, in host memory."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -264,7 +264,7 @@ def run(model: Model, x: ArrayLike) -> Array:
 def dense(model: Model, x: ArrayLike) -> Array:
     """Input of a whole track x [1, H, W] -> scores [n_positions, n_tags]: blocks of all, head at every column.
 
-    ``fcntag.dense`` says what this is for.
+    ``fcntag.engine.dense`` tells its use.
     """
     document = model.document
     axis = 2 + document.frontend.time_axis
@@ -279,7 +279,7 @@ def scores(model: Model, waves: ArrayLike) -> Array:
     return run(model, network_input(model, waves))
 
 
-# ---- unfolded batch-norm with the statistics of the batch: what the Keras 1 releases were published with ----
+# ---- unfolded batch-norm with the statistics of the batch, as the Keras 1 releases were published ----
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +309,7 @@ class RawResult:
 
 
 def denominator(spread: ArrayLike, eps: float, rule: DenominatorRule) -> Array:
-    """What a batch-norm divides by. ``spread`` is a variance, except for the rule "std".
+    """The divisor of a batch-norm. ``spread`` is a variance, except for the rule "std".
 
     "std": spread + eps (a stored ``running_std`` up to Keras 1.0.6 on Theano). "k105": sqrt(var + eps) + eps
     (Keras to 1.0.5, and 1.0.6 on Theano). "k107": sqrt(var) + eps (1.0.7 on Theano). "k11": sqrt(var + eps) (later).

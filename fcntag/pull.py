@@ -69,7 +69,7 @@ def _convert_into_store(item: Entry, source: Path, path: Path, *, shown: str) ->
 
 
 class _Progress:
-    """What pooch expects of a progress bar, handed on to a plain function."""
+    """The progress bar that pooch expects; it hands the count on to a plain function."""
 
     def __init__(self, report: Callable[[int, int | None], None]) -> None:
         self.total: int | None = None

@@ -1,4 +1,4 @@
-"""What ``Tagger`` returns: plain data, typed, with the record that the command line writes as JSON."""
+"""The results of ``Tagger``: plain data, typed, with the record that the command line writes as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computed a result: fcntag's version, the device really used, and the precision."""
+    """The version of fcntag, the device really used, and the precision that computed a result."""
 
     version: str
     device: str
@@ -54,7 +54,7 @@ class Result:
     segments: np.ndarray | None = None  # float32 [n_segments, n_tags]
     start_s: list[float] = field(default_factory=list)  # [n_segments], seconds, clipped to the track
     end_s: list[float] = field(default_factory=list)  # [n_segments]
-    warnings: tuple[str, ...] = ()  # what was left out or padded; without the file's name
+    warnings: tuple[str, ...] = ()  # parts that were left out or padded; without the file's name
     error: str | None = None  # one line that starts with the file's name
 
     def top(self, n: int | None = 5, threshold: float | None = None) -> list[tuple[str, float]]:
@@ -104,7 +104,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class EmbedResult:
-    """The features of one track: what enters the dense layer ("head"), or the mean of every block's map ("blocks")."""
+    """The features of one track: the input of the dense layer ("head"), or the mean of every block's map ("blocks")."""
 
     path: str
     which: str  # "head" or "blocks"

@@ -135,7 +135,7 @@ def test_torchs_settings_are_put_back() -> None:
 
 
 class FakeCuda:
-    """What ``record`` and ``event_times`` use of torch.cuda; a clock that each event advances by a second."""
+    """The part of torch.cuda that ``record`` and ``event_times`` use; a clock that each event advances by a second."""
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -14,7 +14,7 @@ from support.cli_runner import command, environment
 
 from fcntag import Tagger
 
-# What a user gets, where MANIFEST.md leaves a choice: the good part is tagged with a warning.
+# Where MANIFEST.md leaves a choice, a user gets the good part tagged, with a warning.
 ERROR = {
     "len_0.wav": "no audio samples",
     "nan.wav": "finite",

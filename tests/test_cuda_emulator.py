@@ -104,7 +104,7 @@ def test_planted_bug_is_found(planted, bug, mode):
 
 @pytest.mark.parametrize("bug", [bug for bug, modes in BUGS.items() if "plain" not in modes])
 def test_sanitizers_are_needed(planted, bug):
-    """What the table gives to a sanitizer alone gives the right result in every order that is tried."""
+    """Bugs that the table gives to a sanitizer alone give the right result in every order that is tried."""
     for seed in range(4):
         assert_clean(emulation.run(planted["plain"], bug, "--seed", str(seed)))
 

@@ -46,7 +46,7 @@ def test_a_subset_keeps_every_clip_that_is_not_trained_on(tmp_path: Path) -> Non
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """What the report reads of a rendered dataset: two clips a piece."""
+    """The part of a rendered dataset that the report reads: two clips a piece."""
     folder = tmp_path / "data"
     folder.mkdir()
     clips = [{"path": f"test/{i}.flac", "piece": f"piece {i // 2}"} for i in range(N_CLIPS)]

@@ -24,7 +24,7 @@ from fcntag.pipeline.segments import plan_segments
 PREFIX = {"mtt-vgg": "MTT_vgg", "msd-vgg": "MSD_vgg", "msd-vgg-as-shipped": "MSD_vgg_modelspy"}  # names in the goldens
 CLIPS = ["ambient_singularity_nebula", "metal_muldjord_chaos_god", "orch_ardentryst_theme1", "rock_sectoid_feelings"]
 
-# What TensorFlow's own float32 convolutions are away from float64, from one and the same log-mel: 2.0e-6 on the
+# The distance of TensorFlow's own float32 convolutions from float64, from one and the same log-mel: 2.0e-6 on the
 # sigmoid over 199 patches, 1.9e-5 on the logits (musicnn-vgg.md section 3), 5e-6 relative L2 on the last maps.
 SCORES_FROM_MEL = {"oracle": 2e-6, "engine": 1e-5}
 LOGITS_FROM_MEL = {"oracle": 2e-5, "engine": 4e-5}

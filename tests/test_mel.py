@@ -9,7 +9,7 @@ import pytest
 
 from fcntag.model.filters import dct_matrix, delta_frames, delta_weights, hz_to_mel, mel_filters, mel_to_hz, window
 
-# What the models use: (sample_rate, fmax, scale, norm)
+# The settings of the models: (sample_rate, fmax, scale, norm)
 BANKS = {
     "musicnn": {"sample_rate": 16000, "fmax": 8000, "scale": "slaney", "norm": "slaney"},
     "won2020": {"sample_rate": 16000, "fmax": 8000, "scale": "htk", "norm": "none"},

@@ -252,7 +252,7 @@ def test_results_of_random_weights_say_so(capsys, tmp_path, folder) -> None:
 
 
 def test_models_new_from_a_document(capsys, tmp_path) -> None:
-    """What ``models info --json`` prints can be changed by hand and made into a model."""
+    """The output of ``models info --json`` can be changed by hand and made into a model."""
     info = json.loads(run(capsys, "models", "info", "--json", "fcn4-mfcc")[1])
     assert info["state"].startswith("no weights")
     assert info["parameters"] == pytest.approx(17.36e6, rel=1e-3)

@@ -1,4 +1,4 @@
-"""What an installation promises: a light import, a core that needs no extra, embedded weights, one clear message."""
+"""The promises of an installation: a light import, a core that needs no extra, embedded weights, one clear message."""
 
 from __future__ import annotations
 

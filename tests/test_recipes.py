@@ -221,7 +221,7 @@ def test_compare_sees_nan() -> None:
 
 
 def test_log_mels_are_the_engines_own(dataset: Path, document: Path, tmp_path: Path) -> None:
-    """What is cached, with the input affine on top, is what the engine computes for the same windows."""
+    """The cached rows, with the input affine on top, are those that the engine computes for the same windows."""
     rng = np.random.default_rng(3)
     described = ModelDocument.from_json(document.read_text())
     tensors = {name: rng.uniform(0.5, 1, shape).astype(np.float32) for name, shape in described.tensor_shapes().items()}

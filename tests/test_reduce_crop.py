@@ -1,4 +1,4 @@
-"""What the front end can give, and the part of it that pooling never sees."""
+"""The range of the front end's values, and the part of them that pooling never sees."""
 
 from __future__ import annotations
 

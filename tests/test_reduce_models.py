@@ -81,7 +81,7 @@ def test_published_models_on_music(models: Callable[[str], Model], shared: Path,
 
 
 def test_dropping_the_constants_would_not_be_lossless(models: Callable[[str], Model], rng: np.random.Generator) -> None:
-    """What the carrier is for: without it the scores of mtt-vgg move."""
+    """The carrier is needed: without it the scores of mtt-vgg move."""
     model = models("mtt-vgg")
     x = oracle.network_input(model, synthetic(model, rng))
     reduced, report = reduce_channels(model)

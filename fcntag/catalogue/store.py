@@ -70,13 +70,13 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     if item.base is None:
         return model
     document = model.document.with_variant(item.name.removeprefix(f"{item.base}-"))
-    # What was published for the base holds for its pools only.
+    # The figures published for the base hold for its pools only.
     document = dataclasses.replace(document, description=item.description, metrics=item.metrics)
     return dataclasses.replace(model, document=document)
 
 
 def verify(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Check a model's file from end to end; what was found, as a dict of plain values.
+    """Check a model's file from end to end and return the findings as a dict of plain values.
 
     Every check of ``read_model``. Of a catalogue name also the file's sha256 against the one recorded when it was
     converted, and the sha256 of the original in its document against the catalogue's; of a path (told from a name as by

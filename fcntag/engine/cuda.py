@@ -120,7 +120,7 @@ class CudaEngine(Engine):
         return times[2:]
 
     def describe_plan(self, batch: int) -> list[dict[str, Any]]:
-        """What the tile planner chose for every block after the first."""
+        """The choices of the tile planner for every block after the first, one dict a block."""
         with self._lock:
             self._check_open()
             found: list[dict[str, Any]] = self._network.describe_plan(

@@ -81,7 +81,7 @@ def mix(pcm: ArrayLike) -> NDArray[np.float32]:
 def resample(pcm: ArrayLike, rate_in: int, rate_out: int) -> NDArray[np.float64]:
     """PCM [n_in] or [n_in, n_channels] at ``rate_in`` -> mono [n_out] at ``rate_out``, float64 sums of float32 taps.
 
-    What csrc/cuda/resample.cu computes, written down plainly: the reference of its tests.
+    The computation of csrc/cuda/frontend/resample.cu, written down plainly: its tests refer to it.
     """
     filters = design(rate_in, rate_out)
     mono = mix(pcm).astype(np.float64)

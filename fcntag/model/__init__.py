@@ -1,1 +1,1 @@
-"""What a model is: its document, front end, filters and file, and the networks of the paper. Imports no other room."""
+"""A model: its document, front end, filters and file, and the networks of the paper. Imports no other room."""

@@ -157,7 +157,7 @@ class ModelDocument:
     training_data: str
     source: Source
     metrics: tuple[Metric, ...]
-    notes: tuple[str, ...]  # what a user has to know: estimates, frozen statistics, choices of ours
+    notes: tuple[str, ...]  # for the user: estimates, frozen statistics, choices of ours
     frontend: Frontend
     segments: Segments
     blocks: tuple[Block, ...]
@@ -233,8 +233,8 @@ class ModelDocument:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal documents are equal bytes.
 
-        What came later than format 1 is left out where it says nothing: a document that the first reader understands
-        keeps the bytes that it had then.
+        Fields that came after the first version are left out where they have their default. A document that the first
+        reader understands therefore keeps the bytes that it had then.
         """
         tree = dataclasses.asdict(self)
         for name in self.frontend.idle_fields():

@@ -1,4 +1,4 @@
-"""Windows, mel filters, STFT bins, and what makes MFCC, in NumPy float64: every variant the models need, in one place.
+"""Windows, mel filters, STFT bins, and the DCT and deltas of MFCC, in NumPy float64: every variant, in one place.
 
 Sources: the Slaney scale is that of the Auditory Toolbox (linear below 1 kHz, logarithmic above, 27 steps per
 factor of 6.4); the HTK scale is 2595 log10(1 + f / 700) (The HTK Book, 5.4). Deltas are derivatives of polynomials
@@ -74,7 +74,7 @@ def stft_filters(*, n_fft: int, n_bins: int, first_bin: int, merged_bins: int) -
 
 
 def row_filters(frontend: Frontend) -> np.ndarray:
-    """What turns a power spectrum [n_fft // 2 + 1] into the rows that the log is taken of, float64.
+    """The filters from a power spectrum [n_fft // 2 + 1] to the rows that the log is taken of, float64.
 
     [n_bins, n_fft // 2 + 1] for an STFT, [n_mels, n_fft // 2 + 1] for mel, and for MFCC, which come from mel.
     """

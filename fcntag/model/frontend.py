@@ -16,7 +16,7 @@ DELTA_WIDTH = 9  # frames that a delta of MFCC is fitted to
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What happens to the mel power m >= 0 (after ``power_exponent`` and rounding).
+    """The logarithm of the mel power m >= 0, after ``power_exponent`` and rounding.
 
     ``log10p1``: log10(gain * m + 1), in float32 (musicnn).
     ``db``: 10 * log10(max(m, amin)); then minus the segment's maximum if ``ref == "max"``; then floored at

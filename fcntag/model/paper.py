@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 N_TAGS = 50  # of the paper: the most frequent of MagnaTagATune and of the Million Song Dataset
 NO_TRAINING = "none: random weights"
 NO_MEANING = "random weights: the scores mean nothing"
-# How notes on a network of the paper begin, or read: they hold whatever its weights are, but for the input scale.
+# Notes on a network of the paper begin with these words, or read so. They hold for any weights, but not the last of
+# them for another input scale.
 KNOWN = "of the paper or its authors: "
 NOT_CERTAIN = "not certain: "
 OUR_FRONT_END = "the pad, window and mel scale of the front end and its fixed input scale are ours in every network"
@@ -34,7 +35,7 @@ Layer = tuple[int, int, tuple[int, int]]  # out_channels, kernel, pool window = 
 
 @dataclass(frozen=True)
 class Network:
-    """A stack of blocks with a name. ``known``: what its source says; ``ours``: what we chose, "" if nothing."""
+    """A stack of blocks with a name. ``known`` is the word of its source, ``ours`` our own choices ("" if none)."""
 
     layers: tuple[Layer, ...]
     known: str
@@ -174,7 +175,7 @@ def document(name: str, *, tags: Sequence[str] | None = None) -> ModelDocument:
 
 
 def about_network(notes: Sequence[str]) -> tuple[str, ...]:
-    """What a document's ``notes`` tell about a network of PAPER that has other weights and an input scale of its own.
+    """The part of a document's ``notes`` that holds for a network of PAPER with other weights and its own input scale.
 
     Empty for other models, whose notes tell of their originals.
     """

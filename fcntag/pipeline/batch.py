@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     Function = Callable[[np.ndarray], np.ndarray]  # float32 [B, n_samples] -> [B, K]
 
 
-BATCH_BYTES = 128 << 20  # max_batch is for windows of some seconds; long ones fill every core or GPU with fewer
+# Bytes of one batch. ``max_batch`` suits windows of some seconds; fewer long windows already fill every core or GPU.
+BATCH_BYTES = 128 << 20
 
 
 class Batch:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from ..audio import Track
 
 
-# Windows decoded ahead of the engine: some hundred short ones, or a second one of the longest, for each worker.
+# Bytes of windows that are decoded ahead of the engine. This holds some hundred short windows, or a second one of the
+# longest for each worker; less would let the engine wait, and more would only cost memory.
 DECODED_BYTES = 48 << 20
 # A header can lie once; a length that differs again after decoding the whole track is a defect, not a repair.
 MAX_PLANS = 3
-CLOSE_SECONDS = 1.0  # a worker may sit in a read that nothing can interrupt (a pipe): leave it behind then
+# A worker may sit in a read that nothing can interrupt (a pipe). Closing waits for it so long, then leaves it behind.
+CLOSE_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -186,7 +188,7 @@ def is_array(source: Any) -> bool:
 
 
 def name_of(source: Any) -> str:
-    """What a result calls its source: the path as given, or a name in angle brackets."""
+    """The name of a source in its result: the path as given, or a name in angle brackets."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -69,7 +69,7 @@ def plan_segments(
     ------
     AudioError : no samples, or more than MAX_WINDOWS windows
     ValueError : unknown rule, hop not a number above 0, hop with "center" or "first"; "dense", which knows no windows
-        (``fcntag.dense`` plans it)
+        (``fcntag.pipeline.dense_plan`` plans it)
     """
     check_options(rule, hop_s)
     if rule == "dense":

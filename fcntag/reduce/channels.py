@@ -25,7 +25,7 @@ _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 
 @dataclass(frozen=True)
 class BlockReduction:
-    """What happened to one block's output channels.
+    """The change of one block's output channels.
 
     Attributes:
         channels_before: output channels of the original.

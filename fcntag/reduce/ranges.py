@@ -1,4 +1,4 @@
-"""Interval arithmetic in float64: what every channel of a network can be, whatever is played."""
+"""Interval arithmetic in float64: the range of every channel of a network, whatever is played."""
 
 from __future__ import annotations
 

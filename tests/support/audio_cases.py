@@ -1,4 +1,4 @@
-"""What the audio tests share: the one-shot way that every streamed result has to equal, and small signals."""
+"""Shared by the audio tests: the one-shot way that every streamed result has to equal, and small signals."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MODES = ("plain", "asan", "tsan")
 
 RUNTIME = "csrc/emulation/runtime.cpp"
-# What plays the GPU. ThreadSanitizer must not see it: it says itself what kernels do (csrc/emulation/sanitizers.h).
+# These files play the GPU. ThreadSanitizer must not see them: they tell it themselves what kernels do
+# (csrc/emulation/sanitizers.h).
 MACHINE = tuple(f"csrc/emulation/{name}.cpp" for name in ("emulator", "fibers", "block_operations", "warp_operations"))
 
 _COMPILER = os.environ.get("CXX", "g++")

@@ -147,7 +147,7 @@ def one_block_errors(model: Model, x: np.ndarray, device: str = "cpu") -> list[f
 
 @pytest.fixture(scope="session", params=["oracle", "cpu", "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[OracleBackend | EngineBackend]:
-    """What computes: ``backend.kind`` picks the tolerance in ``numerics``."""
+    """The oracle or an engine: ``backend.kind`` picks the tolerance in ``numerics``."""
     if request.param == "oracle":
         yield OracleBackend()
     else:

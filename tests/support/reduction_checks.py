@@ -1,4 +1,4 @@
-"""What the tests of the lossless compiler share: how a reduced model is compared with its original."""
+"""Shared by the tests of the lossless compiler: how a reduced model is compared with its original."""
 
 from __future__ import annotations
 
