@@ -11,6 +11,7 @@ namespace fcntag {
 
 struct KernelRow {
   Isa isa;
+  const ConvFirstKernels* conv_first;
   const ConvBlockKernels* conv_block;
   const WinogradKernels* winograd;
   // The product of two bfloat16 pairs is an instruction set of its own, which a CPU may lack. Null: not built.

@@ -32,7 +32,9 @@ struct WinogradPlan {
 
 // Units [unit_begin, unit_end), counted over the images of a group.
 struct WinogradTask {
-  const PackedConvBlock* weights;
+  const PackedConvBlock* block;
+  const float* weights;
+  int computed_channels;
   const WinogradPlan* plan;
   MapLayout in, out;
   const float* x;  // first image of the group: pixel (0, 0), block 0
@@ -54,17 +56,19 @@ struct WinogradKernels {
 };
 
 // Whether the block can be computed this way on a map of height x width.
-bool winograd_fits(const ConvBlockSpec& spec, int height, int width);
+bool winograd_fits(const ConvBlockShape& block, int height, int width);
 
 // Whether a block that fits is faster this way on a map of height x width, by a cost model of multiply-adds and bytes
 // that knows nothing of threads and batches: the choice, and with it the rounding, is the model's.
-bool winograd_pays(const ConvBlockSpec& spec, int height, int width);
+bool winograd_pays(const ConvBlockShape& block, int height, int width);
 
-// Transformed weights [k_blocks][36][C / 16][16][k_block] in float, or [k_blocks][36][C / 16][8][k_block][2] in
-// bfloat16 (two channels side by side); replaces the direct weights of `packed`.
-void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& packed);
+std::size_t winograd_weight_floats(const ConvBlockShape& block, int k_block, bool bfloat16);
+PackedConvBlock pack_winograd(const ConvBlockSpec& spec, int k_block, bool bfloat16);
 
-// Fills in the plan and enlarges `in` so that every unit may be read.
-WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out);
+// Makes the plan and enlarges `in` so that every unit may be read.
+WinogradPlan plan_winograd(const ConvBlockShape& block, int k_block, MapLayout& in, const MapLayout& out);
+
+void run_winograd(const WinogradKernels& kernels, const PackedConvBlock& block, const WinogradPlan& plan,
+                  const BlockRun& run, Workers& workers);
 
 }  // namespace fcntag

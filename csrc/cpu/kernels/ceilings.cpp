@@ -25,9 +25,7 @@ double multiply_adds(long rounds, float* sink) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) ceiling_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA);
-const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA) = {multiply_adds};
+extern const CeilingKernels FCNTAG_TABLE(ceiling_kernels_);
+const CeilingKernels FCNTAG_TABLE(ceiling_kernels_) = {multiply_adds};
 
 }  // namespace fcntag

@@ -210,9 +210,7 @@ void log_mel(const MelSpecTask& t) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) melspec_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA);
-const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA) = {log_mel};
+extern const MelSpecKernels FCNTAG_TABLE(melspec_kernels_);
+const MelSpecKernels FCNTAG_TABLE(melspec_kernels_) = {log_mel};
 
 }  // namespace fcntag

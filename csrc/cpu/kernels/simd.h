@@ -37,6 +37,12 @@ typedef int32_t VecInt __attribute__((vector_size(kLanes * 4)));
 typedef double Vec64 __attribute__((vector_size(kLanes64 * 8)));
 typedef int64_t VecInt64 __attribute__((vector_size(kLanes64 * 8)));
 
+// The name of a file's table of kernels, which csrc/cpu/kernel_table.cpp declares too: FCNTAG_TABLE(x_) is x_avx2 where
+// FCNTAG_ISA is avx2.
+#define FCNTAG_JOIN_(name, isa) name##isa
+#define FCNTAG_JOIN(name, isa) FCNTAG_JOIN_(name, isa)
+#define FCNTAG_TABLE(name) FCNTAG_JOIN(name, FCNTAG_ISA)
+
 #define FCNTAG_INLINE inline __attribute__((always_inline))
 
 FCNTAG_INLINE Vec load(const float* p) {

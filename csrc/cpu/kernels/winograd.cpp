@@ -184,12 +184,12 @@ FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
 // Units of one tile whose windows divide it: pooled in registers.
 template <int kPoolH, int kPoolW, Activation kActivation>
 void pool_tiles(const WinogradTask& t) {
-  const PackedConvBlock& w = *t.weights;
+  const PackedConvBlock& w = *t.block;
   const WinogradPlan& p = *t.plan;
   constexpr int kRows = kWinogradTile / kPoolH, kCols = kWinogradTile / kPoolW;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= w.computed_channels) break;
+    if (k >= t.computed_channels) break;
     const Epilogue<kActivation> epilogue(w, k);
     const float* m = t.m + v;
     const int first = t.unit_begin % p.units();
@@ -227,7 +227,7 @@ void pool_tiles(const WinogradTask& t) {
 
 template <Activation kActivation>
 bool pool_in_registers(const WinogradTask& t) {
-  const int ph = t.weights->pool_h, pw = t.weights->pool_w;
+  const int ph = t.block->pool_h, pw = t.block->pool_w;
   if (t.plan->unit_tiles() != 1) return false;
   if (ph == 1 && pw == 1) return pool_tiles<1, 1, kActivation>(t), true;
   if (ph == 1 && pw == 4) return pool_tiles<1, 4, kActivation>(t), true;
@@ -241,14 +241,14 @@ bool pool_in_registers(const WinogradTask& t) {
 template <Activation kActivation>
 void pool_units(const WinogradTask& t, int tiles) {
   if (pool_in_registers<kActivation>(t)) return;
-  const PackedConvBlock& w = *t.weights;
+  const PackedConvBlock& w = *t.block;
   const WinogradPlan& p = *t.plan;
   float* buffer = t.m + static_cast<int64_t>(tiles) * kPoints * kBlock;
   const int width = p.unit_cols * kWinogradTile;
   const int out_rows = p.unit_rows * kWinogradTile / w.pool_h, out_cols = width / w.pool_w;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= w.computed_channels) break;
+    if (k >= t.computed_channels) break;
     const Epilogue<kActivation> epilogue(w, k);
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
       const float* m = t.m + static_cast<int64_t>(unit - t.unit_begin) * p.unit_tiles() * kPoints * kBlock + v;
@@ -289,14 +289,14 @@ void multiply(const WinogradTask& t) {
   // The last channels of a block that are only padding, four slots at a time, and a second vector that is, are left
   // out.
   constexpr int kQuadChannels = kChannelBlock / kSlots * 4;
-  const int quads = (t.weights->in_channels + kQuadChannels - 1) / kQuadChannels;
+  const int quads = (t.block->in_channels + kQuadChannels - 1) / kQuadChannels;
   const ProductFn* products =
-      t.weights->computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
+      t.computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
   // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
   const int lines = (kSlots * kBlock * 4 / 64 + groups - 1) / groups;
   for (int point = 0; point < kPoints; ++point) {
     const float* a = t.v + point * plane;
-    const float* b = t.weights->weight.data() + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
+    const float* b = t.weights + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
     for (int g = 0; g < groups; ++g) {
       const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
       const int64_t done = static_cast<int64_t>(g) * c_blocks;  // lines prefetched for the next point so far
@@ -305,7 +305,7 @@ void multiply(const WinogradTask& t) {
                             reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
     }
   }
-  with_activation(t.weights->activation, [&](auto activation) { pool_units<decltype(activation)::kOf>(t, tiles); });
+  with_activation(t.block->activation, [&](auto activation) { pool_units<decltype(activation)::kOf>(t, tiles); });
 }
 
 // A channel without weights has sums of 0, whatever comes in.
@@ -319,9 +319,7 @@ void constants(const PackedConvBlock& block, float* values) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) winograd_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA);
-const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA) = {transform, multiply, constants};
+extern const WinogradKernels FCNTAG_TABLE(winograd_kernels_);
+const WinogradKernels FCNTAG_TABLE(winograd_kernels_) = {transform, multiply, constants};
 
 }  // namespace fcntag
