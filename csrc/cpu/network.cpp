@@ -67,14 +67,18 @@ Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorit
   this->plan(largest_);
 }
 
-// Lays the maps out for an input size.
-void Network::plan(MapSize input) {
+NetworkPlan Network::plan_for(MapSize input) const {
   FCNTAG_CHECK(input.height <= largest_.height && input.width <= largest_.width, "network: input ", input.height, "x",
                input.width, " is larger than the ", largest_.height, "x", largest_.width, " it was planned for");
   NetworkPlan plan = plan_network(planned_, input);
   const MapLayout& last = plan.blocks.back().out;
   check_features(flatten_, in_features_, last.channels, {last.height, last.width}, input);
-  plan_ = std::move(plan);
+  return plan;
+}
+
+// Lays the maps out for an input size.
+void Network::plan(MapSize input) {
+  plan_ = plan_for(input);
   const bool fresh = input_.height == 0;
   input_ = input;
   if (!fresh) {  // the zero borders lie elsewhere now
@@ -112,10 +116,12 @@ std::vector<MapLayout> Network::map_sizes(int height, int width) const {
   return sizes;
 }
 
-std::vector<Algorithm> Network::algorithms() const {
-  std::vector<Algorithm> used;
-  for (const PlannedBlock& block : planned_) used.push_back(block.algorithm);
-  return used;
+WindowCode Network::window_code(std::size_t block) const {
+  const PlannedBlock& planned = planned_[block];
+  const bool winograd = planned.algorithm == Algorithm::kWinograd;
+  if (!winograd && planned.in_channels > 1) return WindowCode::kOnly;
+  const bool built = (winograd ? winograd_kernels_->is_built : kernels_->conv_first->is_built)(planned);
+  return built ? WindowCode::kBuilt : WindowCode::kGeneral;
 }
 
 int Network::block_channels() const {

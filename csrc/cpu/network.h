@@ -18,6 +18,10 @@
 
 namespace fcntag {
 
+// The code that pools a block: a window's own, the general code of a kernel that has others (slower), or the only one
+// of a kernel that takes every window alike.
+enum class WindowCode { kBuilt, kGeneral, kOnly };
+
 class Network {
  public:
   // Precision is kFloat32 or kBfloat16: then Winograd blocks multiply bfloat16, with float sums, and the others stay
@@ -34,7 +38,10 @@ class Network {
   int in_features() const { return in_features_; }
   int block_channels() const;                                     // sum of out_channels
   std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
-  std::vector<Algorithm> algorithms() const;                      // of every block
+  const std::vector<PlannedBlock>& planned_blocks() const { return planned_; }
+  WindowCode window_code(std::size_t block) const;
+  // The plan of an input size; throws std::invalid_argument where run() would.
+  NetworkPlan plan_for(MapSize input) const;
   const char* isa() const { return isa_name(isa_); }
 
  private:

@@ -53,6 +53,7 @@ struct WinogradKernels {
   void (*multiply)(const WinogradTask&);   // v, weights -> m -> y
   // values [k_blocks * k_block]: the output of every channel, were all of its weights zeros.
   void (*constants)(const PackedConvBlock& block, float* values);
+  bool (*is_built)(const ConvBlockShape& block);  // whether the block's pool window has code of its own
 };
 
 // Whether the block can be computed this way on a map of height x width.

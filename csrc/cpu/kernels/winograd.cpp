@@ -13,6 +13,15 @@
 namespace fcntag {
 namespace {
 
+// Pool windows that are pooled in registers, by their rows and columns; their sides divide a tile's. Another window
+// takes the general way. To build one more, add a line.
+struct Window {
+  int pool_h, pool_w;
+};
+constexpr Window kBuilt[] = {{1, 1}, {1, 4}, {2, 2}, {2, 4}, {4, 4}};
+constexpr std::size_t kBuiltWindows = sizeof kBuilt / sizeof kBuilt[0];
+
+// Tiles of a product: as many as the registers hold sums of, next to the operands.
 constexpr int kTileRows = kRegisters == 32 ? 12 : 6;
 constexpr int kVecs = 2;
 constexpr int kBlock = kVecs * kLanes;
@@ -181,7 +190,7 @@ FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
   for (int i = 0; i < 4; ++i) output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], out[i]);
 }
 
-// Units of one tile whose windows divide it: pooled in registers.
+// The built windows: a unit is one tile, and is pooled in registers.
 template <int kPoolH, int kPoolW, Activation kActivation>
 void pool_tiles(const WinogradTask& t) {
   const PackedConvBlock& w = *t.block;
@@ -225,22 +234,29 @@ void pool_tiles(const WinogradTask& t) {
   }
 }
 
-template <Activation kActivation>
-bool pool_in_registers(const WinogradTask& t) {
-  const int ph = t.block->pool_h, pw = t.block->pool_w;
-  if (t.plan->unit_tiles() != 1) return false;
-  if (ph == 1 && pw == 1) return pool_tiles<1, 1, kActivation>(t), true;
-  if (ph == 1 && pw == 4) return pool_tiles<1, 4, kActivation>(t), true;
-  if (ph == 2 && pw == 2) return pool_tiles<2, 2, kActivation>(t), true;
-  if (ph == 2 && pw == 4) return pool_tiles<2, 4, kActivation>(t), true;
-  if (ph == 4 && pw == 4) return pool_tiles<4, 4, kActivation>(t), true;
-  return false;
+template <Activation kActivation, typename Windows>
+struct PoolTilesOf;
+template <Activation kActivation, std::size_t... kIndex>
+struct PoolTilesOf<kActivation, std::index_sequence<kIndex...>> {
+  static_assert(((kWinogradTile % kBuilt[kIndex].pool_h == 0 && kWinogradTile % kBuilt[kIndex].pool_w == 0) && ...),
+                "a window that does not divide a tile has units of several tiles");
+  static constexpr void (*kOf[])(const WinogradTask&) = {
+      pool_tiles<kBuilt[kIndex].pool_h, kBuilt[kIndex].pool_w, kActivation>...};
+};
+
+// The place of a block's window in kBuilt, or -1.
+int built(const ConvBlockShape& block) {
+  for (std::size_t i = 0; i < kBuiltWindows; ++i) {
+    if (block.pool_h == kBuilt[i].pool_h && block.pool_w == kBuilt[i].pool_w) return static_cast<int>(i);
+  }
+  return -1;
 }
 
-// Products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
+bool is_built(const ConvBlockShape& block) { return built(block) >= 0; }
+
+// Any window: products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
 template <Activation kActivation>
 void pool_units(const WinogradTask& t, int tiles) {
-  if (pool_in_registers<kActivation>(t)) return;
   const PackedConvBlock& w = *t.block;
   const WinogradPlan& p = *t.plan;
   float* buffer = t.m + static_cast<int64_t>(tiles) * kPoints * kBlock;
@@ -305,7 +321,12 @@ void multiply(const WinogradTask& t) {
                             reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
     }
   }
-  with_activation(t.block->activation, [&](auto activation) { pool_units<decltype(activation)::kOf>(t, tiles); });
+  const int window = built(*t.block);
+  with_activation(t.block->activation, [&](auto activation) {
+    constexpr Activation kActivation = decltype(activation)::kOf;
+    if (window < 0) return pool_units<kActivation>(t, tiles);
+    PoolTilesOf<kActivation, std::make_index_sequence<kBuiltWindows>>::kOf[window](t);
+  });
 }
 
 // A channel without weights has sums of 0, whatever comes in.
@@ -320,6 +341,6 @@ void constants(const PackedConvBlock& block, float* values) {
 }  // namespace
 
 extern const WinogradKernels FCNTAG_TABLE(winograd_kernels_);
-const WinogradKernels FCNTAG_TABLE(winograd_kernels_) = {transform, multiply, constants};
+const WinogradKernels FCNTAG_TABLE(winograd_kernels_) = {transform, multiply, constants, is_built};
 
 }  // namespace fcntag
