@@ -73,7 +73,7 @@ PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block) {
 DirectPlan plan_direct(const ConvBlockShape& block, int k_block, const MapLayout& out) {
   DirectPlan plan;
   const int columns = (out.width - 1) * block.stride_w + block.pool_w;
-  // Windows that overlap share rows: several pooled rows in one strip compute the shared ones once.
+  // Windows that overlap share rows. With several pooled rows in a strip, the shared rows are computed once.
   int rows = block.pool_h > block.stride_h ? 4 : 1;
   while (rows < out.height && ((rows - 1) * block.stride_h + block.pool_h) * columns < kPixels) ++rows;
   plan.strip_rows = std::min(rows, out.height);
@@ -82,7 +82,7 @@ DirectPlan plan_direct(const ConvBlockShape& block, int k_block, const MapLayout
   const int limit = std::max(1, kScratch / (conv_rows * k_block));  // columns
   plan.chunk_cols = std::clamp((limit - block.pool_w) / block.stride_w + 1, 1, out.width);
   const int chunk_columns = (plan.chunk_cols - 1) * block.stride_w + block.pool_w;
-  // The first block's kernel stores whole tiles, up to one tile more per row; small maps keep two sets of sums.
+  // The first block's kernel stores whole tiles, up to one tile more per row, and small maps keep two sets of sums.
   plan.scratch = static_cast<std::size_t>(conv_rows) * (chunk_columns + 32) * k_block;
   return plan;
 }

@@ -99,7 +99,7 @@ struct ConvBlockKernels {
   ConvBlockKernel run;
 };
 
-// How a map is cut into tasks.
+// The way that a map is cut into tasks.
 struct DirectPlan {
   int strip_rows = 1, strips = 1, chunk_cols = 1;
   std::size_t scratch = 0;  // floats per worker

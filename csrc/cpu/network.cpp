@@ -10,10 +10,10 @@
 namespace fcntag {
 namespace {
 
-// A tile of the first block's kernel may read past the end of the last row.
+// Floats behind every map: a tile of the first block's kernel may read past the end of the last row.
 constexpr std::size_t kSlack = 64;
 
-// Adds the time since the last stamp to an entry; free where nobody asks.
+// Adds the time since the last stamp to an entry. It costs nothing where nobody asks for times.
 class Stopwatch {
  public:
   explicit Stopwatch(double* seconds) : seconds_(seconds) {
@@ -88,7 +88,7 @@ void Network::plan(MapSize input) {
   workers_.reserve(plan_.scratch_floats, plan_.shared_floats);
 }
 
-// The channels that no task of a Winograd block computes.
+// Writes the channels that no task of a Winograd block computes.
 void Network::write_constants(std::size_t index) {
   const PackedConvBlock& block = blocks_[index];
   const WinogradWeights* weights = std::get_if<WinogradWeights>(&block.weights);
@@ -137,7 +137,7 @@ std::size_t Network::memory_bytes() const {
   return bytes + workers_.bytes();
 }
 
-// Images [0, images) of the block's input map to images [out_image, ...) of its output map.
+// Computes images [out_image, out_image + images) of the block's output map from images [0, images) of its input map.
 void Network::run_block(std::size_t index, int images, int out_image) {
   const BlockPlan& plan = plan_.blocks[index];
   const PackedConvBlock& block = blocks_[index];
@@ -181,7 +181,7 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   }
 }
 
-// x [height, width] to image `image` of the first map, which keeps its border.
+// Copies x [height, width] to image `image` of the first map, and leaves its border alone.
 void Network::copy_input(const float* x, int image) {
   const MapLayout& in = plan_.blocks[0].in;
   float* map = maps_[0].data() + image * in.image() + in.origin();
@@ -190,8 +190,8 @@ void Network::copy_input(const float* x, int image) {
   }
 }
 
-// Results of blocks [first, last), and of the head behind the last one, for the image `image` of their maps, which is
-// row `row` of the batch.
+// Reads the results of blocks [first, last), and of the head behind the last one. Image `image` of their maps is row
+// `row` of the batch.
 void Network::read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs) {
   int channel_base = 0;
   for (std::size_t b = 0; b < last; ++b) {

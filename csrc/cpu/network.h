@@ -24,8 +24,9 @@ enum class WindowCode { kBuilt, kGeneral, kOnly };
 
 class Network {
  public:
-  // Precision is kFloat32 or kBfloat16: then Winograd blocks multiply bfloat16, with float sums, and the others stay
-  // float. Throws std::invalid_argument where the spec's parts do not fit one another, or the CPU lacks the precision.
+  // The precision is kFloat32 or kBfloat16. With bfloat16, Winograd blocks multiply bfloat16 and sum in float; the
+  // other blocks stay float. Throws std::invalid_argument where the spec's parts do not fit one another, or the CPU
+  // lacks the precision.
   Network(const NetworkSpec& spec, Precision precision, Algorithm algorithm, std::shared_ptr<ThreadPool> pool);
 
   // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
@@ -60,7 +61,8 @@ class Network {
   Flatten flatten_;
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_, features_;
-  MapSize largest_, input_;  // inputs: planned for at construction, and the plan's
+  MapSize largest_;  // input that the buffers have room for
+  MapSize input_;    // input of plan_
   NetworkPlan plan_;
   ImageGroups groups_;
   std::vector<AlignedBuffer> maps_;  // the input and every block's output; those from groups_.deep on hold more images

@@ -5,8 +5,11 @@
 namespace fcntag {
 namespace {
 
-constexpr std::size_t kMapFloats = std::size_t{1} << 19;   // of a group's maps, for every thread: 2 MB
-constexpr std::size_t kDeepFloats = std::size_t{4} << 20;  // of the deep blocks' maps of a group: 16 MB
+// A group is as many images as have maps of 2 MB for every thread. Maps of more images would leave the cache before the
+// next block reads them.
+constexpr std::size_t kMapFloats = std::size_t{1} << 19;
+// In the deep blocks, a group is as many images as have maps of 16 MB, but no more than kMaxGroup.
+constexpr std::size_t kDeepFloats = std::size_t{4} << 20;
 constexpr int kMaxGroup = 16;
 // A block is deep from where its weights are at least so many times as large as its input map.
 constexpr std::size_t kDeepWeights = 12;

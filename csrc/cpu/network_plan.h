@@ -1,5 +1,5 @@
-// The plan of a network on a CPU: algorithms, layouts, tilings and groups of images. Numbers only, no buffer and no
-// kernel, so that it can be made and tested alone.
+// The plan of a network on a CPU: algorithms, layouts, tilings and groups of images. It is made of numbers, without a
+// buffer or a kernel, so that it can be tested alone.
 #pragma once
 
 #include <variant>
@@ -11,7 +11,8 @@
 
 namespace fcntag {
 
-// How the blocks are computed: by the cost model's choice, or one way wherever it can be (for tests and measurements).
+// The way to compute blocks. kAuto leaves it to the cost model; tests and measurements ask for one way wherever it
+// fits.
 enum class Algorithm { kAuto, kDirect, kWinograd };
 
 // A block and the way it is computed, which its packing and its plan have in common.
@@ -21,7 +22,8 @@ struct PlannedBlock : ConvBlockShape {
   std::size_t weight_floats = 0;             // packed
 };
 
-// The way of every block of a checked spec, for the largest input. k_block_first and k_block are the kernels'.
+// Chooses the way of every block of a checked spec, for its largest input. k_block_first and k_block are the output
+// channels of a task of the first block's kernel and of the others'.
 std::vector<PlannedBlock> plan_blocks(const NetworkSpec& spec, Precision precision, Algorithm algorithm,
                                       int k_block_first, int k_block);
 

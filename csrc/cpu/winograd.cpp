@@ -16,21 +16,26 @@ uint16_t to_bfloat16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // nearest, ties to even
 }
 
-// Multiply-adds per nanosecond and bytes per nanosecond of the machine that the model was fitted on (two cores of a
-// server CPU). Only their ratio matters, and it is alike on most: about 3 multiply-adds a byte from memory.
+// The cost model was fitted on two cores of a server CPU, which do so many multiply-adds and read so many bytes per
+// nanosecond. Only the ratio matters, and it is alike on most machines: about 3 multiply-adds a byte from memory.
 constexpr double kMultiplyAdds = 100;
 constexpr double kBytes = 40;
-constexpr double kCache = 16e6;      // weights below this stay in a last-level cache,
-constexpr double kCacheBytes = 100;  // which gives so many bytes per nanosecond
+// Weights of fewer bytes stay in a last-level cache, which gives kCacheBytes per nanosecond. Larger ones come from
+// memory.
+constexpr double kCache = 16e6;
+constexpr double kCacheBytes = 100;
+// A value that goes through a transform costs as much as this part of a multiply-add.
+constexpr double kTransform = 0.25;
+// Units of more tiles are left to the direct kernels: their outputs would leave the cache before they are pooled.
 constexpr int kMaxUnitTiles = 64;
+// With fewer units than this, threads share the tiles: otherwise some threads would have no task.
 constexpr int kFewUnits = 24;
-constexpr double kTransform = 0.25;  // of a multiply-add, per value moved through a transform
 // The input transform of 16 channels of a tile takes as long as so many multiply-adds.
 constexpr double kItemMultiplyAdds = 4000;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Tiles on a side of a unit: whole windows end on a tile's edge, or the map has no more.
+// Tiles on a side of a unit: so many that whole windows end on a tile's edge, or as many as the map has.
 int unit_side(int pool, int out) {
   return std::min(std::lcm(kWinogradTile, pool) / kWinogradTile, ceil_div(out * pool, kWinogradTile));
 }
@@ -40,8 +45,8 @@ double milliseconds(double multiply_adds, double weight_bytes) {
   return 1e-6 * std::max(compute, weight_bytes / (weight_bytes > kCache ? kBytes : kCacheBytes));
 }
 
-// Kernel rows (or columns) that `kept` outputs of a map of `size` have: on small maps, direct tiles leave out those
-// that meet only the zero border.
+// Kernel rows (or columns) of `kept` outputs of a map of `size`. On small maps, the direct tiles leave out those that
+// meet only the zero border.
 double kernel_lines(int kept, int size, bool small) { return 3.0 * kept - (small ? 1 + (kept == size ? 1 : 0) : 0); }
 
 // Floats of the weights of one point, 16 input channels and one block of output channels.
@@ -59,7 +64,6 @@ bool is_constant(const ConvBlockSpec& s, int channel) {
 
 bool winograd_fits(const ConvBlockShape& s, int height, int width) {
   return s.kernel == 3 && s.in_channels > 1 && s.pool_h == s.stride_h && s.pool_w == s.stride_w &&
-         // or a unit's outputs would leave the cache
          unit_side(s.pool_h, height / s.pool_h) * unit_side(s.pool_w, width / s.pool_w) <= kMaxUnitTiles;
 }
 
@@ -129,7 +133,7 @@ PackedConvBlock pack_winograd(const ConvBlockSpec& spec, int k_block, bool bfloa
   }
   int live = spec.out_channels;
   while (live > 1 && is_constant(spec, live - 1)) --live;
-  const int lanes = kb / 2;  // what the kernels compute at a time
+  const int lanes = kb / 2;  // the kernels compute so many channels at a time
   transformed.computed_channels = std::min(spec.out_channels, ceil_div(live, lanes) * lanes);
   return packed;
 }
@@ -143,12 +147,11 @@ WinogradPlan plan_winograd(const ConvBlockShape& block, int k_block, MapLayout& 
   in.rows = std::max(in.rows, kWinogradTile * plan.unit_rows * plan.grid_rows + 2);
   in.cols = std::max(in.cols, kWinogradTile * plan.unit_cols * plan.grid_cols + 2);
   const int channels = ceil_div(block.in_channels, kChannelBlock) * kChannelBlock;
-  // Measured: with few channels, transformed tiles, products and weights share a level-2 cache of 1 MB; with many, the
-  // weights come from further away in any case, and more tiles mean that they come less often.
+  // Measured. With few channels, transformed tiles, products and weights share a level-2 cache of 1 MB. With many, the
+  // weights come from further away in any case, and come less often for more tiles.
   const int tiles = channels > 192 ? 48 : 36;
   plan.block_units = std::max(1, tiles / plan.unit_tiles());
   const double weights = 4.0 * kWinogradPoints * channels * block.out_channels;
-  // Few units would make one task, or none for the other threads.
   plan.share_tiles = weights > 1.5 * kCache || channels > 256 || plan.units() < kFewUnits;
   if (plan.share_tiles) plan.block_units = std::max(1, std::min(96, 65536 / channels) / plan.unit_tiles());
   const std::size_t block_tiles = static_cast<std::size_t>(plan.block_units) * plan.unit_tiles();
@@ -173,8 +176,8 @@ void run_winograd(const WinogradKernels& kernels, const PackedConvBlock& block, 
   const int c_blocks = static_cast<int>(run.in.blocks());
   const int units = run.images * plan.units();
   const int k_blocks = ceil_div(weights.computed_channels, block.k_block);
-  // Equal blocks: a short last one would read all weights for a few tiles. And, where they are few, as many for every
-  // thread.
+  // Blocks of units are of equal size, because a short last one would read all weights for a few tiles. Where blocks
+  // are few, every thread gets as many.
   int unit_blocks = ceil_div(units, plan.block_units);
   const int threads = workers.threads();
   if (!plan.share_tiles && unit_blocks < 8 * threads) {

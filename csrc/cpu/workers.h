@@ -16,7 +16,7 @@ class Workers {
   explicit Workers(std::shared_ptr<ThreadPool> pool) : pool_(std::move(pool)), scratch_(pool_->threads()) {}
 
   int threads() const { return pool_->threads(); }
-  // Calls task(i, worker) for i in [0, count). Loops of few multiply-adds are left to the calling thread.
+  // Calls task(i, worker) for i in [0, count). The calling thread does loops of few multiply-adds alone.
   void loop(int64_t count, double multiply_adds, const std::function<void(int64_t, int)>& task);
 
   // Every worker has at least `scratch` floats from now on, and all of them share at least `shared`.

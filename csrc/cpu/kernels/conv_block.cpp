@@ -1,15 +1,16 @@
-// conv_block on a CPU: direct convolution, fused with pooling. Compiled once per instruction set (FCNTAG_ISA).
+// conv_block on a CPU: direct convolution, fused with pooling. This file is compiled once per instruction set
+// (FCNTAG_ISA). Every pool window takes the same code, so that there is no list of windows here.
 //   x [C/16][H+2][W+2][16], w [K/kb][C/16][taps][16][kb] -> y [K/16][H'][W'][16]
 //
-// Plan: a task owns a strip of pooled rows and kb output channels. It cuts the conv rows that the strip's windows
-// cover into tiles of a few pixels whose sums fit the registers (12 pixels x 2 vectors on AVX-512, 6 x 2 on AVX2),
-// and runs over the input channels in chunks of 64: a chunk's weights (74 KB at kb = 32) stay in the level-2 cache
-// while all tiles use them. Sums of a chunk are added to the strip's scratch, which also keeps the summation error
-// at that of 64 channels plus C / 64 additions. Then bias, activation and affine run once per pooled value: they
-// are monotone, so they commute with the maximum.
+// A task owns a strip of pooled rows and kb output channels. It cuts the conv rows that the strip's windows cover into
+// tiles of a few pixels whose sums fit the registers: 12 pixels x 2 vectors on AVX-512, 6 x 2 on AVX2. It runs over the
+// input channels in chunks of 64. A chunk's weights (74 KB at kb = 32) stay in the level-2 cache while all tiles use
+// them. The sums of a chunk are added to the strip's scratch, which keeps the summation error at that of 64 channels
+// and C / 64 additions. Then bias, activation and affine run once per pooled value. They are monotone, and therefore
+// commute with the maximum.
 //
-// Determinism: each output is the same chain of fused multiply-adds (chunk, channel block, tap, channel) whatever the
-// tile shape, thread or batch.
+// Results are deterministic: each output is the same chain of fused multiply-adds (chunk, channel block, tap, channel)
+// for every tile shape, thread and batch.
 #include <utility>
 
 #include "cpu/conv_block.h"
@@ -25,8 +26,8 @@ constexpr int kTileVecs = 2;
 constexpr int kBlock = kTileVecs * kLanes;  // output channels of a task
 constexpr int kChunkBlocks = 4;             // 64 input channels
 
-// Sums of kRows x kCols pixels over `c_blocks` channel blocks and kernel rows [ky0, ky1), added to (or stored in)
-// scratch.
+// Adds the sums of kRows x kCols pixels over `c_blocks` channel blocks and kernel rows [ky0, ky1) to scratch, or stores
+// them there.
 template <int kKernel, int kRows, int kCols>
 void conv_tile(const float* x, int64_t x_block, int64_t x_row, const float* weights, int c_blocks, int ky0, int ky1,
                float* sums, int64_t sums_row, bool add) {
@@ -86,7 +87,7 @@ struct TilesOf<kKernel, kRows, std::index_sequence<kColumns...>> {
   static constexpr TileFn kOf[] = {conv_tile<kKernel, kRows, kColumns + 1>...};
 };
 
-// Built: every shape of up to 3 rows and kTilePixels pixels.
+// Every shape of up to 3 rows and kTilePixels pixels is built.
 template <int kKernel>
 TileFn tile(int rows, int cols) {
   if (rows == 1) return TilesOf<kKernel, 1, std::make_index_sequence<kTilePixels>>::kOf[cols - 1];
@@ -94,9 +95,9 @@ TileFn tile(int rows, int cols) {
   return TilesOf<kKernel, 3, std::make_index_sequence<kTilePixels / 3>>::kOf[cols - 1];
 }
 
-// A tile of a map that is little more than its own border: taps that meet only the zeros around the map are left out at
-// compile time, 44 of 144 on a 4 x 4 map. Takes 16 channels at a time, so that all tiles of the map use their weights
-// (18 KB) from the level-1 cache and these are read from memory once; the sums wait in scratch in between.
+// Computes a tile of a map that is little more than its own border. Taps that meet only the zeros around the map are
+// left out at compile time: 44 of 144 on a 4 x 4 map. It takes 16 channels at a time, so that all tiles of the map use
+// their weights (18 KB) from the level-1 cache, and memory is read once. The sums wait in scratch in between.
 constexpr int kSmallRows = kTilePixels >= 8 ? 2 : 1;
 constexpr int kSmallCols = 4;
 
@@ -159,8 +160,8 @@ struct SmallTiles<std::index_sequence<kEdges...>> {
 };
 using AllSmallTiles = SmallTiles<std::make_index_sequence<16>>;
 
-// Sums of `rows` x `cols` pixels from (y0, x0), in the same order of additions as conv_tile's: the sums of every 64
-// channels are a chain of their own.
+// Computes the sums of `rows` x `cols` pixels from (y0, x0). They are added in the order of conv_tile: the sums of
+// every 64 channels are a chain of their own.
 void conv_small(const ConvBlockTask& t, int rows, int cols, int y0, int x0, const float* weights, float* sums) {
   const int c_blocks = static_cast<int>(t.in.blocks());
   constexpr int64_t kSlab = int64_t{9} * kChannelBlock * kBlock;
@@ -175,7 +176,7 @@ void conv_small(const ConvBlockTask& t, int rows, int cols, int y0, int x0, cons
                           (x0 + c == 0 ? kLeft : 0) | (x0 + c + kSmallCols == t.in.width ? kRight : 0);
         const float* x =
             t.x + cb * t.in.block() + (y0 + r - 1) * t.in.row() + static_cast<int64_t>(x0 + c - 1) * kChannelBlock;
-        // Two of the tiles fetch the next slab, a vector of every row each (there is one slab more behind the last).
+        // Two of the tiles prefetch the next slab, one vector of every row each. Behind the last slab lies one more.
         const int64_t prefetch = tile == 0 ? kSlab : tile == tiles / 2 ? kSlab + kLanes : 0;
         ++tile;
         AllSmallTiles::kOf[edges](x, t.in.row(), weights + cb * kSlab, chunk + r * sums_row + c * kBlock, sums_row,
@@ -209,8 +210,8 @@ void conv_impl(const ConvBlockTask& t) {
       finish(t, t.scratch, sums_row, kBlock, t.row_begin, t.row_end, ox0, ox1);
       continue;
     }
-    // Narrow maps take several rows per tile, so that a weight that is loaded serves enough pixels. Low maps take one:
-    // then the kernel row that meets only the zero border is skipped, a sixth of a map of four rows.
+    // Narrow maps take several rows per tile, so that a weight that is loaded serves enough pixels. Low maps take one
+    // row: the kernel row that meets only the zero border is skipped then, a sixth of a map of four rows.
     const bool low = kKernel == 3 && t.in.height <= 4 && cols >= 4;
     const int tile_rows = low                                    ? 1
                           : cols * 3 <= kTilePixels && rows >= 3 ? 3

@@ -1,9 +1,9 @@
-// The first conv_block on a CPU: one input channel, 9 multiply-adds an output. Compiled once per instruction set
-// (FCNTAG_ISA).
+// The first conv_block on a CPU: one input channel, 9 multiply-adds an output. This file is compiled once per
+// instruction set (FCNTAG_ISA).
 //   x [H+2][W+2], w [K/lanes][taps][lanes] -> y [K/16][H'][W'][16]
 //
-// Plan: a task owns a strip of pooled rows and one vector of output channels, whose weights stay in registers. A tile
-// is a few pixels of a row; every input value is broadcast once for the three taps that it meets.
+// A task owns a strip of pooled rows and one vector of output channels, whose weights stay in registers. A tile is a
+// few pixels of a row. Every input value is broadcast once for the three taps that it meets.
 #include <utility>
 
 #include "cpu/conv_block.h"
@@ -13,18 +13,19 @@
 namespace fcntag {
 namespace {
 
-// Pool windows of 3x3 blocks that have code of their own, by their columns: rows are a loop, and any height and step
-// down fits. Another window takes the general way. To build one more, add a line.
+// The pool windows that have code of their own, in 3x3 blocks, by their width and step to the right. Height and step
+// down are loops and may be any. Another window takes the general code. To build one more, add it here.
 struct Window {
   int pool_w, stride_w;
 };
 constexpr Window kBuilt[] = {{1, 1}, {1, 2}, {2, 2}, {4, 4}, {5, 5}};
 constexpr std::size_t kBuiltWindows = sizeof kBuilt / sizeof kBuilt[0];
 
-// Pixels of a tile: as many sums as the multiply-adds in flight need, next to nine taps.
+// Pixels of a tile. Fewer sums would leave multiply-adds waiting for each other; more would not fit the registers next
+// to nine taps.
 constexpr int kFirstPixels = kRegisters == 32 ? 8 : 4;
 
-// Any window, by way of scratch.
+// The general code: raw sums wait in scratch for their window.
 template <int kKernel>
 void conv_first_any(const ConvBlockTask& t) {
   const PackedConvBlock& w = *t.block;
@@ -68,16 +69,16 @@ void conv_first_any(const ConvBlockTask& t) {
   }
 }
 
-// The built windows: a window's maximum is taken in registers as its pixels are done, and nothing waits in scratch.
+// The code of a built window: its maximum is taken in registers as its pixels are done, and nothing waits in scratch.
 // Pixels between windows (stride > window) are not computed.
 template <int kPoolW, int kStrideW>
 struct FirstWindows {
-  // Windows of a tile: as many sums as the multiply-adds in flight need, next to nine taps and the windows' maxima.
+  // A tile is as many windows as give enough sums, but still fit the registers next to nine taps and their maxima.
   static constexpr int kPixels = kFirstPixels == 8 && kPoolW > 1 ? 12 : kFirstPixels;
   static constexpr int kWindows = kPixels / kPoolW > 0 ? kPixels / kPoolW : 1;
-  static constexpr int kSpan = (kWindows - 1) * kStrideW + kPoolW + 2;  // inputs of a row that the tile meets
+  static constexpr int kSpan = (kWindows - 1) * kStrideW + kPoolW + 2;  // inputs of a row that the tile reads
 
-  // best[v] = max(best[v], the sums of one row in window v); x: top left input of the tile.
+  // best[v] = max(best[v], the sums of one row in window v). x is the top left input of the tile.
   FCNTAG_INLINE static void row(const float* x, int64_t x_row, const Vec* taps, Vec* best) {
     Vec acc[kWindows * kPoolW];
 #pragma GCC unroll 16
@@ -142,7 +143,7 @@ void conv_first_windows(const ConvBlockTask& t) {
     }
     return;
   }
-  // Windows share rows: the maxima of every row wait in scratch, [rows][columns][lanes].
+  // Windows share rows here. The maxima of every row wait in scratch, [rows][columns][lanes].
   const int y0 = t.row_begin * w.stride_h;
   const int rows = (t.row_end - t.row_begin - 1) * w.stride_h + w.pool_h;
   for (int ox0 = 0; ox0 < t.out.width; ox0 += t.chunk_cols) {

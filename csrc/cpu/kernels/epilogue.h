@@ -45,7 +45,7 @@ FCNTAG_INLINE Vec window_maximum(const float* s, int64_t row, int64_t column, in
   return best;
 }
 
-// Where a vector of channels of pixel (0, 0) lies, in an image at `origin`.
+// The place of pixel (0, 0) of the vector of channels that begins with channel k, in an image at `origin`.
 FCNTAG_INLINE float* channel_origin(float* origin, const MapLayout& map, int k) {
   return origin + k / kChannelBlock * map.block() + k % kChannelBlock;
 }

@@ -1,9 +1,10 @@
-// winograd on a CPU. Compiled once per instruction set (FCNTAG_ISA), and once more for bfloat16 (FCNTAG_BFLOAT16).
+// winograd on a CPU. This file is compiled once per instruction set (FCNTAG_ISA), and once more for bfloat16
+// (FCNTAG_BFLOAT16).
 //   x [C/16][rows][cols][16] -> v [36][C/16][tiles][16] -> m [tiles][36][kb] -> y [K/16][H'][W'][16]
 //
-// Plan: a block of units is transformed into v (16 channels of a tile at a time, all in registers); for each of the 36
-// points a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2); the products of
-// a unit are transformed back, pooled, and only the pooled values get bias, activation and affine.
+// A block of units is transformed into v, 16 channels of a tile at a time, all in registers. For each of the 36 points,
+// a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2). The products of a unit
+// are transformed back and pooled, and only the pooled values get bias, activation and affine.
 #include <utility>
 
 #include "cpu/winograd.h"
@@ -13,24 +14,24 @@
 namespace fcntag {
 namespace {
 
-// Pool windows that are pooled in registers, by their rows and columns; their sides divide a tile's. Another window
-// takes the general way. To build one more, add a line.
+// The pool windows that have code of their own, which pools them in registers. Their sides divide a tile's. Another
+// window takes the general code. To build one more, add it here.
 struct Window {
   int pool_h, pool_w;
 };
 constexpr Window kBuilt[] = {{1, 1}, {1, 4}, {2, 2}, {2, 4}, {4, 4}};
 constexpr std::size_t kBuiltWindows = sizeof kBuilt / sizeof kBuilt[0];
 
-// Tiles of a product: as many as the registers hold sums of, next to the operands.
+// Tiles of a product: the registers hold the sums of so many next to the operands.
 constexpr int kTileRows = kRegisters == 32 ? 12 : 6;
 constexpr int kVecs = 2;
 constexpr int kBlock = kVecs * kLanes;
 constexpr int kPoints = 36;
-// Sums restart every 64 channels and are added in memory: it halves the rounding error of 256 channels for a few per
-// cent of the time.
+// Sums restart every 64 channels and are added in memory. That halves the rounding error of 256 channels and costs a
+// few per cent of the time.
 constexpr int kChunkBlocks = 4;
-// Four-byte slots that a block of 16 channels takes in v and in the weights: 16 floats, or 8 pairs of bfloat16, which
-// one instruction multiplies and adds to a float sum.
+// A block of 16 channels takes so many slots of four bytes in v and in the weights: 16 floats, or 8 pairs of bfloat16.
+// One instruction multiplies two such pairs and adds them to a float sum.
 #if defined(FCNTAG_BFLOAT16)
 constexpr int kSlots = kChannelBlock / 2;
 FCNTAG_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) {
@@ -71,7 +72,7 @@ FCNTAG_INLINE void output_row(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5, Ve
   o[3] = fma(splat(kB3), e, d * kA3) + m5;
 }
 
-// Where tile `t` of the block begins in the (padded) input.
+// The place in the padded input where a tile of the block begins.
 FCNTAG_INLINE const float* tile_source(const WinogradTask& t, int tile) {
   const WinogradPlan& p = *t.plan;
   const int unit = t.unit_begin + tile / p.unit_tiles(), inner = tile % p.unit_tiles();
@@ -118,7 +119,7 @@ void transform(const WinogradTask& t) {
   }
 }
 
-// Four slots of `kRows` tiles: a [tiles][16], b [4][kb].
+// Adds the products of four slots of kRows tiles: a [tiles][16], b [4][kb].
 template <int kRows, int kVectors>
 FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVectors]) {
 #pragma GCC unroll 4
@@ -135,7 +136,8 @@ FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVec
   }
 }
 
-// m [kRows tiles][kb] of one point, over `quads` times four slots of channels: a [..][tiles][16], b [..][16][kb].
+// Computes m [kRows tiles][kb] of one point over `quads` times four slots of channels, from a [..][tiles][16] and
+// b [..][16][kb].
 template <int kRows, int kVectors>
 void product(const float* a, int64_t a_block, const float* b, int quads, float* m, int64_t m_row, const char* prefetch,
              int lines) {
@@ -190,7 +192,7 @@ FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
   for (int i = 0; i < 4; ++i) output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], out[i]);
 }
 
-// The built windows: a unit is one tile, and is pooled in registers.
+// The code of a built window: a unit is one tile, which is pooled in registers.
 template <int kPoolH, int kPoolW, Activation kActivation>
 void pool_tiles(const WinogradTask& t) {
   const PackedConvBlock& w = *t.block;
@@ -254,7 +256,8 @@ int built(const ConvBlockShape& block) {
 
 bool is_built(const ConvBlockShape& block) { return built(block) >= 0; }
 
-// Any window: products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
+// The general code: products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in
+// y.
 template <Activation kActivation>
 void pool_units(const WinogradTask& t, int tiles) {
   const PackedConvBlock& w = *t.block;
@@ -302,13 +305,13 @@ void multiply(const WinogradTask& t) {
   const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
   const int64_t slice = static_cast<int64_t>(c_blocks) * kSlots * kBlock;
   const int groups = (tiles + kTileRows - 1) / kTileRows;
-  // The last channels of a block that are only padding, four slots at a time, and a second vector that is, are left
-  // out.
+  // Padding is left out: the last channels of a block, four slots at a time, and a second vector that has no channel.
   constexpr int kQuadChannels = kChannelBlock / kSlots * 4;
   const int quads = (t.block->in_channels + kQuadChannels - 1) / kQuadChannels;
   const ProductFn* products =
       t.computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
-  // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
+  // The next point's weights are prefetched while this point's are in use: so many lines of 64 bytes per channel block
+  // and group.
   const int lines = (kSlots * kBlock * 4 / 64 + groups - 1) / groups;
   for (int point = 0; point < kPoints; ++point) {
     const float* a = t.v + point * plane;
