@@ -131,6 +131,60 @@ def test_either_algorithm_matches_the_oracle(model, rng, algorithm):
     assert used == {"direct"} if algorithm == "direct" else used <= {"direct", "winograd"}
 
 
+FIRST_WINDOWS = {  # window, stride -> the first block's code for it, in 3x3
+    ((2, 1), (2, 1)): (2, 1),
+    ((4, 1), (2, 2)): (4, 1),
+    ((3, 2), (3, 2)): (3, 2),
+    ((2, 4), (2, 4)): (2, 4),
+    ((3, 5), (3, 5)): (3, 5),
+    ((2, 3), (2, 3)): "general",
+    ((2, 2), (2, 1)): "general",
+    ((1, 8), (1, 8)): "general",
+}
+WINOGRAD_WINDOWS = {(1, 1): (1, 1), (1, 4): (1, 4), (2, 2): (2, 2), (2, 4): (2, 4), (4, 4): (4, 4)}
+WINOGRAD_WINDOWS |= dict.fromkeys([(4, 1), (2, 1), (3, 5), (2, 8)], "general")
+
+
+def plan_and_errors(model, rng, algorithm):
+    """The plan of a model's largest input, and every block's distance from the oracle."""
+    x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
+    with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+        errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
+        return engine._network.describe_plan(*model.document.input_size()), errors
+
+
+@pytest.mark.parametrize(("pool", "code"), FIRST_WINDOWS.items(), ids=str)
+def test_the_plan_names_the_first_block_s_window(pool, code, rng):
+    model = make_model(rng, [block(18, window=pool[0], stride=pool[1], affine=True)])
+    (plan,), errors = plan_and_errors(model, rng, "auto")
+    assert (plan["index"], plan["algorithm"], plan["window"], plan["stride"]) == (0, "direct", *pool)
+    assert plan["code"] == code
+    assert (
+        plan["strips"] * plan["strip_rows"]
+        >= model.document.map_sizes()[-1][0]
+        > (plan["strips"] - 1) * plan["strip_rows"]
+    )
+    assert max(errors) <= BLOCK_TOLERANCE
+
+
+@pytest.mark.parametrize(("window", "code"), WINOGRAD_WINDOWS.items(), ids=str)
+def test_the_plan_names_a_winograd_block_s_window(window, code, rng):
+    model = make_model(rng, [block(20), block(33, window=window, activation="elu")], n_samples=256 * 40, n_mels=30)
+    plans, errors = plan_and_errors(model, rng, "winograd")
+    assert [plan["algorithm"] for plan in plans] == ["direct", "winograd"]
+    assert plans[1]["code"] == code
+    assert (plans[1]["unit"] == (1, 1)) == all(4 % side == 0 for side in window)
+    assert max(errors) <= BLOCK_TOLERANCE
+
+
+def test_the_plan_of_what_has_no_windows_of_its_own(rng):
+    """A 1x1 first block has the general code; other direct blocks have one code for every window."""
+    model = make_model(rng, [block(6, kernel=1, window=(2, 2)), block(8, window=(2, 2))])
+    plans, errors = plan_and_errors(model, rng, "direct")
+    assert [plan["code"] for plan in plans] == ["general", "any"]
+    assert max(errors) <= BLOCK_TOLERANCE
+
+
 @pytest.mark.parametrize("which", ["head", "blocks"])
 def test_features_match_the_oracle(model, rng, which):
     waves = rng.standard_normal((2, model.document.segments.n_samples)).astype(np.float32)

@@ -22,10 +22,47 @@ Algorithm parse_algorithm(const std::string& name) {
   return Algorithm::kWinograd;
 }
 
+const char* algorithm_name(const PlannedBlock& block) {
+  return block.algorithm == Algorithm::kWinograd ? "winograd" : "direct";
+}
+
 std::vector<std::string> algorithm_names(const Network& network) {
   std::vector<std::string> names;
-  for (Algorithm a : network.algorithms()) names.push_back(a == Algorithm::kWinograd ? "winograd" : "direct");
+  for (const PlannedBlock& block : network.planned_blocks()) names.emplace_back(algorithm_name(block));
   return names;
+}
+
+py::object window_name(WindowCode code, const py::tuple& window) {
+  if (code == WindowCode::kBuilt) return window;
+  return py::str(code == WindowCode::kGeneral ? "general" : "any");
+}
+
+py::list describe_plan(const Network& network, int height, int width) {
+  const NetworkPlan plan = network.plan_for({height, width});
+  py::list list;
+  for (std::size_t i = 0; i < plan.blocks.size(); ++i) {
+    const PlannedBlock& block = network.planned_blocks()[i];
+    const py::tuple window = py::make_tuple(block.pool_h, block.pool_w);
+    py::dict d;
+    d["index"] = i;
+    d["algorithm"] = algorithm_name(block);
+    d["window"] = window;
+    d["stride"] = py::make_tuple(block.stride_h, block.stride_w);
+    d["code"] = window_name(network.window_code(i), window);
+    if (const auto* winograd = std::get_if<WinogradPlan>(&plan.blocks[i].tiling)) {
+      d["unit"] = py::make_tuple(winograd->unit_rows, winograd->unit_cols);
+      d["units"] = py::make_tuple(winograd->grid_rows, winograd->grid_cols);
+      d["block_units"] = winograd->block_units;
+      d["share_tiles"] = winograd->share_tiles;
+    } else {
+      const DirectPlan& direct = std::get<DirectPlan>(plan.blocks[i].tiling);
+      d["strip_rows"] = direct.strip_rows;
+      d["strips"] = direct.strips;
+      d["chunk_cols"] = direct.chunk_cols;
+    }
+    list.append(d);
+  }
+  return list;
 }
 
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
@@ -55,6 +92,10 @@ void register_network(py::module_& m) {
       .def(py::init(&make_network), py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"),
            py::arg("width"), py::arg("precision"), py::arg("algorithm"), py::arg("pool"))
       .def_property_readonly("algorithms", &algorithm_names)
+      .def("describe_plan", &describe_plan, py::arg("height"), py::arg("width"),
+           "How each block of an input [height, width] is computed: a list of dicts. \"code\" is the block's window "
+           "where "
+           "its kernel has code for it, \"general\" where it has for others only, \"any\" where it takes all alike.")
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "

@@ -1,4 +1,4 @@
-// Network.run() of both cores: NumPy in, a dict of NumPy arrays out.
+// Network.run() of both cores takes a NumPy array and returns a dict of NumPy arrays.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -13,8 +13,8 @@
 
 namespace fcntag {
 
-// x [batch, height, width]; `shapes(height, width)` gives (C, H, W) of every block's output. What is not asked for is
-// not in the dict.
+// x [batch, height, width]; `shapes(height, width)` gives (C, H, W) of every block's output. The dict has scores,
+// logits and the outputs that are asked for.
 template <typename Network, typename Shapes>
 pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatArray& x, bool features, bool block_means,
                            bool blocks, bool times) {

@@ -9,10 +9,11 @@
 
 namespace fcntag {
 namespace {
-// A huge page saves TLB misses, and its lines are spread evenly over the sets of a physically indexed cache, which
-// small pages do by luck only: a scratch of half a level-2 cache would be slower in some processes than in others.
+// A huge page saves TLB misses. Its lines are also spread evenly over the sets of a physically indexed cache. Small
+// pages are spread by luck, so that a scratch of half a level-2 cache would be slower in some processes than in others.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kHugeFrom = kHugePage / 4;  // smaller buffers would only waste memory
+// Buffers from this size on get huge pages. In a smaller one, most of the page would be wasted memory.
+constexpr std::size_t kHugeFrom = kHugePage / 4;
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(std::size_t count) : count_(count) {
@@ -20,7 +21,7 @@ AlignedBuffer::AlignedBuffer(std::size_t count) : count_(count) {
   if (count > (std::size_t{1} << 40)) throw std::bad_alloc();
   const std::size_t bytes = count * sizeof(float);
   const bool huge = bytes >= kHugeFrom;
-  // One huge page more, so that an aligned start lies within.
+  // The mapping is one huge page longer, so that it holds an aligned start.
   mapped_ = huge ? (bytes + kHugePage - 1) / kHugePage * kHugePage + kHugePage : (bytes + 4095) / 4096 * 4096;
   void* pages = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) {

@@ -1,4 +1,5 @@
-// A zeroed array on its own pages: 64-byte aligned rows need it, and pages that nobody touches cost no memory.
+// A zeroed array on pages of its own. Its rows can be aligned to 64 bytes, and pages that nobody touches cost no
+// memory.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +23,8 @@ class AlignedBuffer {
   void zero();
 
  private:
-  void* pages_ = nullptr;   // the mapping
-  float* data_ = nullptr;   // its first page, or its first huge page
+  void* pages_ = nullptr;   // start of the mapping
+  float* data_ = nullptr;   // start of the array: the mapping's first page, or its first huge page
   std::size_t count_ = 0;   // floats
   std::size_t mapped_ = 0;  // bytes
 };

@@ -13,7 +13,8 @@ namespace fcntag {
 
 namespace {
 
-constexpr int kTrials = 7;  // the best counts: a ceiling is what the machine can do when nothing disturbs it
+// The best trial counts, because a ceiling is the speed of a machine that nothing disturbs.
+constexpr int kTrials = 7;
 
 template <typename Work>
 double best_rate(ThreadPool& pool, double amount, const Work& work) {

@@ -4,12 +4,15 @@
 //     [images][ceil(C / 16)][H + 2 * border][W + 2 * border][16]
 // so that a 3x3 window needs no edge code and the 16 channels of a pixel are one cache line. The first block's input,
 // one channel, is plain: [images][H + 2][W + 2].
+//
+// This file has what every algorithm needs, and the direct one; winograd.h is the other.
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <variant>
 
 #include "cpu/aligned_buffer.h"
+#include "cpu/workers.h"
 #include "model/network_spec.h"
 
 namespace fcntag {
@@ -28,28 +31,52 @@ struct MapLayout {
   int64_t block() const { return row() * rows; }
   int64_t blocks() const { return plain ? 1 : (channels + kChannelBlock - 1) / kChannelBlock; }
   int64_t image() const { return block() * blocks(); }
-  int64_t origin() const { return row() * border + static_cast<int64_t>(border) * pixel(); }
+  int64_t origin() const { return border * row() + static_cast<int64_t>(border) * pixel(); }
 };
 
-// Weights in the order that the kernel reads them, and the epilogue's vectors, padded with zeros to whole blocks.
-//   conv_first: [k_blocks][taps][k_block];  others: [k_blocks][c_blocks][taps][16][k_block].
-// A channel whose scale is negative has its weights negated and sign = -1: the window's maximum of the negated sums is
-// minus the minimum, which is what scale < 0 turns into the maximum.
+// Weights as the direct kernels read them:
+//   first block: [k_blocks][taps][k_block];  others: [k_blocks][c_blocks][taps][16][k_block].
+struct DirectWeights {
+  AlignedBuffer values;
+};
+
+// Transformed weights [k_blocks][36][C / 16][16][k_block] in float, or [k_blocks][36][C / 16][8][k_block][2] in
+// bfloat16 (two channels side by side).
+struct WinogradWeights {
+  AlignedBuffer values;
+  // Channels from here on have no weights but zeros. Their outputs are constants, which the network writes once.
+  int computed_channels = 0;
+};
+
+// A block as its algorithm's kernels read it. A channel whose scale is negative has its weights negated and sign = -1:
+// the window's maximum of the negated sums is minus the minimum, which is what scale < 0 turns into the maximum.
 struct PackedConvBlock : ConvBlockShape {
   bool affine = false;
-  int k_block = 0, k_blocks = 0;
-  bool winograd = false;  // weight holds winograd.h's
-  // Winograd: channels from here on have no weights but zeros. They are constants, which the network writes once.
-  int computed_channels = 0;
-  AlignedBuffer weight, sign, bias, scale, shift;
+  int k_block = 0, k_blocks = 0;  // output channels of a task, and how many such blocks there are
+  AlignedBuffer sign, bias, scale, shift;
+  std::variant<DirectWeights, WinogradWeights> weights;
 
-  std::size_t bytes() const { return weight.bytes() + sign.bytes() + bias.bytes() + scale.bytes() + shift.bytes(); }
+  std::size_t bytes() const;
 };
 
-// What one task computes: `strip_rows` pooled rows of one image for one block of output channels, in column chunks of
+// The block without its weights, for k_block output channels a task.
+PackedConvBlock pack_epilogue(const ConvBlockSpec& spec, int k_block);
+
+// Images that go through a block together: x and y point at pixel (0, 0) of the first one.
+struct BlockRun {
+  MapLayout in, out;
+  const float* x;
+  float* y;
+  int images;
+};
+
+// ---- the direct algorithm ----
+
+// One task computes `strip_rows` pooled rows of one image for one block of output channels, in column chunks of
 // `chunk_cols` pooled columns; raw sums wait in `scratch` until their pool window is complete.
 struct ConvBlockTask {
-  const PackedConvBlock* weights;
+  const PackedConvBlock* block;
+  const float* weights;
   MapLayout in, out;
   const float* x;          // image origin (pixel (0, 0), block 0)
   float* y;                // image origin
@@ -59,23 +86,29 @@ struct ConvBlockTask {
   float* scratch;          // [rows][columns][k_block]
 };
 
-// Kernels of one instruction set.
+using ConvBlockKernel = void (*)(const ConvBlockTask&);
+
+// Kernels of one instruction set: for the first block (in_channels = 1), and for any other.
+struct ConvFirstKernels {
+  int k_block;  // output channels of a task
+  ConvBlockKernel run;
+  bool (*is_built)(const ConvBlockShape& block);  // whether the block's pool window has code of its own
+};
 struct ConvBlockKernels {
-  int k_block_first;  // output channels per task, first block (in_channels = 1)
-  int k_block;        // ... other blocks
-  void (*conv_first)(const ConvBlockTask&);
-  void (*conv)(const ConvBlockTask&);
+  int k_block;
+  ConvBlockKernel run;
 };
 
-PackedConvBlock pack_conv_block(const ConvBlockSpec& spec, const ConvBlockKernels& kernels);
-
-// How a map is cut into tasks.
-struct ConvBlockPlan {
-  MapLayout in, out;
+// The way that a map is cut into tasks.
+struct DirectPlan {
   int strip_rows = 1, strips = 1, chunk_cols = 1;
   std::size_t scratch = 0;  // floats per worker
 };
 
-ConvBlockPlan plan_conv_block(const PackedConvBlock& block, int height, int width, int out_border);
+std::size_t direct_weight_floats(const ConvBlockShape& block, int k_block);
+PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block);
+DirectPlan plan_direct(const ConvBlockShape& block, int k_block, const MapLayout& out);
+void run_direct(ConvBlockKernel kernel, const PackedConvBlock& block, const DirectPlan& plan, const BlockRun& run,
+                Workers& workers);
 
 }  // namespace fcntag

@@ -6,7 +6,7 @@ namespace fcntag {
 
 void dense_sigmoid(const float* features, const float* weight, const float* bias, int in_features, int n_tags,
                    float* scores, float* logits) {
-  constexpr int kSums = 8;  // independent chains; also the fixed order that makes the result the same everywhere
+  constexpr int kSums = 8;  // independent chains, whose fixed order gives every machine the same result
   for (int tag = 0; tag < n_tags; ++tag) {
     const float* w = weight + static_cast<long>(tag) * in_features;
     double sums[kSums] = {};

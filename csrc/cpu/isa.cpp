@@ -30,7 +30,7 @@ bool runs_avx512() {
 }
 #endif
 
-// What this library is built for, slowest first. kernel_table.cpp has the kernels.
+// The sets that this library is built for, slowest first. kernel_table.cpp has their kernels.
 constexpr IsaRow kBuilt[] = {
     {Isa::kGeneric, "generic", always},
 #if defined(__x86_64__)
@@ -54,7 +54,7 @@ bool cpu_has_bfloat16() {
 
 namespace {
 
-// CPUs that the cgroup's quota allows (version 2, then 1); 0 if there is no quota.
+// The number of CPUs that the quota of the cgroup allows, or 0 without a quota. Version 2 is asked first, then 1.
 int cgroup_cpus() {
   double quota = 0, period = 0;
   std::string word;

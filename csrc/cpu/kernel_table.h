@@ -11,9 +11,11 @@ namespace fcntag {
 
 struct KernelRow {
   Isa isa;
+  const ConvFirstKernels* conv_first;
   const ConvBlockKernels* conv_block;
   const WinogradKernels* winograd;
-  // The product of two bfloat16 pairs is an instruction set of its own, which a CPU may lack. Null: not built.
+  // Null where it is not built. The product of two bfloat16 pairs is an instruction set of its own, which a CPU may
+  // lack.
   const WinogradKernels* winograd_bfloat16;
   const MelSpecKernels* melspec;
   const CeilingKernels* ceilings;

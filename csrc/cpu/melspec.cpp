@@ -12,8 +12,11 @@ namespace fcntag {
 
 namespace {
 constexpr double kPi = 3.14159265358979323846;
-constexpr int kTaskFrames = 64;                              // frames of a task: a few microseconds of work each
-constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;  // log-mels of the segments in work: 16 MB
+// Frames of a task. Every frame is a few microseconds of work: fewer would not pay for handing the task out, more would
+// leave threads idle at the end.
+constexpr int kTaskFrames = 64;
+// Segments go through in groups whose log-mels take up to 16 MB, so that memory does not grow with the batch.
+constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;
 }  // namespace
 
 MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
@@ -87,7 +90,7 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
 
 namespace {
 
-// What becomes of a segment's log values v: max(v, floor) - ref.
+// A segment's log values v become max(v, floor) - ref.
 struct Level {
   double floor = -1e300, ref = 0;
 };
@@ -119,7 +122,7 @@ void MelSpec::coefficients(int segments, int n_frames, float* out) {
                 levels[segment].floor, levels[segment].ref, dct_.data(), c.n_mfcc,
                 mfcc_.data() + segment * plane + static_cast<std::size_t>(begin) * c.n_mfcc);
   });
-  // Deltas reach into other tasks' frames: only now are all of them there.
+  // Deltas reach into other tasks' frames, which are all there only now.
   pool_->run(static_cast<int64_t>(segments) * c.n_mfcc, [&](int64_t i, int) {
     const int64_t segment = i / c.n_mfcc;
     const int row = static_cast<int>(i % c.n_mfcc);
@@ -144,7 +147,7 @@ void MelSpec::coefficients(int segments, int n_frames, float* out) {
   });
 }
 
-// Reference and floor of the dB scale need the whole segment, so they come here, with the normalisation.
+// The reference and the floor of the dB scale need the whole segment. They are applied here, with the normalisation.
 void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   const MelSpecConfig& c = config_;
   const std::size_t size = static_cast<std::size_t>(n_frames) * c.n_mels;

@@ -1,10 +1,10 @@
 // melspec: waveform [n_samples] -> the network's input [H, W]; the model document's front end.
 //
 // frame -> window -> 512-point real FFT -> power -> filters -> exponent, rounding -> log or dB -> [MFCC] ->
-// normalisation. "mel" stands for what the filters give: mel bands, or the STFT's bins, if each takes one. A frame of
-// 256 samples is one of 512 whose window ends in zeros: its DFT is the even bins. Everything up to the normalised value
-// is computed in double: near-silent mel bands lie at the rounding floor of a float FFT, and the dB scale would show it
-// (0.1 dB at -90 dB).
+// normalisation. "mel" stands for the outputs of the filters: mel bands, or bins of the STFT where every filter takes
+// one bin. A frame of 256 samples is one of 512 whose window ends in zeros; its DFT is the even bins. Every value is
+// double until it is normalised. Near-silent mel bands lie at the rounding floor of a float FFT, and the dB scale would
+// show that floor (0.1 dB at -90 dB).
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace fcntag {
 
-// One task: frames [frame_begin, frame_end) of one segment -> log values [frame][n_mels] in double, where the segment's
-// maximum, mean or deviation decides what becomes of them; else the output itself.
+// One task computes frames [frame_begin, frame_end) of one segment. It writes raw log values [frame][n_mels] in double
+// where the segment's maximum, mean or deviation is needed to finish them, and the output itself otherwise.
 struct MelSpecTask {
   const MelSpecConfig* config;
   const MelFilters* filters;
@@ -26,17 +26,17 @@ struct MelSpecTask {
   int64_t n_samples;
   int64_t pad_left;
   int frame_begin, frame_end;
-  double* log_mel;  // [frame_end - frame_begin][n_mels], or null: then `out` is written, normalised
+  double* log_mel;  // [frame_end - frame_begin][n_mels], or null for normalised values in `out`
   float* out;       // the segment's [n_mels, n_frames] or [n_frames, n_mels]
   int n_frames;
-  double* scratch;  // melspec_scratch() doubles
+  double* scratch;  // kMelSpecScratch doubles
 };
 
 struct MelSpecKernels {
   void (*log_mel)(const MelSpecTask&);
 };
 
-// Doubles, enough for four lanes: re and im of 256 points, 257 powers, alignment.
+// Doubles of a worker, for four lanes: re and im of 256 points, 257 powers, and alignment.
 constexpr std::size_t kMelSpecScratch = (2 * 256 + kBins) * 4 + 16;
 
 class MelSpec {

@@ -14,7 +14,8 @@ void mfcc_frames(const double* log_mel, int frames, int n_mels, double floor, do
                  double* out) {
   for (int t = 0; t < frames; ++t, log_mel += n_mels, out += n_mfcc) {
     std::fill_n(out, n_mfcc, 0.0);
-    // Coefficients innermost: their sums are independent, and so fill vectors without changing any sum's order.
+    // Coefficients are the inner loop: their sums are independent, so that they fill vectors and no sum changes its
+    // order.
     for (int m = 0; m < n_mels; ++m) {
       const double v = std::max(log_mel[m], floor) - ref;
       const double* row = dct + static_cast<std::size_t>(m) * n_mfcc;
@@ -24,8 +25,8 @@ void mfcc_frames(const double* log_mel, int frames, int n_mels, double floor, do
 }
 
 void mfcc_deltas(const double* coefficients, int n_frames, int n_mfcc, int c, int t, double* slope, double* curve) {
-  // The derivative of a fit, of the order of its polynomial, is the same all over its window: frames near an end have
-  // that of the nearest frame with a whole window.
+  // A derivative of the order of the fitted polynomial is the same all over its window. Frames near an end therefore
+  // take that of the nearest frame with a whole window.
   const int centre = std::clamp(t, kReach, n_frames - kReach - 1);
   const double* at = coefficients + static_cast<std::size_t>(centre) * n_mfcc + c;
   double first = 0, second = -20 * *at;

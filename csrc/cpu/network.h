@@ -5,27 +5,28 @@
 // call run() at a time.
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "cpu/conv_block.h"
 #include "cpu/isa.h"
+#include "cpu/kernel_table.h"
+#include "cpu/network_plan.h"
 #include "cpu/thread_pool.h"
-#include "cpu/winograd.h"
+#include "cpu/workers.h"
 #include "model/network_outputs.h"
 #include "model/network_spec.h"
 
 namespace fcntag {
 
-// How the blocks are computed: by the cost model's choice, or one way wherever it can be (for tests and measurements).
-enum class Algorithm { kAuto, kDirect, kWinograd };
+// The code that pools a block: a window's own, the general code of a kernel that has others (slower), or the only one
+// of a kernel that takes every window alike.
+enum class WindowCode { kBuilt, kGeneral, kOnly };
 
 class Network {
  public:
-  // Precision is kFloat32 or kBfloat16: then Winograd blocks multiply bfloat16, with float sums, and the others stay
-  // float. Throws std::invalid_argument where the spec's parts do not fit one another, or the CPU lacks the precision.
+  // The precision is kFloat32 or kBfloat16. With bfloat16, Winograd blocks multiply bfloat16 and sum in float; the
+  // other blocks stay float. Throws std::invalid_argument where the spec's parts do not fit one another, or the CPU
+  // lacks the precision.
   Network(const NetworkSpec& spec, Precision precision, Algorithm algorithm, std::shared_ptr<ThreadPool> pool);
 
   // x [batch, height, width] with height, width at most those of construction, and of a size that gives the head as
@@ -38,37 +39,33 @@ class Network {
   int in_features() const { return in_features_; }
   int block_channels() const;                                     // sum of out_channels
   std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
-  std::vector<Algorithm> algorithms() const;                      // of every block
+  const std::vector<PlannedBlock>& planned_blocks() const { return planned_; }
+  WindowCode window_code(std::size_t block) const;
+  // The plan of an input size; throws std::invalid_argument where run() would.
+  NetworkPlan plan_for(MapSize input) const;
   const char* isa() const { return isa_name(isa_); }
 
  private:
-  void plan(int height, int width);
-  void grow_scratch();
-  void loop(int64_t count, double multiply_adds, const std::function<void(int64_t, int)>& task);
-  void plan_groups();
+  void plan(MapSize input);
   void write_constants(std::size_t index);
-  const MapLayout& map(std::size_t index) const;  // the input, or a block's output
   void run_block(std::size_t index, int images, int out_image);
-  void run_winograd(std::size_t index, int images, int out_image);
   void copy_input(const float* x, int image);
   void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;
-  const ConvBlockKernels* kernels_;
-  const WinogradKernels* winograd_kernels_;
-  std::shared_ptr<ThreadPool> pool_;
+  const KernelRow* kernels_;
+  const WinogradKernels* winograd_kernels_;  // for the network's precision
+  Workers workers_;
+  std::vector<PlannedBlock> planned_;
   std::vector<PackedConvBlock> blocks_;
-  std::vector<ConvBlockPlan> plans_;    // for height_ x width_
-  std::vector<WinogradPlan> winograd_;  // ... of the blocks that use it
   Flatten flatten_;
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_, features_;
-  int max_height_, max_width_, height_ = 0, width_ = 0;
-  std::size_t deep_ = 1;  // blocks before it see `group_` images at a time, the others `deep_group_`
-  int group_ = 1, deep_group_ = 1;
-  std::vector<AlignedBuffer> maps_;     // input and every block's output; map `deep_` is the first for a large group
-  std::vector<AlignedBuffer> scratch_;  // per worker
-  AlignedBuffer shared_;                // transformed tiles that all workers read
+  MapSize largest_;  // input that the buffers have room for
+  MapSize input_;    // input of plan_
+  NetworkPlan plan_;
+  ImageGroups groups_;
+  std::vector<AlignedBuffer> maps_;  // the input and every block's output; those from groups_.deep on hold more images
 };
 
 }  // namespace fcntag

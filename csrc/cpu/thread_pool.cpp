@@ -14,8 +14,8 @@
 namespace fcntag {
 namespace {
 
-// How long a worker looks for the next loop before it sleeps: longer than the gap between two layers or two calls
-// (waking it costs 50 microseconds), some 200 microseconds, short enough not to burn a core between two clips.
+// A worker looks so often for the next loop before it sleeps: some 200 microseconds. Fewer, and it would sleep in the
+// gap between two layers or two calls, and waking it costs 50 microseconds. More would burn a core between two clips.
 constexpr int kSpins = 10000;
 
 inline void pause_cpu() {
@@ -26,16 +26,16 @@ inline void pause_cpu() {
 #endif
 }
 
-// Linux likes to wake a thread on the core of the one that wakes it. Here that one goes on computing, and the two would
-// share the core until the next load balancing, some milliseconds later: as long as a whole network takes. So a
-// sleeping worker is forbidden its caller's core while it is woken, and the worker allows it again: nothing stays
-// pinned.
+// Linux likes to wake a thread on the core of the thread that wakes it. Here the waking thread goes on computing. The
+// two would share the core until the next load balancing, some milliseconds later, which is as long as a whole network
+// takes. A sleeping worker is therefore forbidden its caller's core while it is woken. The worker allows it again, so
+// that nothing stays pinned.
 #if defined(__linux__)
 int current_cpu() { return sched_getcpu(); }
 int thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
 int process_id() { return static_cast<int>(getpid()); }
 
-// Returns whether thread `id` now may not run on `cpu`; then `allowed` is what it might before.
+// Returns whether thread `id` is kept off `cpu` now. `allowed` then has the CPUs that it could use before.
 bool forbid_cpu(int id, int cpu, CpuSet& allowed) {
   if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(id, sizeof allowed, &allowed) != 0) return false;
   CpuSet others = allowed;

@@ -1,8 +1,7 @@
-// A fixed set of threads that share the tasks of one loop at a time; the caller works too.
+// A fixed set of threads that share the tasks of one loop at a time. The caller works, too.
 //
-// Tasks are handed out one by one from an atomic counter, and the caller waits only for workers that have begun a
-// task: a worker that the system has not scheduled (another process has its core, or a fork left it behind) delays
-// nobody.
+// Tasks are handed out one by one from an atomic counter. The caller waits only for workers that have begun a task: a
+// worker that the system has not scheduled (another process has its core, or a fork left it behind) delays nobody.
 #pragma once
 
 #include <atomic>
@@ -34,15 +33,15 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls task(i, worker) for i in [0, count), worker in [0, threads()). One loop at a time: not reentrant.
-  // The first exception that a task throws is thrown here after the loop has ended.
+  // Calls task(i, worker) for i in [0, count), with worker in [0, threads()). Only one loop may run at a time, and a
+  // task may not start another. The first exception that a task throws is thrown here after the loop has ended.
   void run(int64_t count, const std::function<void(int64_t, int)>& task);
 
  private:
   struct Sleeper {
     int thread = 0;
     bool asleep = false;
-    bool moved = false;  // woken away from the caller's core; `allowed` is what the worker has to restore
+    bool moved = false;  // woken away from the caller's core; the worker has to restore `allowed`
     CpuSet allowed{};
   };
 
@@ -50,8 +49,8 @@ class ThreadPool {
   void drain(int worker);
 
   std::vector<std::thread> workers_;
-  int process_ = 0;                // that made the threads
-  std::vector<Sleeper> sleepers_;  // by worker, the caller's unused; guarded by mutex_
+  int process_ = 0;                // id of the process that made the threads
+  std::vector<Sleeper> sleepers_;  // one a worker (the caller's is unused); guarded by mutex_
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};  // raised when a loop opens
@@ -64,8 +63,8 @@ class ThreadPool {
   std::exception_ptr error_;
 };
 
-// Flushes denormals to zero while it lives, on the thread that made it: silence and dead channels would otherwise
-// cost a hundred cycles an operation.
+// Flushes denormals to zero while it lives, on the thread that made it. Silence and dead channels would otherwise cost
+// a hundred cycles an operation.
 class FlushDenormals {
  public:
   FlushDenormals();
@@ -75,8 +74,8 @@ class FlushDenormals {
   uint64_t saved_;
 };
 
-// The same mode for the calling thread, until it is set again; returns what it was. For other runtimes that set it and
-// leave it so.
+// Sets the same mode for the calling thread, until it is set again, and returns the mode before. Other runtimes set it
+// and leave it so; this undoes that.
 bool set_flush_denormals(bool flush);
 
 }  // namespace fcntag

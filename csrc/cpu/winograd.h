@@ -1,12 +1,13 @@
-// winograd: the 3x3 conv_block by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs, where the direct sum takes
-// 144. Fused with bias, activation, affine and max-pool; the full-resolution map is never written.
+// winograd: the 3x3 conv_block by Winograd's F(4x4, 3x3), which takes 36 multiplications for 16 outputs where the
+// direct sum takes 144. It is fused with bias, activation, affine and max-pool: the full-resolution map is never
+// written.
 //
-// Points 0, +-1/sqrt(2), +-sqrt(2) and infinity: their powers stay near 1, which keeps the rounding error about three
-// times below that of the textbook's 0, +-1, +-2.
+// The points are 0, +-1/sqrt(2), +-sqrt(2) and infinity. Their powers stay near 1, which keeps the rounding error about
+// three times below that of the textbook's 0, +-1, +-2.
 //
 // A *unit* is the smallest rectangle of 4x4 tiles whose pool windows are complete: lcm(4, pool) on a side, or the whole
-// map where that is smaller. Windows must not overlap (stride = window). Units may reach beyond the map: it has enough
-// zeros around it for them.
+// map where that is smaller. Windows must not overlap (stride = window). Units may reach beyond the map, which has
+// enough zeros around it for them.
 #pragma once
 
 #include "cpu/conv_block.h"
@@ -20,8 +21,8 @@ struct WinogradPlan {
   int unit_rows = 1, unit_cols = 1;  // tiles of a unit
   int grid_rows = 0, grid_cols = 0;  // units of an image
   int block_units = 1;               // units that go through the product together
-  // Few units and large weights: threads share the transformed tiles and split the output channels, so that every
-  // weight is read from memory once.
+  // Threads share the transformed tiles and split the output channels, so that every weight is read from memory once.
+  // That pays for few units and for large weights.
   bool share_tiles = false;
   std::size_t v_floats = 0;  // transformed tiles of a block of units
   std::size_t m_floats = 0;  // products of a block of units, and a unit's outputs
@@ -30,41 +31,48 @@ struct WinogradPlan {
   int unit_tiles() const { return unit_rows * unit_cols; }
 };
 
-// Units [unit_begin, unit_end), counted over the images of a group.
+// One task takes units [unit_begin, unit_end), counted over the images of a group.
 struct WinogradTask {
-  const PackedConvBlock* weights;
+  const PackedConvBlock* block;
+  const float* weights;
+  int computed_channels;
   const WinogradPlan* plan;
   MapLayout in, out;
   const float* x;  // first image of the group: pixel (0, 0), block 0
   float* y;
   int unit_begin, unit_end;
-  int k_block;               // products and outputs only
-  int item_begin, item_end;  // transform only: items are tile * channel blocks + channel block
-  float* v;                  // [36][C / 16][tiles][16]
-  float* m;                  // [tiles][36][k_block], then a unit's outputs
+  int k_block;               // for multiply() only
+  int item_begin, item_end;  // for transform() only: item number = tile * channel blocks + channel block
+  // V and M of Lavin and Gray 2016, section 4: transformed inputs and their products with the transformed weights.
+  float* v;  // [36][C / 16][tiles][16]
+  float* m;  // [tiles][36][k_block], then a unit's outputs
 };
 
-// Kernels of one instruction set; those for bfloat16 keep transformed tiles and weights in it, sums and transforms in
-// float.
+// Kernels of one instruction set. Those for bfloat16 keep transformed tiles and weights in bfloat16; sums and
+// transforms are float.
 struct WinogradKernels {
   void (*transform)(const WinogradTask&);  // x -> v
   void (*multiply)(const WinogradTask&);   // v, weights -> m -> y
   // values [k_blocks * k_block]: the output of every channel, were all of its weights zeros.
   void (*constants)(const PackedConvBlock& block, float* values);
+  bool (*is_built)(const ConvBlockShape& block);  // whether the block's pool window has code of its own
 };
 
 // Whether the block can be computed this way on a map of height x width.
-bool winograd_fits(const ConvBlockSpec& spec, int height, int width);
+bool winograd_fits(const ConvBlockShape& block, int height, int width);
 
-// Whether a block that fits is faster this way on a map of height x width, by a cost model of multiply-adds and bytes
-// that knows nothing of threads and batches: the choice, and with it the rounding, is the model's.
-bool winograd_pays(const ConvBlockSpec& spec, int height, int width);
+// Whether a block that fits is faster this way on a map of height x width. A cost model of multiply-adds and bytes
+// decides. It knows nothing of threads and batches, so that the choice, and with it the rounding, depends on the
+// network alone.
+bool winograd_pays(const ConvBlockShape& block, int height, int width);
 
-// Transformed weights [k_blocks][36][C / 16][16][k_block] in float, or [k_blocks][36][C / 16][8][k_block][2] in
-// bfloat16 (two channels side by side); replaces the direct weights of `packed`.
-void pack_winograd(const ConvBlockSpec& spec, bool bfloat16, PackedConvBlock& packed);
+std::size_t winograd_weight_floats(const ConvBlockShape& block, int k_block, bool bfloat16);
+PackedConvBlock pack_winograd(const ConvBlockSpec& spec, int k_block, bool bfloat16);
 
-// Fills in the plan and enlarges `in` so that every unit may be read.
-WinogradPlan plan_winograd(const PackedConvBlock& block, MapLayout& in, const MapLayout& out);
+// Makes the plan and enlarges `in` so that every unit may be read.
+WinogradPlan plan_winograd(const ConvBlockShape& block, int k_block, MapLayout& in, const MapLayout& out);
+
+void run_winograd(const WinogradKernels& kernels, const PackedConvBlock& block, const WinogradPlan& plan,
+                  const BlockRun& run, Workers& workers);
 
 }  // namespace fcntag

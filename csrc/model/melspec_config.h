@@ -28,7 +28,7 @@ struct MelSpecConfig {
   Normalization normalization;
   std::vector<float> scale, shift;  // [1], [n_rows] or [n_frames]
   bool time_mel;                    // output [n_frames, n_mels] instead of [n_mels, n_frames]
-  int n_mfcc = 0;                   // rows are as many coefficients of the log-mel and their deltas; 0: the log-mel
+  int n_mfcc = 0;                   // 0: rows are the log-mel; else so many coefficients of it, and their deltas
 
   int n_rows() const { return n_mfcc > 0 ? 3 * n_mfcc : n_mels; }
   // Whether a frame's values do not depend on the other frames: no delta, maximum, mean or deviation.
@@ -38,7 +38,7 @@ struct MelSpecConfig {
   }
 };
 
-// Sparse mel filters: band m takes bins [begin[m], begin[m] + count[m]) with weights from offset[m] on.
+// Sparse mel filters: band m takes bins [begin[m], begin[m] + count[m]), with the weights from offset[m] on.
 struct MelFilters {
   std::vector<int> begin, count, offset;
   std::vector<double> weights;

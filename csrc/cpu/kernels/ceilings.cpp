@@ -1,16 +1,17 @@
-// Independent multiply-adds, enough chains to hide their latency. Compiled once per instruction set (FCNTAG_ISA).
+// Measures multiply-adds: enough independent chains of them hide their latency. This file is compiled once per
+// instruction set (FCNTAG_ISA).
 #include "cpu/ceilings.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
 namespace {
 
-constexpr int kChains = 12;  // latency of 4 to 5 cycles times two units
+constexpr int kChains = 12;  // at least the latency of 4 to 5 cycles times two units
 
 double multiply_adds(long rounds, float* sink) {
   Vec sums[kChains];
   for (int i = 0; i < kChains; ++i) sums[i] = splat(static_cast<float>(i));
-  // Not constants, or the compiler could fold the loop; 0.5 x + 0.5 stays finite.
+  // The operands are volatile, or the compiler could fold the loop. 0.5 x + 0.5 stays finite.
   volatile float half = 0.5f;
   const Vec a = splat(half), b = splat(half);
   for (long r = 0; r < rounds; ++r) {
@@ -25,9 +26,7 @@ double multiply_adds(long rounds, float* sink) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) ceiling_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA);
-const CeilingKernels FCNTAG_TABLE(FCNTAG_ISA) = {multiply_adds};
+extern const CeilingKernels FCNTAG_TABLE(ceiling_kernels_);
+const CeilingKernels FCNTAG_TABLE(ceiling_kernels_) = {multiply_adds};
 
 }  // namespace fcntag

@@ -45,7 +45,7 @@ FCNTAG_INLINE Vec window_maximum(const float* s, int64_t row, int64_t column, in
   return best;
 }
 
-// Where a vector of channels of pixel (0, 0) lies, in an image at `origin`.
+// The place of pixel (0, 0) of the vector of channels that begins with channel k, in an image at `origin`.
 FCNTAG_INLINE float* channel_origin(float* origin, const MapLayout& map, int k) {
   return origin + k / kChannelBlock * map.block() + k % kChannelBlock;
 }
@@ -66,6 +66,34 @@ FCNTAG_INLINE void with_activation(Activation activation, const Work& work) {
     default:
       return work(Activated<Activation::kNone>{});
   }
+}
+
+// The pooled values of windows [oy0, oy1) x [ox0, ox1), whose sums are in scratch [rows][columns][kb].
+template <Activation kActivation>
+void pool_and_store(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0,
+                    int ox1) {
+  const PackedConvBlock& w = *t.block;
+  for (int v = 0; v < kb; v += kLanes) {
+    const int k = t.k_block * kb + v;  // first channel of this vector
+    if (k >= t.out.blocks() * kChannelBlock) break;
+    const Epilogue<kActivation> epilogue(w, k);
+    float* y = channel_origin(t.y, t.out, k);
+    for (int oy = oy0; oy < oy1; ++oy) {
+      for (int ox = ox0; ox < ox1; ++ox) {
+        const float* s =
+            sums + (oy - oy0) * w.stride_h * sums_row + static_cast<int64_t>(ox - ox0) * w.stride_w * kb + v;
+        store(y + oy * t.out.row() + static_cast<int64_t>(ox) * kChannelBlock,
+              epilogue(window_maximum(s, sums_row, kb, w.pool_h, w.pool_w)));
+      }
+    }
+  }
+}
+
+inline void finish(const ConvBlockTask& t, const float* sums, int64_t sums_row, int kb, int oy0, int oy1, int ox0,
+                   int ox1) {
+  with_activation(t.block->activation, [&](auto activation) {
+    pool_and_store<decltype(activation)::kOf>(t, sums, sums_row, kb, oy0, oy1, ox0, ox1);
+  });
 }
 
 }  // namespace

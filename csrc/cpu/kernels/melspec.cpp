@@ -1,9 +1,9 @@
-// melspec on a CPU, up to the log: kLanes64 frames side by side, one per vector lane, so that the FFT is plain scalar
-// code on vectors. Compiled once per instruction set (FCNTAG_ISA).
+// melspec on a CPU, up to the log. kLanes64 frames lie side by side, one per vector lane, so that the FFT is plain
+// scalar code on vectors. This file is compiled once per instruction set (FCNTAG_ISA).
 //
-// The 512-point real FFT is a 256-point complex one of even and odd samples, four radix-4 passes decimated in
-// frequency, and the usual split. A lane's arithmetic does not depend on its neighbours: results are the same wherever
-// a frame falls.
+// The 512-point real FFT is a 256-point complex FFT of even and odd samples, in four radix-4 passes decimated in
+// frequency, and the usual split. A lane's arithmetic does not depend on its neighbours, so that a frame's result is
+// the same in every lane.
 #include "cpu/melspec.h"
 #include "cpu/kernels/simd.h"
 
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kHalf = kFft / 2;
 
-// Position of output k of the radix-4 passes: base-4 digits of k in reverse.
+// The position of output k after the radix-4 passes: the base-4 digits of k in reverse.
 FCNTAG_INLINE int reversed(int k) { return (k & 3) << 6 | (k >> 2 & 3) << 4 | (k >> 4 & 3) << 2 | k >> 6; }
 
 // Four points q of a radix-4 butterfly: sums of x[q] times powers of -i.
@@ -28,7 +28,7 @@ FCNTAG_INLINE Radix4 butterfly(const Vec64* re, const Vec64* im, int quarter) {
   return {ar + cr, ai + ci, br + di, bi - dr, ar - cr, ai - ci, br - di, bi + dr};
 }
 
-// In place: re, im [256] -> the DFT, output k at reversed(k).
+// Replaces re, im [256] by their DFT, with output k at reversed(k).
 void fft256(Vec64* re, Vec64* im, const double* twiddles) {
   for (int size = kHalf; size > 4; size /= 4) {
     const int quarter = size / 4;
@@ -77,8 +77,8 @@ void split_power(const Vec64* re, const Vec64* im, const double* twiddles, Vec64
   }
 }
 
-// x >= 0 rounded to `digits` binary digits, ties to even, with subnormals below 2^min_exponent: adding and taking away
-// 1.5 * 2^52 units in the last place lets the FPU do the rounding.
+// Rounds x >= 0 to `digits` binary digits, ties to even, with subnormals below 2^min_exponent. The FPU does it when
+// 1.5 * 2^52 units in the last place are added and taken away.
 FCNTAG_INLINE Vec64 round_digits(Vec64 x, int digits, int64_t min_exponent) {
   VecInt64 exponent = (VecInt64)x & 0x7ff0000000000000LL;
   const VecInt64 least = VecInt64{} + ((min_exponent + 1023) << 52);
@@ -87,15 +87,15 @@ FCNTAG_INLINE Vec64 round_digits(Vec64 x, int digits, int64_t min_exponent) {
   return x + magic - magic;
 }
 
-// Nearest half-precision value, after rounding to float as the original did. Values beyond 65504 are kept there: the
-// original's float16 became infinite and its scores NaN.
+// The nearest half-precision value, after rounding to float as the original did. Values beyond 65504 become 65504; the
+// original's float16 became infinite there, and its scores NaN.
 FCNTAG_INLINE Vec64 round_float16(Vec64 x) {
   const Vec64 largest = splat64(65504.0);
   x = x < largest ? x : largest;
   return round_digits(round_digits(x, 24, -126), 11, -14);
 }
 
-// Sample at position i of the signal extended beyond its ends.
+// The sample at position i of the signal, which is extended beyond its ends.
 FCNTAG_INLINE double sample(const MelSpecTask& t, int64_t i) {
   const int64_t n = t.n_samples;
   if (i >= 0 && i < n) return t.wave[i];
@@ -105,7 +105,7 @@ FCNTAG_INLINE double sample(const MelSpecTask& t, int64_t i) {
   return i >= 0 && i < n ? t.wave[i] : 0;
 }
 
-// Windowed samples of kLanes64 frames from sample `start[lane]` on: re [256] even samples, im [256] odd ones.
+// Windows kLanes64 frames that begin at samples `start[lane]`: re [256] takes even samples and im [256] odd ones.
 void load_frames(const MelSpecTask& t, const int64_t* start, bool inside, Vec64* re, Vec64* im) {
   const double* window = t.config->window.data();
 #if defined(__AVX2__)
@@ -147,7 +147,7 @@ void load_frames(const MelSpecTask& t, const int64_t* start, bool inside, Vec64*
   }
 }
 
-// Log-mel values of band m, frames [frame, frame + lanes), normalised, to the output.
+// Normalises the log-mel values of band m and frames [frame, frame + lanes), and writes them to the output.
 FCNTAG_INLINE void store_normalized(const MelSpecTask& t, int m, int frame, int lanes, Vec64 value) {
   const MelSpecConfig& c = *t.config;
   for (int lane = 0; lane < lanes; ++lane) {
@@ -210,9 +210,7 @@ void log_mel(const MelSpecTask& t) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) melspec_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA);
-const MelSpecKernels FCNTAG_TABLE(FCNTAG_ISA) = {log_mel};
+extern const MelSpecKernels FCNTAG_TABLE(melspec_kernels_);
+const MelSpecKernels FCNTAG_TABLE(melspec_kernels_) = {log_mel};
 
 }  // namespace fcntag

@@ -1,7 +1,8 @@
-// One vector type of the width that the including file is compiled for: 16, 8 or 4 floats (and one of 4 or 2 doubles).
+// One vector type of the width that the including file is compiled for: 16, 8 or 4 floats. Another holds 4 or 2
+// doubles.
 //
-// Include it only in csrc/cpu/kernels/*.cpp, which are compiled once per instruction set: everything here has internal
-// linkage, or the linker could keep the AVX-512 copy of a function for every CPU.
+// Include it only in csrc/cpu/kernels/*.cpp, which are compiled once per instruction set. Everything here has internal
+// linkage: otherwise the linker could keep the AVX-512 copy of a function for every CPU.
 #pragma once
 
 #include <cstdint>
@@ -23,19 +24,26 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-// Vector registers: kernels keep as many sums in them as they hold, next to the operands.
+// The number of vector registers. Kernels keep as many sums in them as fit next to the operands.
 #if defined(__AVX512F__) || defined(__ARM_NEON)
 constexpr int kRegisters = 32;
 #else
 constexpr int kRegisters = 16;
 #endif
-// Four doubles even on AVX-512: with eight, the 256 complex points of as many frames would fill a 32 KB level-1 cache.
+// AVX-512 takes four doubles, too. With eight, the 256 complex points of as many frames would fill a level-1 cache of
+// 32 KB.
 constexpr int kLanes64 = kLanes >= 8 ? 4 : 2;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t VecInt __attribute__((vector_size(kLanes * 4)));
 typedef double Vec64 __attribute__((vector_size(kLanes64 * 8)));
 typedef int64_t VecInt64 __attribute__((vector_size(kLanes64 * 8)));
+
+// The name of a file's table of kernels, which csrc/cpu/kernel_table.cpp declares too: FCNTAG_TABLE(x_) is x_avx2 where
+// FCNTAG_ISA is avx2.
+#define FCNTAG_JOIN_(name, isa) name##isa
+#define FCNTAG_JOIN(name, isa) FCNTAG_JOIN_(name, isa)
+#define FCNTAG_TABLE(name) FCNTAG_JOIN(name, FCNTAG_ISA)
 
 #define FCNTAG_INLINE inline __attribute__((always_inline))
 
@@ -60,8 +68,8 @@ FCNTAG_INLINE Vec64 splat64(double x) {
   return v;
 }
 
-// a * b + c with one rounding where the instruction set has it. Spelled out, never left to the compiler, so that
-// every kernel variant rounds alike and results do not depend on tile shapes.
+// a * b + c, with one rounding where the instruction set has it. Kernels call it by name and never leave contraction to
+// the compiler, so that all their variants round alike and results do not depend on tile shapes.
 FCNTAG_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -86,8 +94,8 @@ FCNTAG_INLINE Vec max(Vec a, Vec b) {
 
 FCNTAG_INLINE Vec relu(Vec v) { return max(v, Vec{}); }
 
-// exp(v) - 1 for v <= 0, to about one unit in the last place: v = n ln 2 + r, |r| <= ln(2) / 2, and
-// expm1(v) = 2^n expm1(r) + (2^n - 1), which loses nothing near 0 (n = 0).
+// exp(v) - 1 for v <= 0, to about one unit in the last place. With v = n ln 2 + r and |r| <= ln(2) / 2, it is
+// expm1(v) = 2^n expm1(r) + (2^n - 1). Near 0, where n = 0, that loses nothing.
 FCNTAG_INLINE Vec expm1_negative(Vec v) {
   v = max(v, splat(-87.0f));         // below it 2^n leaves the normal range; the result is -1 long before
   const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -109,8 +117,8 @@ FCNTAG_INLINE Vec expm1_negative(Vec v) {
 
 FCNTAG_INLINE Vec elu(Vec v) { return v > 0.0f ? v : expm1_negative(v > 0.0f ? Vec{} : v); }
 
-// Natural logarithm of positive normal doubles, to 1e-12: x = m 2^e, sqrt(1/2) <= m < sqrt(2), and
-// log(m) = 2 atanh((m - 1) / (m + 1)) as a series whose terms fall by (0.172)^2; the first one left out is 5e-13.
+// The natural logarithm of positive normal doubles, to 1e-12. With x = m 2^e and sqrt(1/2) <= m < sqrt(2), it takes
+// log(m) = 2 atanh((m - 1) / (m + 1)) as a series, whose terms fall by (0.172)^2. The first term left out is 5e-13.
 FCNTAG_INLINE Vec64 log64(Vec64 x) {
   const VecInt64 bits = (VecInt64)x;
   const VecInt64 shifted = bits - 0x3fe6a09e667f3bcdLL;  // exponent field of x / sqrt(1/2)

@@ -1,9 +1,10 @@
-// winograd on a CPU. Compiled once per instruction set (FCNTAG_ISA), and once more for bfloat16 (FCNTAG_BFLOAT16).
+// winograd on a CPU. This file is compiled once per instruction set (FCNTAG_ISA), and once more for bfloat16
+// (FCNTAG_BFLOAT16).
 //   x [C/16][rows][cols][16] -> v [36][C/16][tiles][16] -> m [tiles][36][kb] -> y [K/16][H'][W'][16]
 //
-// Plan: a block of units is transformed into v (16 channels of a tile at a time, all in registers); for each of the 36
-// points a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2); the products of
-// a unit are transformed back, pooled, and only the pooled values get bias, activation and affine.
+// A block of units is transformed into v, 16 channels of a tile at a time, all in registers. For each of the 36 points,
+// a matrix product [tiles, C] x [C, kb] runs 12 tiles x 2 vectors in registers (6 x 2 on AVX2). The products of a unit
+// are transformed back and pooled, and only the pooled values get bias, activation and affine.
 #include <utility>
 
 #include "cpu/winograd.h"
@@ -13,15 +14,24 @@
 namespace fcntag {
 namespace {
 
+// The pool windows that have code of their own, which pools them in registers. Their sides divide a tile's. Another
+// window takes the general code. To build one more, add it here.
+struct Window {
+  int pool_h, pool_w;
+};
+constexpr Window kBuilt[] = {{1, 1}, {1, 4}, {2, 2}, {2, 4}, {4, 4}};
+constexpr std::size_t kBuiltWindows = sizeof kBuilt / sizeof kBuilt[0];
+
+// Tiles of a product: the registers hold the sums of so many next to the operands.
 constexpr int kTileRows = kRegisters == 32 ? 12 : 6;
 constexpr int kVecs = 2;
 constexpr int kBlock = kVecs * kLanes;
 constexpr int kPoints = 36;
-// Sums restart every 64 channels and are added in memory: it halves the rounding error of 256 channels for a few per
-// cent of the time.
+// Sums restart every 64 channels and are added in memory. That halves the rounding error of 256 channels and costs a
+// few per cent of the time.
 constexpr int kChunkBlocks = 4;
-// Four-byte slots that a block of 16 channels takes in v and in the weights: 16 floats, or 8 pairs of bfloat16, which
-// one instruction multiplies and adds to a float sum.
+// A block of 16 channels takes so many slots of four bytes in v and in the weights: 16 floats, or 8 pairs of bfloat16.
+// One instruction multiplies two such pairs and adds them to a float sum.
 #if defined(FCNTAG_BFLOAT16)
 constexpr int kSlots = kChannelBlock / 2;
 FCNTAG_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) {
@@ -62,7 +72,7 @@ FCNTAG_INLINE void output_row(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5, Ve
   o[3] = fma(splat(kB3), e, d * kA3) + m5;
 }
 
-// Where tile `t` of the block begins in the (padded) input.
+// The place in the padded input where a tile of the block begins.
 FCNTAG_INLINE const float* tile_source(const WinogradTask& t, int tile) {
   const WinogradPlan& p = *t.plan;
   const int unit = t.unit_begin + tile / p.unit_tiles(), inner = tile % p.unit_tiles();
@@ -109,7 +119,7 @@ void transform(const WinogradTask& t) {
   }
 }
 
-// Four slots of `kRows` tiles: a [tiles][16], b [4][kb].
+// Adds the products of four slots of kRows tiles: a [tiles][16], b [4][kb].
 template <int kRows, int kVectors>
 FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVectors]) {
 #pragma GCC unroll 4
@@ -126,7 +136,8 @@ FCNTAG_INLINE void multiply_quad(const float* a, const float* b, Vec (*acc)[kVec
   }
 }
 
-// m [kRows tiles][kb] of one point, over `quads` times four slots of channels: a [..][tiles][16], b [..][16][kb].
+// Computes m [kRows tiles][kb] of one point over `quads` times four slots of channels, from a [..][tiles][16] and
+// b [..][16][kb].
 template <int kRows, int kVectors>
 void product(const float* a, int64_t a_block, const float* b, int quads, float* m, int64_t m_row, const char* prefetch,
              int lines) {
@@ -181,15 +192,15 @@ FCNTAG_INLINE void transform_back(const float* m, Vec out[4][4]) {
   for (int i = 0; i < 4; ++i) output_row(mid[i][0], mid[i][1], mid[i][2], mid[i][3], mid[i][4], mid[i][5], out[i]);
 }
 
-// Units of one tile whose windows divide it: pooled in registers.
+// The code of a built window: a unit is one tile, which is pooled in registers.
 template <int kPoolH, int kPoolW, Activation kActivation>
 void pool_tiles(const WinogradTask& t) {
-  const PackedConvBlock& w = *t.weights;
+  const PackedConvBlock& w = *t.block;
   const WinogradPlan& p = *t.plan;
   constexpr int kRows = kWinogradTile / kPoolH, kCols = kWinogradTile / kPoolW;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= w.computed_channels) break;
+    if (k >= t.computed_channels) break;
     const Epilogue<kActivation> epilogue(w, k);
     const float* m = t.m + v;
     const int first = t.unit_begin % p.units();
@@ -225,30 +236,38 @@ void pool_tiles(const WinogradTask& t) {
   }
 }
 
-template <Activation kActivation>
-bool pool_in_registers(const WinogradTask& t) {
-  const int ph = t.weights->pool_h, pw = t.weights->pool_w;
-  if (t.plan->unit_tiles() != 1) return false;
-  if (ph == 1 && pw == 1) return pool_tiles<1, 1, kActivation>(t), true;
-  if (ph == 1 && pw == 4) return pool_tiles<1, 4, kActivation>(t), true;
-  if (ph == 2 && pw == 2) return pool_tiles<2, 2, kActivation>(t), true;
-  if (ph == 2 && pw == 4) return pool_tiles<2, 4, kActivation>(t), true;
-  if (ph == 4 && pw == 4) return pool_tiles<4, 4, kActivation>(t), true;
-  return false;
+template <Activation kActivation, typename Windows>
+struct PoolTilesOf;
+template <Activation kActivation, std::size_t... kIndex>
+struct PoolTilesOf<kActivation, std::index_sequence<kIndex...>> {
+  static_assert(((kWinogradTile % kBuilt[kIndex].pool_h == 0 && kWinogradTile % kBuilt[kIndex].pool_w == 0) && ...),
+                "a window that does not divide a tile has units of several tiles");
+  static constexpr void (*kOf[])(const WinogradTask&) = {
+      pool_tiles<kBuilt[kIndex].pool_h, kBuilt[kIndex].pool_w, kActivation>...};
+};
+
+// The place of a block's window in kBuilt, or -1.
+int built(const ConvBlockShape& block) {
+  for (std::size_t i = 0; i < kBuiltWindows; ++i) {
+    if (block.pool_h == kBuilt[i].pool_h && block.pool_w == kBuilt[i].pool_w) return static_cast<int>(i);
+  }
+  return -1;
 }
 
-// Products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in y.
+bool is_built(const ConvBlockShape& block) { return built(block) >= 0; }
+
+// The general code: products of one unit -> outputs in `buffer` [4 unit_rows][4 unit_cols][lanes] -> pooled values in
+// y.
 template <Activation kActivation>
 void pool_units(const WinogradTask& t, int tiles) {
-  if (pool_in_registers<kActivation>(t)) return;
-  const PackedConvBlock& w = *t.weights;
+  const PackedConvBlock& w = *t.block;
   const WinogradPlan& p = *t.plan;
   float* buffer = t.m + static_cast<int64_t>(tiles) * kPoints * kBlock;
   const int width = p.unit_cols * kWinogradTile;
   const int out_rows = p.unit_rows * kWinogradTile / w.pool_h, out_cols = width / w.pool_w;
   for (int v = 0; v < kBlock; v += kLanes) {
     const int k = t.k_block * kBlock + v;
-    if (k >= w.computed_channels) break;
+    if (k >= t.computed_channels) break;
     const Epilogue<kActivation> epilogue(w, k);
     for (int unit = t.unit_begin; unit < t.unit_end; ++unit) {
       const float* m = t.m + static_cast<int64_t>(unit - t.unit_begin) * p.unit_tiles() * kPoints * kBlock + v;
@@ -286,17 +305,17 @@ void multiply(const WinogradTask& t) {
   const int64_t plane = static_cast<int64_t>(c_blocks) * tiles * kSlots;
   const int64_t slice = static_cast<int64_t>(c_blocks) * kSlots * kBlock;
   const int groups = (tiles + kTileRows - 1) / kTileRows;
-  // The last channels of a block that are only padding, four slots at a time, and a second vector that is, are left
-  // out.
+  // Padding is left out: the last channels of a block, four slots at a time, and a second vector that has no channel.
   constexpr int kQuadChannels = kChannelBlock / kSlots * 4;
-  const int quads = (t.weights->in_channels + kQuadChannels - 1) / kQuadChannels;
+  const int quads = (t.block->in_channels + kQuadChannels - 1) / kQuadChannels;
   const ProductFn* products =
-      t.weights->computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
-  // The next point's weights are fetched while this point's are in use: 64-byte lines per channel block and group.
+      t.computed_channels - t.k_block * kBlock > kLanes ? Products<kVecs>::kOf : Products<1>::kOf;
+  // The next point's weights are prefetched while this point's are in use: so many lines of 64 bytes per channel block
+  // and group.
   const int lines = (kSlots * kBlock * 4 / 64 + groups - 1) / groups;
   for (int point = 0; point < kPoints; ++point) {
     const float* a = t.v + point * plane;
-    const float* b = t.weights->weight.data() + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
+    const float* b = t.weights + (static_cast<int64_t>(t.k_block) * kPoints + point) * slice;
     for (int g = 0; g < groups; ++g) {
       const int r0 = tiles * g / groups, r1 = tiles * (g + 1) / groups;
       const int64_t done = static_cast<int64_t>(g) * c_blocks;  // lines prefetched for the next point so far
@@ -305,7 +324,12 @@ void multiply(const WinogradTask& t) {
                             reinterpret_cast<const char*>(b + slice) + done * lines * 64, lines);
     }
   }
-  with_activation(t.weights->activation, [&](auto activation) { pool_units<decltype(activation)::kOf>(t, tiles); });
+  const int window = built(*t.block);
+  with_activation(t.block->activation, [&](auto activation) {
+    constexpr Activation kActivation = decltype(activation)::kOf;
+    if (window < 0) return pool_units<kActivation>(t, tiles);
+    PoolTilesOf<kActivation, std::make_index_sequence<kBuiltWindows>>::kOf[window](t);
+  });
 }
 
 // A channel without weights has sums of 0, whatever comes in.
@@ -319,9 +343,7 @@ void constants(const PackedConvBlock& block, float* values) {
 
 }  // namespace
 
-#define FCNTAG_TABLE_(isa) winograd_kernels_##isa
-#define FCNTAG_TABLE(isa) FCNTAG_TABLE_(isa)
-extern const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA);
-const WinogradKernels FCNTAG_TABLE(FCNTAG_ISA) = {transform, multiply, constants};
+extern const WinogradKernels FCNTAG_TABLE(winograd_kernels_);
+const WinogradKernels FCNTAG_TABLE(winograd_kernels_) = {transform, multiply, constants, is_built};
 
 }  // namespace fcntag
