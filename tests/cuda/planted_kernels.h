@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace planted {
 

@@ -1,6 +1,8 @@
 #include "check.h"
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace fcntag {
 namespace cuda {

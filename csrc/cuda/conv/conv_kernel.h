@@ -4,6 +4,8 @@
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/copy.h"
+#include "cuda/device/device.h"
 
 namespace fcntag {
 namespace cuda {

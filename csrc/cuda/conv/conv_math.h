@@ -7,7 +7,9 @@
 
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/conv_tile.h"
+#include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace fcntag {
 namespace cuda {

@@ -1,7 +1,7 @@
 // What the kernels need of a GPU, as a thin layer: PTX under nvcc, the emulator under a host compiler
-// (FCNTAG_EMULATED).
+// (FCNTAG_EMULATED). Asynchronous copies are in copy.h, the tensor cores in mma.h.
 //
-// A kernel includes this header and nothing else of CUDA, so the same source runs on machines without a GPU, under
+// A kernel includes these headers and nothing else of CUDA, so the same source runs on machines without a GPU, under
 // AddressSanitizer and ThreadSanitizer (csrc/emulation). Instructions that an architecture lacks fall back to what it
 // has (cp.async on sm_75) or are never reached there, because the planner refuses the precision (bfloat16 on sm_75).
 #pragma once
@@ -47,101 +47,6 @@ FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
 template <typename T>
 FCNTAG_DEVICE T shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
-}
-
-// 16 bytes from global to shared memory, or 16 zero bytes where `valid` is false (`source` is then not read).
-FCNTAG_DEVICE void copy_async(SharedAddress target, const void* source, bool valid) {
-#if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
-#else
-  const uint4 v = valid ? *static_cast<const uint4*>(source) : make_uint4(0, 0, 0, 0);
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-               : "memory");
-#endif
-}
-FCNTAG_DEVICE void copy_commit() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-// All of this thread's groups but the newest `kPending` have arrived; other threads see them after a barrier.
-template <int kPending>
-FCNTAG_DEVICE void copy_wait() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-#endif
-}
-
-// Four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones); lane l gives the address of row l % 8 of matrix
-// l / 8 and receives word l % 4 of row l / 4 of each.
-FCNTAG_DEVICE void load_matrix(uint32_t (&r)[4], SharedAddress row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(row)
-               : "memory");
-}
-
-// c [16 x 8] += a [16 x 16] b [16 x 8], float32 sums; fragments as the PTX manual has them.
-FCNTAG_DEVICE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
-FCNTAG_DEVICE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else  // sm_75 has the half of it
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(b0));
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-// c [16 x 8] = a [16 x 16] b [16 x 8]: as above, from zero.
-FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %10, %10, %10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-#else
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  mma_float16(c, a, b0, b1);
-#endif
-}
-// c [16 x 8] = a [16 x 8] b [8 x 8]: as the next one, from zero.
-FCNTAG_DEVICE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %10, %10, %10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-#else
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-#endif
-}
-// c [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands are not looked at.
-FCNTAG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
 }
 
 // Two values, rounded to nearest even, in one word: `low` in the low half.
@@ -237,37 +142,9 @@ FCNTAG_NOINLINE T shuffle(T value, int lane, FCNTAG_SITE) {
   emulator::shuffle(&out, &value, sizeof(T), lane & 31, site);
   return out;
 }
-inline void copy_async(SharedAddress target, const void* source, bool valid) {
-  emulator::copy_async(target, source, valid);
-}
-inline void copy_commit() { emulator::copy_commit(); }
-template <int kPending>
-inline void copy_wait() {
-  emulator::copy_wait(kPending);
-}
-FCNTAG_NOINLINE void load_matrix(uint32_t (&r)[4], SharedAddress row, FCNTAG_SITE) {
-  emulator::load_matrix(r, row, site);
-}
-FCNTAG_NOINLINE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kBfloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
-}
 template <typename T>
 inline T* global(T* p) {
   return p;
-}
-FCNTAG_NOINLINE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
 }
 inline float as_float(uint32_t x) {
   float f;
