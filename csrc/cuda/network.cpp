@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "check.h"
+#include "cuda/conv/conv_pack.h"
 
 namespace fcntag {
 namespace cuda {

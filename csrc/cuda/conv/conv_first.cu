@@ -4,8 +4,9 @@
 #include <cmath>
 
 #include "check.h"
-#include "cuda/half.h"
+#include "cuda/conv/conv_pack.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/half.h"
 
 namespace fcntag {
 namespace cuda {

@@ -58,11 +58,5 @@ struct ConvPlan {
 // shared memory. The result's bits do not depend on the tiling: the order of sums is a function of the layer alone.
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
 
-// Weights of a layer in the order that the kernel stages them, zero where there is no channel.
-// Tensor-core precisions: [channel block][tap][n_padded][128 bytes]; float32: [channel block][tap][32][n_padded].
-std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision precision);
-// [4][n_padded]: sign, bias, scale, shift. The sign of a negative scale goes into the weights.
-std::vector<float> pack_epilogue(const ConvBlockSpec& spec);
-
 }  // namespace cuda
 }  // namespace fcntag
