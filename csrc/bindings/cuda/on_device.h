@@ -1,0 +1,17 @@
+// What Python holds of a front end: a stage, and the GPU that its tables lie on.
+#pragma once
+
+#include <memory>
+
+namespace fcntag {
+namespace cuda {
+
+// A stage of a chain, and the GPU that it was made on.
+template <typename Stage>
+struct OnDevice {
+  int device;
+  std::shared_ptr<Stage> stage;
+};
+
+}  // namespace cuda
+}  // namespace fcntag
