@@ -371,6 +371,25 @@ def test_bad_arguments_are_named(rng):
         engine.scores(waves_for(model, rng, 1))
 
 
+def test_bad_shapes_of_segments_are_named(rng):
+    """Python's tuple of five is a struct with names in C++, and its errors say the names."""
+    model = small_model(rng)
+    waves = waves_for(model, rng, 1)
+    with CudaEngine(model, max_batch=1) as engine:
+        n_samples, pad_left, n_frames, height, width = engine._shape(waves.shape[1])
+        for shape, message in (
+            ((n_samples, pad_left, n_frames), r"shape has 3 values; expected \(n_samples, pad_left, n_frames, height"),
+            ((n_samples, 0.5, n_frames, height, width), "shape's pad_left is 0.5; expected an integer of 64 bits"),
+            ((n_samples, pad_left, n_frames, 2**40, width), f"shape's height is {2**40}; expected an integer of 32"),
+            ((n_samples, pad_left, n_frames + 1, height, width), f"n_frames={n_frames + 1}; planned for {n_frames}"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                engine._scorer.run(engine._network, waves, shape)
+        too_long = np.zeros((1, n_samples + 1), np.float32)
+        with pytest.raises(ValueError, match=f"n_samples={n_samples + 1}; planned for {n_samples}"):
+            engine._scorer.run(engine._network, too_long, (n_samples + 1, pad_left, n_frames, height, width))
+
+
 def test_measurements_have_the_shape_that_bench_expects(rng):
     model = small_model(rng)
     with CudaEngine(model, max_batch=2) as engine:

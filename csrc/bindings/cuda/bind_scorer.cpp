@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,10 +21,28 @@ namespace fcntag {
 namespace cuda {
 namespace {
 
+// Value `index` of a tuple that stands for a SegmentShape; `name` is the field, for the message.
+template <typename Integer>
+Integer parse_field(const py::tuple& shape, std::size_t index, const char* name) {
+  try {
+    return shape[index].cast<Integer>();
+  } catch (const py::cast_error&) {
+    fail("scores: shape's ", name, " is ", py::repr(shape[index]).cast<std::string>(), "; expected an integer of ",
+         8 * sizeof(Integer), " bits");
+  }
+}
+
+// (n_samples, pad_left, n_frames, height, width), as fcntag/_cuda.pyi has it.
 SegmentShape parse_shape(const py::tuple& shape) {
-  FCNTAG_CHECK(shape.size() == 5, "scores: shape must be (n_samples, pad_left, n_frames, height, width)");
-  return {shape[0].cast<int64_t>(), shape[1].cast<int64_t>(), shape[2].cast<int>(), shape[3].cast<int>(),
-          shape[4].cast<int>()};
+  FCNTAG_CHECK(shape.size() == 5, "scores: shape has ", shape.size(),
+               " values; expected (n_samples, pad_left, n_frames, height, width)");
+  SegmentShape segment{};
+  segment.n_samples = parse_field<int64_t>(shape, 0, "n_samples");
+  segment.pad_left = parse_field<int64_t>(shape, 1, "pad_left");
+  segment.n_frames = parse_field<int>(shape, 2, "n_frames");
+  segment.height = parse_field<int>(shape, 3, "height");
+  segment.width = parse_field<int>(shape, 4, "width");
+  return segment;
 }
 
 py::tuple run_scorer(Scorer& scorer, const Network& network, const FloatArray& waves, const py::tuple& shape) {
