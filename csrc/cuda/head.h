@@ -32,7 +32,7 @@ struct MapParams {
   const void* map;  // [images][positions][stride]
   float* out;       // run_unpack: [images][channels][positions]; run_means: [images][channels]
   int positions, channels, stride;
-  int storage;  // Storage
+  Storage storage;  // of map
 };
 
 void run_unpack(const MapParams& params, int images, Stream stream);

@@ -49,7 +49,7 @@ py::list describe_plan(Network& network, int batch, int height, int width) {
     d["window_slots"] = p.window_slots;
     d["passes"] = p.passes_h * p.passes_w;
     d["chunks"] = p.chunks;
-    d["split"] = p.split == 1;
+    d["split"] = p.split == Split::kPartial;
     d["halo_buffers"] = p.halo_buffers;
     d["ctas"] = block.ctas;
     d["shared_bytes"] = block.shared_bytes;

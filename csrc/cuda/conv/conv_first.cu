@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kChannels = 4;  // of a thread
 
-FCNTAG_DEVICE void store_four(void* y, int64_t index, const float (&v)[kChannels], int storage) {
+FCNTAG_DEVICE void store_four(void* y, int64_t index, const float (&v)[kChannels], Storage storage) {
   store_pair(y, index, v[0], v[1], storage);
   store_pair(y, index + 2, v[2], v[3], storage);
 }
@@ -129,8 +129,8 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   p.pool_w = layer.pool_w;
   p.stride_h = layer.stride_h;
   p.stride_w = layer.stride_w;
-  p.activation = static_cast<int>(layer.activation);
-  p.storage = static_cast<int>(layer.storage);
+  p.activation = layer.activation;
+  p.storage = layer.storage;
   const bool halves = element_bytes(layer.precision) == 2;
   p.channel_lanes = layer.out_channels > 64 && !halves ? 32 : layer.out_channels > 32 ? 16 : 8;
   // A patch of at most 32 KB; about 64 windows, wide rather than high, as rows of the input are contiguous.

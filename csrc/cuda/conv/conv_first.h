@@ -27,7 +27,8 @@ struct FirstParams {
   int tile_h, tile_w, tiles_h, tiles_w;  // pool windows of a CTA
   int patch_h, patch_w;                  // input pixels of a CTA, with the border
   int channel_lanes;                     // float32: lanes that share a window, 4 channels each: 8, 16 or 32
-  int activation, storage;
+  Activation activation;
+  Storage storage;  // of y
 };
 
 using FirstKernel = void (*)(FirstParams);

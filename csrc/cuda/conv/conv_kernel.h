@@ -42,11 +42,11 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const dev::SharedAddress halo_address = dev::shared_address(halo);
   const dev::SharedAddress weights_address = dev::shared_address(weights);
 
-  const int chunk = p.split == 1 ? static_cast<int>(blockIdx.y) : 0;
-  const int first_block = p.split == 1 ? chunk * p.chunk_blocks : 0;
-  int last_block = p.split == 1 ? first_block + p.chunk_blocks : p.channel_blocks;
+  const int chunk = p.split == Split::kPartial ? static_cast<int>(blockIdx.y) : 0;
+  const int first_block = p.split == Split::kPartial ? chunk * p.chunk_blocks : 0;
+  int last_block = p.split == Split::kPartial ? first_block + p.chunk_blocks : p.channel_blocks;
   last_block = last_block < p.channel_blocks ? last_block : p.channel_blocks;
-  const int steps = p.split == 2 ? 0 : (last_block - first_block) * p.taps;
+  const int steps = p.split == Split::kCombine ? 0 : (last_block - first_block) * p.taps;
 
   const auto staged_halo = [&](int block) {
     return halo_address + (p.halo_buffers == 2 ? ((block - first_block) & 1) * halo_bytes : 0);
@@ -124,7 +124,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       Math::template multiply<Shape::kHalves, Shape::kTileN>(
           sums, x, weights_address + stage * Shape::kStageBytes, pixels, offset, p.key_shift,
           block + 1 == p.channel_blocks ? p.last_chunks : 8, warp_n, lane);
-      if (Shape::kChunked && p.split == 0 && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
+      if (Shape::kChunked && p.split == Split::kWhole && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
         total.add(sums);
         sums.clear();
       }
@@ -140,11 +140,11 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       constexpr int kSums = Math::template Sums<Shape::kHalves>::kCount;
       const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * kSums;
       const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * kSums;
-      if (p.split == 1) {
+      if (p.split == Split::kPartial) {
         sums.store(p.partial + (chunk * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
         continue;
       }
-      if (p.split == 2) {
+      if (p.split == Split::kCombine) {
         for (int c = 0; c < p.chunks; ++c) {
           sums.load(p.partial + (c * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
           total.add(sums);
@@ -157,7 +157,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
     pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
   }
-  if (p.split == 1) return;
+  if (p.split == Split::kPartial) return;
   dev::sync();
   write_outputs<Shape::kTileN, Shape::kThreads>(p, tile.image, tile.y, tile.x, tile.channel, images, maxima, thread);
 }

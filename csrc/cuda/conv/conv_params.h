@@ -27,6 +27,11 @@ constexpr int element_bytes(Precision p) { return p == Precision::kFloat16 || p 
 
 enum class Storage { kFloat32, kTf32, kFloat16, kBfloat16 };  // what an epilogue writes
 
+// How one launch of conv_block takes part in the sums over the channel blocks of a layer. kWhole does it all. A deep
+// layer with few outputs takes two launches instead: in kPartial, blockIdx.y says which chunk of the channel blocks a
+// CTA sums, and the sums go to ConvParams::partial; kCombine adds those of all chunks, and pools and stores them.
+enum class Split { kWhole, kPartial, kCombine };
+
 constexpr int kBlockBytes = 128;  // channels of one pixel staged at a time: 64 of 2 bytes, 32 of 4
 constexpr int kStages = 3;        // buffers of weights in shared memory
 
@@ -52,10 +57,9 @@ struct ConvParams {
   int key_shift;             // swizzle: 16-byte chunk c of pixel p lies at c ^ (p >> key_shift & 7)
   int halo_buffers;          // 2: the next channel block is loaded under the last one
   int chunk_blocks, chunks;  // sums restart after so many channel blocks
-  // 0: whole sums; 1: blockIdx.y computes one chunk into `partial`; 2: adds the chunks of `partial` and goes on
-  int split;
-  int activation;  // fcntag::Activation
-  int storage;     // Storage
+  Split split;
+  Activation activation;
+  Storage storage;  // of y
 };
 
 // Shared memory: offsets of the halo's pixels, then halo and weight stages; the pooled maxima reuse the latter after

@@ -89,7 +89,7 @@ int resident(const ConvKernel& kernel, std::size_t shared_bytes, const DeviceInf
 }
 
 double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& layer, int batch,
-                std::size_t shared_bytes, const DeviceInfo& device, int split) {
+                std::size_t shared_bytes, const DeviceInfo& device, Split split) {
   const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
   const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per step
   const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2;
@@ -105,13 +105,13 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double work = std::max({arithmetic, shared, weights});
   const double halo = p.tile_n * p.halo_h * p.halo_w * kBlockBytes / kL2BytesPerCycle;
   const double spare = p.halo_buffers == 2 ? p.taps * (work - weights) : 0;  // under which the next halo arrives
-  const int passes = p.passes_h * p.passes_w, blocks = split ? p.chunk_blocks : p.channel_blocks;
+  const int passes = p.passes_h * p.passes_w, blocks = split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
   const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
   double busy = passes * blocks * p.taps * work + halos;
   double alone = passes * blocks * p.taps * std::max(work, kStepCycles) + halos + kStartCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
-  if (split) {
+  if (split == Split::kPartial) {
     const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
     busy += bytes / kL2BytesPerCycle;
     finish = kLaunchCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
@@ -191,8 +191,8 @@ ConvParams layer_params(const ConvLayer& layer) {
   p.stride_w = layer.stride_w;
   p.pool_h = layer.pool_h;
   p.pool_w = layer.pool_w;
-  p.activation = static_cast<int>(layer.activation);
-  p.storage = static_cast<int>(layer.storage);
+  p.activation = layer.activation;
+  p.storage = layer.storage;
   p.chunk_blocks = chunk_blocks(layer);
   p.chunks = divide_up(p.channel_blocks, p.chunk_blocks);
   return p;
@@ -258,7 +258,8 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
                    ++p.halo_buffers) {
                 const std::size_t bytes = shared_memory(p, kernel).bytes;
                 if (bytes > device.shared_bytes) break;
-                for (int split = 0; split <= (p.chunks > 1 ? 1 : 0); ++split) {
+                for (const Split split : {Split::kWhole, Split::kPartial}) {
+                  if (split == Split::kPartial && p.chunks == 1) continue;
                   const double cycles = estimate(p, kernel, layer, batch, bytes, device, split);
                   if (cycles >= best.cycles) continue;
                   best.params = p;
@@ -290,7 +291,7 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
   p.channels_first = map_bytes >= weight_bytes;
-  if (p.split == 1) {
+  if (p.split == Split::kPartial) {
     best.partial_bytes = static_cast<std::size_t>(best.ctas) * p.chunks * p.passes_h * p.passes_w *
                          best.kernel.threads() * best.kernel.sums() * sizeof(float);
   }
