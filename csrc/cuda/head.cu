@@ -1,6 +1,8 @@
 #include "cuda/head.h"
 
+#include "cuda/device/convert.h"
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {

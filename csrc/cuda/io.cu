@@ -1,4 +1,5 @@
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 #include "cuda/network.h"
 
 namespace fcntag {

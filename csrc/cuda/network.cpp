@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cuda/conv/conv_pack.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {

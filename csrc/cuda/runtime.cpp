@@ -8,6 +8,8 @@
 #include <sstream>
 #include <utility>
 
+#include "cuda/launch.h"
+
 namespace fcntag {
 namespace cuda {
 
@@ -30,6 +32,8 @@ bool forked() {
 std::string megabytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; }
 
 }  // namespace
+
+const char* runtime_name() { return "cuda"; }
 
 std::string unavailable() {
   forked();  // remembers the process

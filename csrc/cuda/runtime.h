@@ -1,21 +1,17 @@
-// The host side of CUDA that the engine needs, and nothing more: memory, streams, events, graphs, launches.
+// The host side of CUDA that the engine needs, and nothing more: memory, streams, events, graphs. Launches of kernels
+// are in launch.h.
 //
-// Two implementations: runtime.cpp on the CUDA runtime (linked statically), csrc/emulation/runtime.cpp on host memory
-// with the emulator. Everything else under csrc/cuda is written against this header and compiles for both.
+// runtime.cpp implements it on the CUDA runtime (linked statically). Everything else under csrc/cuda is written against
+// this header, so that the tests can link another implementation.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
-#if defined(FCNTAG_EMULATED)
-#include "emulation/emulator.h"
-#else
 #include <vector_types.h>
-#endif
 
 namespace fcntag {
 namespace cuda {
@@ -36,6 +32,8 @@ struct DeviceInfo {
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
 };
 
+// "cuda", or the name of the implementation that takes the place of the CUDA runtime.
+const char* runtime_name();
 // "" if there is a GPU, else why there is none. Initialises CUDA, as everything below does; importing does not.
 std::string unavailable();
 int device_count();  // 0 if unavailable() says so
@@ -163,24 +161,6 @@ struct LaunchShape {
   unsigned threads = 0;
   std::size_t shared_bytes = 0;
 };
-
-// What launch() below ends in. `kernel` and `params` as cudaLaunchKernelExC takes them.
-void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params);
-#if defined(FCNTAG_EMULATED)
-void launch_emulated(const LaunchShape& shape, Stream stream, std::function<void()> kernel);
-#endif
-
-// Starts `kernel`, which takes one struct by value. Every launch may start while its predecessor on the stream still
-// runs (programmatic dependent launch, where the hardware has it): kernels call dev::wait_for_predecessors().
-template <typename Params>
-void launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream, const Params& params) {
-#if defined(FCNTAG_EMULATED)
-  launch_emulated(shape, stream, [kernel, params] { kernel(params); });
-#else
-  void* arguments[] = {const_cast<Params*>(&params)};
-  launch_kernel(reinterpret_cast<const void*>(kernel), shape, stream, arguments);
-#endif
-}
 
 }  // namespace cuda
 }  // namespace fcntag

@@ -1,5 +1,6 @@
 // Runs CUDA-style kernels as plain C++ on any machine, to find index errors, missing barriers and out-of-bounds
-// accesses without a GPU. Kernels see it through csrc/cuda/device/device.h.
+// accesses without a GPU. The folder include/ has those headers once more that kernels see of CUDA; it comes before
+// csrc on the include path.
 //
 // Threads of a block are fibers on one OS thread; blocks run one after the other, in an order that the seed decides.
 // A warp collective waits for all 32 lanes, a barrier for all threads of the block. What is checked, always: a
@@ -19,28 +20,7 @@
 #include <cstdint>
 #include <functional>
 
-struct uint3 {
-  unsigned x, y, z;
-};
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-struct alignas(8) float2 {
-  float x, y;
-};
-struct alignas(16) double2 {
-  double x, y;
-};
-struct alignas(16) uint4 {
-  uint32_t x, y, z, w;
-};
-struct alignas(8) uint2 {
-  uint32_t x, y;
-};
+#include <vector_types.h>
 
 namespace fcntag {
 namespace emulator {

@@ -1,4 +1,5 @@
-// cuda/runtime.h on host memory, with the emulator in place of a GPU. For tests; shaped by the environment:
+// cuda/runtime.h and cuda/launch.h on host memory, with the emulator in place of a GPU. For tests; shaped by the
+// environment:
 //   FCNTAG_EMULATED_DEVICES        how many GPUs there seem to be (1; 0: none)
 //   FCNTAG_EMULATED_MEMORY         bytes of each (16 GiB)
 //   FCNTAG_EMULATED_SHARED_BYTES   shared memory that a block may have (101376)
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -22,6 +24,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/launch.h"
+#include "emulation/emulator.h"
 #include "emulation/sanitizers.h"
 
 namespace fcntag {
@@ -198,6 +202,8 @@ void run(const LaunchShape& shape, const Work& kernel) {
 }
 
 }  // namespace
+
+const char* runtime_name() { return "emulated"; }
 
 std::string unavailable() {
   return setting("FCNTAG_EMULATED_DEVICES", 1) > 0 ? "" : "no GPU: FCNTAG_EMULATED_DEVICES=0";

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/launch.h"
 #include "cuda/runtime.h"
 #include "planted_kernels.h"
 

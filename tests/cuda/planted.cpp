@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device/convert.h"
+#include "cuda/launch.h"
 #include "cuda/runtime.h"
 
 namespace planted {

@@ -35,12 +35,8 @@ py::dict info_dict(int device) {
 }  // namespace cuda
 }  // namespace fcntag
 
-// The tests build this file for the emulator, under another name: both may be loaded in one process.
-#if defined(FCNTAG_EMULATED)
-PYBIND11_MODULE(_cuda_emulated, m) {
-#else
-PYBIND11_MODULE(_cuda, m) {
-#endif
+// The build says how the module is called: modules on different runtimes may be loaded in one process.
+PYBIND11_MODULE(FCNTAG_CUDA_MODULE, m) {
   namespace cuda = fcntag::cuda;
   m.doc() = "fcntag's CUDA core. Importing it touches no driver.";
   py::register_local_exception_translator([](std::exception_ptr pointer) {
@@ -51,12 +47,7 @@ PYBIND11_MODULE(_cuda, m) {
       PyErr_SetString(type.ptr(), error.what());
     }
   });
-  m.attr("emulated") =
-#if defined(FCNTAG_EMULATED)
-      true;
-#else
-      false;
-#endif
+  m.attr("emulated") = std::string(cuda::runtime_name()) != "cuda";
   m.attr("architectures") = FCNTAG_CUDA_ARCHITECTURES;
   m.def("unavailable", &cuda::unavailable, "Why there is no usable GPU; '' if there is one. Initialises CUDA.");
   m.def("device_count", &cuda::device_count);

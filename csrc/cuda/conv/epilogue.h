@@ -6,6 +6,7 @@
 
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
+#include "cuda/device/convert.h"
 #include "cuda/device/device.h"
 #include "model/network_spec.h"
 

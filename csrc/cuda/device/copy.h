@@ -1,12 +1,12 @@
 // Asynchronous copies from global to shared memory: they run on while their thread computes, until it waits for them.
 #pragma once
 
+#include <cstdint>
+
 #include "cuda/device/device.h"
 
 namespace fcntag {
 namespace dev {
-
-#if !defined(FCNTAG_EMULATED)
 
 // 16 bytes from global to shared memory, or 16 zero bytes where `valid` is false (`source` is then not read).
 FCNTAG_DEVICE void copy_async(SharedAddress target, const void* source, bool valid) {
@@ -31,19 +31,6 @@ FCNTAG_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
 }
-
-#else  // the emulator
-
-inline void copy_async(SharedAddress target, const void* source, bool valid) {
-  emulator::copy_async(target, source, valid);
-}
-inline void copy_commit() { emulator::copy_commit(); }
-template <int kPending>
-inline void copy_wait() {
-  emulator::copy_wait(kPending);
-}
-
-#endif
 
 }  // namespace dev
 }  // namespace fcntag

@@ -1,12 +1,12 @@
 // Products of small matrices on the tensor cores, by one warp together, and the load that brings their operands.
 #pragma once
 
+#include <cstdint>
+
 #include "cuda/device/device.h"
 
 namespace fcntag {
 namespace dev {
-
-#if !defined(FCNTAG_EMULATED)
 
 // Four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones); lane l gives the address of row l % 8 of matrix
 // l / 8 and receives word l % 4 of row l / 4 of each.
@@ -78,31 +78,6 @@ FCNTAG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
-
-#else  // the emulator
-
-FCNTAG_NOINLINE void load_matrix(uint32_t (&r)[4], SharedAddress row, FCNTAG_SITE) {
-  emulator::load_matrix(r, row, site);
-}
-FCNTAG_NOINLINE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kBfloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
-}
-
-#endif
 
 }  // namespace dev
 }  // namespace fcntag

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/melspec_kernel.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
