@@ -121,6 +121,24 @@ def test_scores_from_waves(model, rng, precision):
         np.testing.assert_array_equal(engine.scores(waves), scores)
 
 
+@pytest.mark.parametrize(
+    ("window", "precision", "found"),
+    [
+        ((2, 4), "float32", (2, 4)),
+        ((4, 1), "tf32", (4, 1)),
+        ((2, 3), "float32", "general"),  # slower: no kernel is built for this window
+        ((2, 3), "bfloat16", "any"),
+    ],
+)
+def test_the_plan_says_whether_the_first_window_is_built(rng, window, precision, found):
+    model = make_model(rng, [block(12, window=window), block(20, window=(2, 2))])
+    with CudaEngine(model, precision=precision, max_batch=2) as engine:
+        first, second = engine.describe_plan(2)
+        assert first["window"] == found
+        assert "window" not in second
+        assert all(set(plan) >= {"rows", "channels", "threads", "split", "tile", "ctas"} for plan in (first, second))
+
+
 def test_empty_batches(rng):
     model = small_model(rng)
     with CudaEngine(model, max_batch=2) as engine:
@@ -398,6 +416,7 @@ def test_measurements_have_the_shape_that_bench_expects(rng):
         assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in stages.values())
         assert len(engine.replay_times(1, 4, inputs=2, flush_bytes=1024)) == 4
         assert len(engine.end_to_end_times(2, 3)) == 3
-        (plan,) = engine.describe_plan(2)
-        assert plan["ctas"] >= 1
+        plans = engine.describe_plan(2)
+        assert len(plans) == 2
+        assert all(plan["ctas"] >= 1 for plan in plans)
     assert cuda.devices()[0]["name"] == "emulated"

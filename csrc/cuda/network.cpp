@@ -202,14 +202,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.y = map(i);
     params.partial = partial_.as<float>();
     params.io = io;
-    const unsigned threads = static_cast<unsigned>(block.kernel.threads());
-    const bool split = params.split == Split::kPartial;
-    const unsigned chunks = split ? static_cast<unsigned>(params.chunks) : 1;
-    launch(block.kernel.launch, {dim3(block.ctas, chunks), threads, block.shared_bytes}, stream, params);
-    if (split) {
-      params.split = Split::kCombine;
-      launch(block.kernel.launch, {dim3(block.ctas), threads, block.shared_bytes}, stream, params);
-    }
+    run_conv(block, params, stream);
   }
   if (end > n_blocks()) {
     const auto [h, w] = plan.sizes.back();

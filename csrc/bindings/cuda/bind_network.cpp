@@ -34,10 +34,38 @@ py::dict run(Network& network, const FloatArray& x, bool features, bool block_me
   return run_network(network, shapes, x, features, block_means, blocks, times);
 }
 
-// What the tile planner chose for a batch, one dict a block: for tests, `fcntag doctor` and tuning.
+// The first block's window: (height, width) if it has a kernel of its own, else the kind of kernel that takes it.
+py::object describe_window(const FirstPlan& plan) {
+  switch (plan.window) {
+    case WindowKernel::kBuilt:
+      return py::make_tuple(plan.params.pool_h, plan.params.pool_w);
+    case WindowKernel::kGeneral:
+      return py::str("general");
+    default:
+      return py::str("any");
+  }
+}
+
+py::dict describe_first(const FirstPlan& plan) {
+  const FirstParams& p = plan.params;
+  py::dict d;
+  d["window"] = describe_window(plan);
+  d["rows"] = p.tile_h * p.tile_w * p.pool_h * p.pool_w;
+  d["channels"] = p.channel_lanes * kFirstLaneChannels;
+  d["threads"] = kFirstThreads;
+  d["tile"] = py::make_tuple(1, p.tile_h, p.tile_w);
+  d["split"] = false;
+  d["ctas"] = plan.grid.x * plan.grid.y * plan.grid.z;
+  d["shared_bytes"] = plan.shared_bytes;
+  return d;
+}
+
+// The tiles that were chosen for a batch, one dict a block: for tests and tuning. "rows" are pixels of
+// the convolution and "channels" output channels of a CTA.
 py::list describe_plan(Network& network, int batch, int height, int width) {
   const Network::Plan& plan = network.plan(batch, height, width);
   py::list list;
+  list.append(describe_first(plan.first));
   for (const ConvPlan& block : plan.blocks) {
     const ConvParams& p = block.params;
     py::dict d;
@@ -87,7 +115,8 @@ void register_network(py::module_& m) {
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "As _C.Network.run: x float32 [B, H, W] -> dict of float32 arrays.")
       .def("describe_plan", &describe_plan, py::arg("batch"), py::arg("height"), py::arg("width"),
-           "What the tile planner chose for each block after the first.")
+           "The tiles of every block, a dict each. The first one's \"window\" is the (height, width) that a kernel is "
+           "built for, \"general\" where there is none, \"any\" where the kernel needs none.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes);
 }
 

@@ -7,6 +7,7 @@
 // matter.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "cuda/conv/conv_plan.h"
@@ -33,7 +34,18 @@ struct FirstParams {
 
 using FirstKernel = void (*)(FirstParams);
 
+struct PoolWindow {
+  int height, width;
+};
+// Windows that have a kernel of their own in float32, tf32x3 and tf32: the list at the top of conv_first.cu.
+std::vector<PoolWindow> built_first_windows();
+
+// The kernel that a pool window gets. kBuilt: one compiled for this very window. kGeneral: none is, and a slower kernel
+// takes it. kAny: the 16-bit kernel, which has no need of one for each window.
+enum class WindowKernel { kBuilt, kGeneral, kAny };
+
 struct FirstPlan {
+  WindowKernel window = WindowKernel::kGeneral;
   FirstParams params{};
   FirstKernel kernel = nullptr;
   dim3 grid;
@@ -41,6 +53,7 @@ struct FirstPlan {
 };
 
 constexpr int kFirstThreads = 256;
+constexpr int kFirstLaneChannels = 4;  // channels of a lane: a CTA has channel_lanes times as many
 
 FirstKernel first_kernel_float16(int channels);  // of a CTA: 32 or 64
 

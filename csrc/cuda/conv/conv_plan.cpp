@@ -7,6 +7,7 @@
 #include <set>
 
 #include "check.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -224,13 +225,18 @@ int padded_channels(int channels, Storage storage) {
 }
 
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) {
+  return plan_conv(layer, batch, device, conv_kernels(layer.precision));
+}
+
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
+                   const std::vector<ConvKernel>& kernels) {
   FCNTAG_CHECK(layer.height >= layer.pool_h && layer.width >= layer.pool_w, "conv_block: map ", layer.height, "x",
                layer.width, " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
   FCNTAG_CHECK(batch > 0, "conv_block: batch=", batch, " must be positive");
   const ConvParams base = layer_params(layer);
   ConvPlan best;
   best.cycles = std::numeric_limits<double>::infinity();
-  for (const ConvKernel& kernel : conv_kernels(layer.precision)) {
+  for (const ConvKernel& kernel : kernels) {
     if (base.chunks > 1 && !kernel.chunked) continue;
     if (kernel.minimum_capability > device.major * 10 + device.minor) continue;
     ConvParams p = base;
@@ -298,6 +304,16 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
   FCNTAG_CHECK(16.0 * std::numeric_limits<int32_t>::max() > map_bytes, "conv_block: a map of ", map_bytes,
                " bytes is larger than its 32-bit offsets reach; lower the batch");
   return best;
+}
+
+void run_conv(const ConvPlan& plan, ConvParams params, Stream stream) {
+  const unsigned threads = static_cast<unsigned>(plan.kernel.threads());
+  const bool split = params.split == Split::kPartial;
+  const unsigned chunks = split ? static_cast<unsigned>(params.chunks) : 1;
+  launch(plan.kernel.launch, {dim3(plan.ctas, chunks), threads, plan.shared_bytes}, stream, params);
+  if (!split) return;
+  params.split = Split::kCombine;
+  launch(plan.kernel.launch, {dim3(plan.ctas), threads, plan.shared_bytes}, stream, params);
 }
 
 }  // namespace cuda

@@ -57,6 +57,12 @@ struct ConvPlan {
 // The cheapest tiling by a model of the hardware, for `batch` images on `device`. Throws DeviceError if none fits its
 // shared memory. The result's bits do not depend on the tiling: the order of sums is a function of the layer alone.
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
+// The same with a choice of these kernels only, which are some of conv_kernels(layer.precision).
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device, const std::vector<ConvKernel>& kernels);
+
+// Puts a layer on `stream`: one launch, or two where its sums are split. `params` are the plan's, with the pointers
+// set.
+void run_conv(const ConvPlan& plan, ConvParams params, Stream stream);
 
 }  // namespace cuda
 }  // namespace fcntag
