@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
 #include "cuda/launch.h"
 
