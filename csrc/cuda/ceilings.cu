@@ -68,7 +68,7 @@ fma_rate(const FCNTAG_GRID_CONSTANT ArithmeticParams p) {
 double flop_per_step(Precision precision) {
   if (precision == Precision::kFloat32) return 2.0 * 32;
   const double per_mma = 2.0 * 16 * 8 * (element_bytes(precision) == 2 ? 16 : 8);
-  return per_mma * 4 * kChains / 32;  // tf32x3 counts the products that the network asked for, a third of what is done
+  return per_mma * 4 * kChains / 32;  // tf32x3 counts the products that the network asked for, a third of those done
 }
 
 template <typename Run>

@@ -1,5 +1,5 @@
-// The head: last map -> features -> sigmoid(weight @ features + bias); and the maps as plain arrays, for who wants to
-// look.
+// The head: last map -> features -> sigmoid(weight @ features + bias). Also the maps of blocks as plain arrays, for
+// callers that ask for them.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,7 @@ void check(cudaError_t code, const char* what) {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// A forked child inherits the objects but not the context: what their destructors would call cannot work there.
+// A forked child inherits the objects but not the context, so that their destructors must not call CUDA there.
 bool forked() {
   static const pid_t started = getpid();
   return getpid() != started;
@@ -261,7 +261,8 @@ void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, 
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  // The attribute is an error before compute capability 9.0. Launches are recorded: what this asks costs nothing later.
+  // The attribute is an error before compute capability 9.0. Asking costs little, as launches are recorded once and
+  // replayed.
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading the GPU's properties");
   config.numAttrs = major >= 9 ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, params), "launching a kernel");

@@ -59,7 +59,7 @@ using Stream = void*;  // a cudaStream_t; null is the legacy default stream
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  explicit DeviceMemory(std::size_t bytes);  // throws DeviceError that names the size and what is free
+  explicit DeviceMemory(std::size_t bytes);  // throws DeviceError that names the size and the free bytes
   ~DeviceMemory();
   DeviceMemory(DeviceMemory&& other) noexcept;
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
@@ -116,7 +116,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
-  void make_wait(Stream stream) const;  // what is put on `stream` from now on waits for the event
+  void make_wait(Stream stream) const;  // work put on `stream` from now on waits for the event
   void synchronize() const;             // the host waits; at once where nothing was recorded
   static double seconds_between(const Event& start, const Event& end);  // waits for `end`
 
@@ -129,7 +129,7 @@ void copy_to_host(void* target, const void* source, std::size_t bytes, Stream st
 void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream);
 void set_zero(void* target, std::size_t bytes, Stream stream);
 void synchronize(Stream stream);
-bool is_capturing(Stream stream);  // somebody records what is put on it
+bool is_capturing(Stream stream);  // work put on it is being recorded
 
 // Launches recorded from a stream, to be replayed as one.
 class Graph {
@@ -143,8 +143,8 @@ class Graph {
   void* state_ = nullptr;
 };
 
-// While it lives, what the thread puts on `stream` is recorded and not run; finish() gives the graph. If it is
-// destroyed before (an error on the way), the recording is dropped.
+// While it lives, work that the thread puts on `stream` is recorded and not run. finish() gives the graph; without it,
+// after an error on the way, the recording is dropped.
 class GraphCapture {
  public:
   explicit GraphCapture(Stream stream);

@@ -36,7 +36,7 @@ class Scorer {
   // `resampler` null: waves come at the model's rate, mono. Else PCM [n_in, n_channels] that it turns into such.
   Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> network, SegmentShape largest,
          std::shared_ptr<Resampler> resampler, int64_t n_in, int n_channels);
-  ~Scorer();  // waits for what still runs: its buffers and graphs go
+  ~Scorer();  // waits for the last run, whose buffers and graphs go
 
   // Puts a whole run on `stream`: no allocation once a bucket has been used, no synchronisation. Device pointers: waves
   // `wave_stride` floats from clip to clip, scores and logits [count, n_tags] or null. count is at most max_batch.

@@ -7,8 +7,8 @@
 //   FCNTAG_EMULATED_SEED           order of blocks, warps and lanes (0: in order)
 //   FCNTAG_EMULATED_EAGER_COPIES   1: asynchronous copies land when issued
 //
-// What is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies between two
-// zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
+// Work that is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies between
+// two zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
 #include "cuda/runtime.h"
 
 #include <algorithm>
@@ -235,7 +235,7 @@ DeviceScope::DeviceScope(int device) : before_(current_device), device_(device) 
 }
 DeviceScope::~DeviceScope() { current_device = before_; }
 
-int device_of(const void*) { return current_device; }  // host memory is what the emulated device has
+int device_of(const void*) { return current_device; }  // the emulated device's memory is host memory
 
 bool is_capturing(Stream stream) { return stream != nullptr && static_cast<EmulatedStream*>(stream)->capturing; }
 
@@ -315,7 +315,7 @@ void Event::make_wait(Stream stream) const {
   }
 }
 
-void Event::synchronize() const {}  // what was recorded has been done
+void Event::synchronize() const {}  // recorded work has been done already
 
 double Event::seconds_between(const Event& start, const Event& end) {
   const EmulatedEvent* first = static_cast<const EmulatedEvent*>(start.event_);

@@ -2,8 +2,8 @@
 //
 //   check_network [seed] [case substring]
 //
-// Each block is compared on the input that it really had: what remains is the error of its own sums and of the rounding
-// of its output. Run plain, under AddressSanitizer and under ThreadSanitizer (tests/test_cuda_sanitizers.py).
+// Each block is compared on the input that it really had, so that only the error of its own sums and the rounding of
+// its output remain. Run plain, under AddressSanitizer and under ThreadSanitizer (tests/test_cuda_sanitizers.py).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

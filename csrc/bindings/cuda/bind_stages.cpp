@@ -29,7 +29,7 @@ OnDevice<Stage> make_stage(int device, const Arguments&... arguments) {
   return made;
 }
 
-// Runs `enqueue(io, in, out)` on host values: what a test, or someone who wants to look, needs of one stage alone.
+// Runs `enqueue(io, in, out)` on host values: one stage alone, for tests and for a look at its output.
 template <typename Enqueue>
 FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> shape, const Enqueue& enqueue) {
   FloatArray out(shape);

@@ -72,7 +72,7 @@ PYBIND11_MODULE(FCNTAG_CUDA_MODULE, m) {
       "copy_gigabytes", [](int device) { return cuda::copy_gigabytes(cuda::device_info(device)); },
       pybind11::arg("device"));
   m.def("describe_dlpack", &fcntag::describe_dlpack, pybind11::arg("capsule"),
-        "What a DLPack capsule holds; the memory lives as long as the dict's \"owner\".");
+        "The array in a DLPack capsule, as a dict; its memory lives as long as the dict's \"owner\".");
   m.def(
       "wait_for",
       [](uintptr_t stream, uintptr_t other, int device) {
@@ -82,7 +82,7 @@ PYBIND11_MODULE(FCNTAG_CUDA_MODULE, m) {
         event.make_wait(cuda::pointer(stream));
       },
       pybind11::arg("stream"), pybind11::arg("other"), pybind11::arg("device"),
-      "What comes on `stream` waits for what is on `other`.");
+      "Work that is put on `stream` from now on waits for the work on `other`.");
   // pybind11 writes a signature when it is registered, with the classes that it knows by then.
   cuda::register_stages(m);
   cuda::register_network(m);

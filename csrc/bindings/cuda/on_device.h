@@ -1,4 +1,4 @@
-// What Python holds of a front end: a stage, and the GPU that its tables lie on.
+// A stage of a front end as Python holds it, with the GPU that its tables lie on.
 #pragma once
 
 #include <memory>

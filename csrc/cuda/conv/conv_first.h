@@ -1,10 +1,11 @@
-// The first block: one input channel. Little of a network's work, but its largest map: what counts is that the map in
-// full resolution is never written. Reads the normalised log-mel [images][height][width], writes what conv_block reads.
+// The first block, which has one input channel. It is little of a network's work but has its largest map, so that it
+// pays never to write that map in full resolution. It reads the normalised log-mel [images][height][width] and writes
+// the map that conv_block reads.
 //
 // float32, tf32x3 and tf32 multiply on the float32 units. The 16-bit precisions multiply float16 on the tensor cores,
-// with the nine taps as the inner dimension: input and weights are rounded to 11 bits, also for bfloat16, whose 8 would
-// be the largest error of all. Weights are scaled by a power of two per channel, so that float16's range does not
-// matter.
+// with the nine taps as the inner dimension. Input and weights are rounded to 11 bits, for bfloat16 too: with its 8
+// bits this block would have the largest error of all. Weights are scaled by a power of two per channel, so that
+// float16's range does not matter.
 #pragma once
 
 #include <cstdint>

@@ -10,9 +10,11 @@
 namespace fcntag {
 namespace cuda {
 
-// kHalves: halves of 8 rows per warp (with 20, sm_75 would spill registers; it lacks bfloat16 and tf32 altogether).
-// kChunked: sums restart every chunk_blocks channel blocks, in a second set of accumulators; also the shapes that can
-// be split over CTAs.
+// A warp computes kHalves halves of 8 rows. Shapes of more than 16 need compute capability 8.0: on sm_75 the float16
+// shape of 20 halves would spill registers, and bfloat16 and tf32 do not exist there.
+//
+// kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
+// they can split the sums over CTAs.
 template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
 struct ConvShape {
   using Math = Math_;
@@ -71,7 +73,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     }
   };
 
-  // Weights never change: their first stages are on the way while the kernel before this one still runs.
+  // No kernel writes weights, so that their first stages may be copied while the kernel before this one still runs.
   for (int s = 0; s < kStages - 1; ++s) {
     load_weights(s);
     dev::copy_commit();
@@ -88,7 +90,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   for (int pass = 0; pass < passes; ++pass) {
     sums.clear();
     if (Shape::kChunked) total.clear();
-    if (pass > 0) {  // all warps have read what is overwritten now
+    if (pass > 0) {  // all warps have read the weights that are overwritten now
       dev::sync();
       for (int s = 0; s < kStages - 1; ++s) {
         load_weights(s);
@@ -165,7 +167,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
 template <typename Shape>
 FCNTAG_KERNEL(Shape::kThreads, 1)
 conv_block(const FCNTAG_GRID_CONSTANT ConvParams p) {
-  // What an architecture cannot run the planner never chooses there: no code for it.
+  // The planner never chooses a shape that the architecture cannot run, so that it needs no code there.
   if constexpr (dev::kCapability >= Shape::kMinimumCapability) compute_conv_block<Shape>(p);
 }
 

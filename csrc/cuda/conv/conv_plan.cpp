@@ -16,16 +16,17 @@ namespace {
 
 // ---- the model of the hardware: cycles of one multiprocessor. Figures of an H100; only their ratios matter ----
 
-constexpr double kL2BytesPerCycle = 24;  // what one of 132 multiprocessors gets of the level-2 cache's bandwidth
+constexpr double kL2BytesPerCycle = 24;  // the share of one of 132 multiprocessors in the level-2 cache's bandwidth
 constexpr double kSharedBytesPerCycle = 128;
-constexpr double kMmaCycles = 1.6;  // one m16n8k16 (m16n8k8 of tf32): 1 at the peak, mma.sync reaches 0.62 of it
+constexpr double kMmaCycles = 1.6;  // of an m16n8k16 (tf32: m16n8k8); the peak is 1, and mma.sync reaches 0.62 of it
 constexpr double kSimtFmaPerCycle = 100;
-constexpr double kStepCycles = 350;     // of a step at least: its barrier, one matrix load, one chain of products
-constexpr double kStartCycles = 2500;   // of a CTA: offsets, first copies, outputs
-constexpr double kLaunchCycles = 3000;  // of the second kernel of a split layer
+constexpr double kStepCycles = 350;     // a step takes no less: a barrier, one matrix load, one chain of products
+constexpr double kStartCycles = 2500;   // a CTA takes them for its offsets, first copies and outputs
+constexpr double kLaunchCycles = 3000;  // the second launch of a split layer takes them
 constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
 
-// A layer that has fewer tiles of 64 rows x 128 channels at batch 1 may split its sums, into this many at most.
+// A layer whose one image has kEnoughTiles tiles of 64 rows x 128 channels keeps its sums whole. One with fewer may
+// split them, into as many chunks as make kWantedTiles of its tiles.
 constexpr int kEnoughTiles = 128, kWantedTiles = 256;
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -293,7 +294,7 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   best.shared_bytes = shared.bytes;
   const int64_t image_tiles = divide_up(batch, p.tile_n);
   best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
-  // Neighbours in a wave share what is larger: the pixels, or the weights of a deep layer.
+  // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
   p.channels_first = map_bytes >= weight_bytes;

@@ -12,7 +12,7 @@
 namespace fcntag {
 namespace cuda {
 
-// One compiled shape of the kernel: what a CTA of it computes.
+// One compiled shape of the kernel, which is to say the size of a CTA's work.
 struct ConvKernel {
   int halves, warps_m, warps_n;
   bool chunked;
@@ -27,7 +27,7 @@ struct ConvKernel {
 // All shapes that are built for a precision.
 const std::vector<ConvKernel>& conv_kernels(Precision precision);
 
-// What a layer is, but for its weights.
+// A layer without its weights.
 struct ConvLayer : ConvBlockShape {
   int height, width;  // of the input
   Precision precision;
@@ -40,7 +40,7 @@ struct ConvLayer : ConvBlockShape {
 };
 
 constexpr int storage_bytes(Storage s) { return s == Storage::kFloat16 || s == Storage::kBfloat16 ? 2 : 4; }
-// What the blocks of a network hand to each other.
+// The format of the maps between the blocks of a network.
 Storage map_storage(Precision p);
 // Channels that a pixel of a stored map has room for: whole 32-byte pairs of chunks.
 int padded_channels(int channels, Storage storage);

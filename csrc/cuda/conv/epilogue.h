@@ -1,4 +1,4 @@
-// What follows the sums of a block: the maximum of each pool window, then bias, activation and affine once per window.
+// The end of a block, after its sums: the maximum of each pool window, then bias, activation and affine once a window.
 //
 // Activations are monotone and the affine's scale has been made positive (its sign went into the weights, see
 // cpu/conv_block.h), so the maximum may be taken first.
@@ -39,7 +39,8 @@ FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage 
   }
 }
 
-// Maxima of the warp's windows -> maxima [windows of the tile][kTileN + kStagePad], or the maximum with what is there.
+// Writes the maxima of the warp's windows to maxima [windows of the tile][kTileN + kStagePad]. With `accumulate`, a
+// larger value that is there already stays.
 template <typename Math, int kHalves, int kTileN, typename Sums>
 FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, int first_group, int warp_n,
                              int lane, bool accumulate) {

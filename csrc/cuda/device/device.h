@@ -1,10 +1,10 @@
-// What the kernels need of a GPU, as a thin layer over PTX. Asynchronous copies are in copy.h, the tensor cores in
-// mma.h; convert.h has conversions made of the ones here.
+// A thin layer over PTX, with the parts of a GPU that the kernels need. Asynchronous copies are in copy.h, the tensor
+// cores in mma.h; convert.h has conversions made of the ones here.
 //
 // A kernel includes these headers and nothing else of CUDA. So it can be compiled with other implementations of them:
-// the tests put a folder with headers of the same names first on the include path. Instructions that an architecture
-// lacks fall back to what it has (cp.async on sm_75) or are never reached there, because the planner refuses the
-// precision (bfloat16 on sm_75).
+// the tests put a folder with headers of the same names first on the include path. Where an architecture lacks an
+// instruction, another does its work (cp.async on sm_75), or the planner refuses the precision that would need it
+// (bfloat16 on sm_75).
 #pragma once
 
 #include <cuda_runtime.h>

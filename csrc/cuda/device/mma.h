@@ -34,7 +34,7 @@ FCNTAG_DEVICE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else  // sm_75 has the half of it
+#else  // sm_75 has an instruction of half the depth
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(b0));
@@ -43,7 +43,7 @@ FCNTAG_DEVICE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b
                : "r"(a[2]), "r"(a[3]), "r"(b1));
 #endif
 }
-// c [16 x 8] = a [16 x 16] b [16 x 8]: as above, from zero.
+// c [16 x 8] = a [16 x 16] b [16 x 8]: as mma_float16, from zero.
 FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(
@@ -56,7 +56,7 @@ FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32
   mma_float16(c, a, b0, b1);
 #endif
 }
-// c [16 x 8] = a [16 x 8] b [8 x 8]: as the next one, from zero.
+// c [16 x 8] = a [16 x 8] b [8 x 8]: as mma_tf32, from zero.
 FCNTAG_DEVICE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(

@@ -39,7 +39,7 @@ FCNTAG_DEVICE float clip_maximum(const FinishParams& p, int clip, float* slots) 
 FCNTAG_DEVICE double block_sum(double value, double* slots) {
   const int thread = static_cast<int>(threadIdx.x);
   FCNTAG_UNROLL for (int other = 16; other > 0; other /= 2) value += dev::shuffle_xor(value, other);
-  dev::sync();  // who still reads the slots
+  dev::sync();  // other threads may still read the slots
   if ((thread & 31) == 0) slots[thread >> 5] = value;
   dev::sync();
   double sum = 0;

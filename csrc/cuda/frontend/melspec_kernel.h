@@ -99,8 +99,8 @@ FCNTAG_DEVICE Real compress(const MelParams<Real>& p, Real power) {
 }
 
 // Grid: (blocks of kMelFrames frames, clips). Shared memory: kMelFixedBytes + n_mels * kMelStage floats.
-// The blocks per multiprocessor bound registers: in double to 128, one block more would spill; in float to 80, what the
-// compiler takes by itself, kept so that it stays there.
+// The blocks per multiprocessor bound the registers of a thread. In double they are 128, and one block more would
+// spill. In float they are 80: the compiler takes as many by itself, and the bound keeps it there.
 template <typename Real>
 FCNTAG_KERNEL(kMelThreads, sizeof(Real) == 4 ? 6 : 4)
 melspec(const FCNTAG_GRID_CONSTANT MelParams<Real> p) {

@@ -1,4 +1,4 @@
-// csrc/cuda/device/device.h for a host compiler: the emulator executes what are instructions there.
+// csrc/cuda/device/device.h for a host compiler: calls of the emulator take the place of instructions.
 #pragma once
 
 #include <cmath>
