@@ -19,7 +19,8 @@ def describe_dlpack(capsule: Any) -> dict[str, Any]: ...
 def device_of(address: int) -> int: ...
 def wait_for(stream: int, other: int, device: int) -> None: ...
 
-Shape = tuple[int, int, int, int, int]  # n_samples, pad_left, n_frames, height, width
+# SegmentShape in csrc/cuda/scorer.h: n_samples, pad_left, n_frames, height, width.
+Shape = tuple[int, int, int, int, int]
 
 class Network:
     def __init__(

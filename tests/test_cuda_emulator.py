@@ -156,3 +156,29 @@ def test_kernels_run_in_any_thread_of_a_python_process():
     with ThreadPoolExecutor(4) as pool:  # ctypes lets go of the interpreter lock: they run at once
         assert list(pool.map(library.fcntag_emulated_self_test, sizes)) == [0] * len(sizes)
     assert library.fcntag_emulated_self_test(5000) == 0
+
+
+# ---- the second form of the headers that kernels see of CUDA ----
+
+SHIPPED = ("csrc/cuda", "csrc/bindings/cuda")
+INCLUDE = emulation.REPOSITORY / "csrc/emulation/include/cuda"
+HEADERS = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.h"))
+
+
+def functions(header: Path) -> set[str]:
+    """Names of the functions that a header defines at the start of a line."""
+    return set(re.findall(r"^(?:FCNTAG_\w+ |inline |void )[^;()]*?(\w+)\(", header.read_text(), re.MULTILINE))
+
+
+def test_shipped_code_includes_nothing_of_the_emulator():
+    for folder in SHIPPED:
+        for path in (emulation.REPOSITORY / folder).rglob("*.*"):
+            if path.suffix in (".h", ".cpp", ".cu"):
+                assert not re.search(r'#include "emulation|#if.*EMULATE', path.read_text()), path
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_both_forms_of_a_header_define_the_same_functions(header):
+    shipped, emulated = functions(emulation.REPOSITORY / "csrc/cuda" / header), functions(INCLUDE / header)
+    assert shipped - {"launch_kernel"} == emulated - {"launch_emulated"}
+    assert len(emulated) >= 1

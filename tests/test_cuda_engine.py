@@ -123,6 +123,24 @@ def test_scores_from_waves(model, rng, precision):
         np.testing.assert_array_equal(engine.scores(waves), scores)
 
 
+@pytest.mark.parametrize(
+    ("window", "precision", "found"),
+    [
+        ((2, 4), "float32", (2, 4)),
+        ((4, 1), "tf32", (4, 1)),
+        ((2, 3), "float32", "general"),  # slower: no kernel is built for this window
+        ((2, 3), "bfloat16", "any"),
+    ],
+)
+def test_the_plan_says_whether_the_first_window_is_built(rng, window, precision, found):
+    model = make_model(rng, [block(12, window=window), block(20, window=(2, 2))])
+    with CudaEngine(model, precision=precision, max_batch=2) as engine:
+        first, second = engine.describe_plan(2)
+        assert first["window"] == found
+        assert "window" not in second
+        assert all(set(plan) >= {"rows", "channels", "threads", "split", "tile", "ctas"} for plan in (first, second))
+
+
 def test_empty_batches(rng):
     model = small_model(rng)
     with CudaEngine(model, max_batch=2) as engine:
@@ -376,6 +394,25 @@ def test_bad_arguments_are_named(rng):
         engine.scores(waves_for(model, rng, 1))
 
 
+def test_bad_shapes_of_segments_are_named(rng):
+    """Python's tuple of five is a struct with names in C++, and its errors say the names."""
+    model = small_model(rng)
+    waves = waves_for(model, rng, 1)
+    with CudaEngine(model, max_batch=1) as engine:
+        n_samples, pad_left, n_frames, height, width = engine._shape(waves.shape[1])
+        for shape, message in (
+            ((n_samples, pad_left, n_frames), r"shape has 3 values; expected \(n_samples, pad_left, n_frames, height"),
+            ((n_samples, 0.5, n_frames, height, width), "shape's pad_left is 0.5; expected an integer of 64 bits"),
+            ((n_samples, pad_left, n_frames, 2**40, width), f"shape's height is {2**40}; expected an integer of 32"),
+            ((n_samples, pad_left, n_frames + 1, height, width), f"n_frames={n_frames + 1}; planned for {n_frames}"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                engine._scorer.run(engine._network, waves, shape)
+        too_long = np.zeros((1, n_samples + 1), np.float32)
+        with pytest.raises(ValueError, match=f"n_samples={n_samples + 1}; planned for {n_samples}"):
+            engine._scorer.run(engine._network, too_long, (n_samples + 1, pad_left, n_frames, height, width))
+
+
 def test_measurements_have_the_shape_that_bench_expects(rng):
     model = small_model(rng)
     with CudaEngine(model, max_batch=2) as engine:
@@ -384,6 +421,7 @@ def test_measurements_have_the_shape_that_bench_expects(rng):
         assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in stages.values())
         assert len(engine.replay_times(1, 4, inputs=2, flush_bytes=1024)) == 4
         assert len(engine.end_to_end_times(2, 3)) == 3
-        (plan,) = engine.describe_plan(2)
-        assert plan["ctas"] >= 1
+        plans = engine.describe_plan(2)
+        assert len(plans) == 2
+        assert all(plan["ctas"] >= 1 for plan in plans)
     assert cuda_core.devices()[0]["name"] == "emulated"

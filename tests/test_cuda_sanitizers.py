@@ -14,6 +14,7 @@ from support.emulated_cuda import HOST, KERNELS, MODEL
 
 PROGRAMS = {
     "network": ("tests/cuda/check_network.cpp", *HOST, *KERNELS, *MODEL),
+    "shapes": ("tests/cuda/check_shapes.cpp", *HOST, *KERNELS, *MODEL),
     "frontend": ("tests/cuda/check_frontend.cpp", *HOST, *KERNELS, *MODEL),
 }
 

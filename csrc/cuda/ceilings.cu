@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/conv/conv_math.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -11,6 +12,11 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256, kChains = 4;  // x 4 independent sums of a warp: more than the latency of the unit needs
+
+// A GPU runs kSteps, beside which the start of a launch is nothing. A device so slow that fewer of them take
+// kLongEnough (seconds) is measured by those.
+constexpr int kFewestSteps = 2, kSteps = 4096;
+constexpr double kLongEnough = 0.01;
 
 struct ArithmeticParams {
   float* out;
@@ -62,7 +68,7 @@ fma_rate(const FCNTAG_GRID_CONSTANT ArithmeticParams p) {
 double flop_per_step(Precision precision) {
   if (precision == Precision::kFloat32) return 2.0 * 32;
   const double per_mma = 2.0 * 16 * 8 * (element_bytes(precision) == 2 ? 16 : 8);
-  return per_mma * 4 * kChains / 32;  // tf32x3 counts the products that the network asked for, a third of what is done
+  return per_mma * 4 * kChains / 32;  // tf32x3 counts the products that the network asked for, a third of those done
 }
 
 template <typename Run>
@@ -86,17 +92,17 @@ double arithmetic_tflops(Precision precision, const DeviceInfo& device) {
   const DeviceScope scope(device.index);
   const unsigned blocks = static_cast<unsigned>(device.multiprocessors) * 2;
   DeviceMemory out(static_cast<std::size_t>(blocks) * kThreads * sizeof(float));
-  ArithmeticParams params{out.as<float>(), 4096};
+  ArithmeticParams params{out.as<float>(), kFewestSteps};
   void (*kernel)(ArithmeticParams) = &fma_rate;
   if (precision == Precision::kTf32) kernel = &matrix_rate<Tf32>;
   if (precision == Precision::kTf32x3) kernel = &matrix_rate<Tf32x3>;
   if (precision == Precision::kFloat16) kernel = &matrix_rate<Float16>;
   if (precision == Precision::kBfloat16) kernel = &matrix_rate<Bfloat16>;
-#if defined(FCNTAG_EMULATED)
-  params.steps = 2;
-#endif
-  const double seconds =
-      best_seconds([&](Stream stream) { launch(kernel, {dim3(blocks), kThreads, 0}, stream, params); });
+  double seconds = 0;
+  for (params.steps = kFewestSteps;; params.steps *= 2) {
+    seconds = best_seconds([&](Stream stream) { launch(kernel, {dim3(blocks), kThreads, 0}, stream, params); });
+    if (params.steps == kSteps || seconds >= kLongEnough) break;
+  }
   return flop_per_step(precision) * params.steps * blocks * kThreads / seconds * 1e-12;
 }
 

@@ -1,4 +1,4 @@
-// What the GPU at hand can do at most: the denominators of every "% of the ceiling".
+// The most that the GPU at hand can do: the denominators of every "% of the ceiling".
 #pragma once
 
 #include "cuda/conv/conv_params.h"

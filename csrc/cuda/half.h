@@ -1,4 +1,4 @@
-// Host-side rounding of float32 weights to what the GPU multiplies.
+// Rounding of float32 weights, on the host, to the formats that the GPU multiplies.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,8 @@
 #include "cuda/head.h"
 
+#include "cuda/device/convert.h"
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -44,11 +46,9 @@ head(const FCNTAG_GRID_CONSTANT HeadParams p) {
   if (io.scores != nullptr) io.scores[at] = static_cast<float>(1.0 / (1.0 + exp(-logit)));
 }
 
-FCNTAG_DEVICE float load(const void* map, int64_t index, int storage) {
-  if (storage == static_cast<int>(Storage::kBfloat16))
-    return dev::from_bfloat16(static_cast<const uint16_t*>(map)[index]);
-  if (storage == static_cast<int>(Storage::kFloat16))
-    return dev::from_float16(static_cast<const uint16_t*>(map)[index]);
+FCNTAG_DEVICE float load(const void* map, int64_t index, Storage storage) {
+  if (storage == Storage::kBfloat16) return dev::from_bfloat16(static_cast<const uint16_t*>(map)[index]);
+  if (storage == Storage::kFloat16) return dev::from_float16(static_cast<const uint16_t*>(map)[index]);
   return static_cast<const float*>(map)[index];
 }
 

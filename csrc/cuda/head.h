@@ -1,5 +1,5 @@
-// The head: last map -> features -> sigmoid(weight @ features + bias); and the maps as plain arrays, for who wants to
-// look.
+// The head: last map -> features -> sigmoid(weight @ features + bias). Also the maps of blocks as plain arrays, for
+// callers that ask for them.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct MapParams {
   const void* map;  // [images][positions][stride]
   float* out;       // run_unpack: [images][channels][positions]; run_means: [images][channels]
   int positions, channels, stride;
-  int storage;  // Storage
+  Storage storage;  // of map
 };
 
 void run_unpack(const MapParams& params, int images, Stream stream);

@@ -1,4 +1,5 @@
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 #include "cuda/network.h"
 
 namespace fcntag {
@@ -14,7 +15,7 @@ struct SetIoParams {
 FCNTAG_KERNEL(1, 1)
 write_io(const FCNTAG_GRID_CONSTANT SetIoParams p) {
   dev::release_successors();
-  dev::wait_for_predecessors();  // who still reads the old value
+  dev::wait_for_predecessors();  // one of them may still read the old value
   *p.target = p.value;
 }
 

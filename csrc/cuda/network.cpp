@@ -4,6 +4,8 @@
 #include <sstream>
 
 #include "check.h"
+#include "cuda/conv/conv_pack.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -200,13 +202,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.y = map(i);
     params.partial = partial_.as<float>();
     params.io = io;
-    const unsigned threads = static_cast<unsigned>(block.kernel.threads());
-    const unsigned chunks = params.split ? static_cast<unsigned>(params.chunks) : 1;
-    launch(block.kernel.launch, {dim3(block.ctas, chunks), threads, block.shared_bytes}, stream, params);
-    if (params.split) {
-      params.split = 2;
-      launch(block.kernel.launch, {dim3(block.ctas), threads, block.shared_bytes}, stream, params);
-    }
+    run_conv(block, params, stream);
   }
   if (end > n_blocks()) {
     const auto [h, w] = plan.sizes.back();
@@ -240,12 +236,8 @@ Network::~Network() {
 MapParams Network::map_params(const Plan& plan, int block, float* out) const {
   const auto [h, w] = plan.sizes[block + 1];
   const ConvLayer& layer = layers_[block];
-  return {map(block),
-          out,
-          h * w,
-          layer.out_channels,
-          padded_channels(layer.out_channels, layer.storage),
-          static_cast<int>(layer.storage)};
+  return {map(block),   out, h * w, layer.out_channels, padded_channels(layer.out_channels, layer.storage),
+          layer.storage};
 }
 
 void Network::read_block(const Plan& plan, int block, int images, int64_t row, int channel_base,

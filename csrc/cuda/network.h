@@ -33,11 +33,11 @@ struct InputView {
 
 class Network {
  public:
-  // Throws std::invalid_argument for what no GPU can run, DeviceError for what this one cannot, or has no memory for:
-  // everything is planned before anything is allocated.
+  // Throws std::invalid_argument for a network that no GPU can run, and DeviceError for one that this GPU cannot run or
+  // has no memory for. Everything is planned before anything is allocated.
   explicit Network(const NetworkConfig& config);
-  ~Network();  // waits for what still runs, on whatever stream
-  // What the constructor would allocate, in bytes, without doing it.
+  ~Network();  // waits for the last run, on whatever stream
+  // The bytes that the constructor would allocate. Allocates nothing.
   static std::size_t planned_bytes(const NetworkConfig& config);
 
   // How batches of up to `batch` images of [height][width] are computed.

@@ -8,6 +8,8 @@
 #include <sstream>
 #include <utility>
 
+#include "cuda/launch.h"
+
 namespace fcntag {
 namespace cuda {
 
@@ -21,7 +23,7 @@ void check(cudaError_t code, const char* what) {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// A forked child inherits the objects but not the context: what their destructors would call cannot work there.
+// A forked child inherits the objects but not the context, so that their destructors must not call CUDA there.
 bool forked() {
   static const pid_t started = getpid();
   return getpid() != started;
@@ -30,6 +32,8 @@ bool forked() {
 std::string megabytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; }
 
 }  // namespace
+
+const char* runtime_name() { return "cuda"; }
 
 std::string unavailable() {
   forked();  // remembers the process
@@ -257,7 +261,8 @@ void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, 
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  // The attribute is an error before compute capability 9.0. Launches are recorded: what this asks costs nothing later.
+  // The attribute is an error before compute capability 9.0. Asking costs little, as launches are recorded once and
+  // replayed.
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading the GPU's properties");
   config.numAttrs = major >= 9 ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, params), "launching a kernel");

@@ -1,21 +1,17 @@
-// The host side of CUDA that the engine needs, and nothing more: memory, streams, events, graphs, launches.
+// The host side of CUDA that the engine needs, and nothing more: memory, streams, events, graphs. Launches of kernels
+// are in launch.h.
 //
-// Two implementations: runtime.cpp on the CUDA runtime (linked statically), csrc/emulation/runtime.cpp on host memory
-// with the emulator. Everything else under csrc/cuda is written against this header and compiles for both.
+// runtime.cpp implements it on the CUDA runtime (linked statically). Everything else under csrc/cuda is written against
+// this header, so that the tests can link another implementation.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
-#if defined(FCNTAG_EMULATED)
-#include "emulation/emulator.h"
-#else
 #include <vector_types.h>
-#endif
 
 namespace fcntag {
 namespace cuda {
@@ -36,6 +32,8 @@ struct DeviceInfo {
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
 };
 
+// "cuda", or the name of the implementation that takes the place of the CUDA runtime.
+const char* runtime_name();
 // "" if there is a GPU, else why there is none. Initialises CUDA, as everything below does; importing does not.
 std::string unavailable();
 int device_count();  // 0 if unavailable() says so
@@ -61,7 +59,7 @@ using Stream = void*;  // a cudaStream_t; null is the legacy default stream
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  explicit DeviceMemory(std::size_t bytes);  // throws DeviceError that names the size and what is free
+  explicit DeviceMemory(std::size_t bytes);  // throws DeviceError that names the size and the free bytes
   ~DeviceMemory();
   DeviceMemory(DeviceMemory&& other) noexcept;
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
@@ -118,7 +116,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
-  void make_wait(Stream stream) const;  // what is put on `stream` from now on waits for the event
+  void make_wait(Stream stream) const;  // work put on `stream` from now on waits for the event
   void synchronize() const;             // the host waits; at once where nothing was recorded
   static double seconds_between(const Event& start, const Event& end);  // waits for `end`
 
@@ -131,7 +129,7 @@ void copy_to_host(void* target, const void* source, std::size_t bytes, Stream st
 void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream);
 void set_zero(void* target, std::size_t bytes, Stream stream);
 void synchronize(Stream stream);
-bool is_capturing(Stream stream);  // somebody records what is put on it
+bool is_capturing(Stream stream);  // work put on it is being recorded
 
 // Launches recorded from a stream, to be replayed as one.
 class Graph {
@@ -145,8 +143,8 @@ class Graph {
   void* state_ = nullptr;
 };
 
-// While it lives, what the thread puts on `stream` is recorded and not run; finish() gives the graph. If it is
-// destroyed before (an error on the way), the recording is dropped.
+// While it lives, work that the thread puts on `stream` is recorded and not run. finish() gives the graph; without it,
+// after an error on the way, the recording is dropped.
 class GraphCapture {
  public:
   explicit GraphCapture(Stream stream);
@@ -163,24 +161,6 @@ struct LaunchShape {
   unsigned threads = 0;
   std::size_t shared_bytes = 0;
 };
-
-// What launch() below ends in. `kernel` and `params` as cudaLaunchKernelExC takes them.
-void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params);
-#if defined(FCNTAG_EMULATED)
-void launch_emulated(const LaunchShape& shape, Stream stream, std::function<void()> kernel);
-#endif
-
-// Starts `kernel`, which takes one struct by value. Every launch may start while its predecessor on the stream still
-// runs (programmatic dependent launch, where the hardware has it): kernels call dev::wait_for_predecessors().
-template <typename Params>
-void launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream, const Params& params) {
-#if defined(FCNTAG_EMULATED)
-  launch_emulated(shape, stream, [kernel, params] { kernel(params); });
-#else
-  void* arguments[] = {const_cast<Params*>(&params)};
-  launch_kernel(reinterpret_cast<const void*>(kernel), shape, stream, arguments);
-#endif
-}
 
 }  // namespace cuda
 }  // namespace fcntag

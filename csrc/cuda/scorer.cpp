@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
 
 #include "check.h"
@@ -60,6 +61,14 @@ Scorer::~Scorer() {
   }
 }
 
+// Buffers are as large as the largest shape needs.
+void Scorer::check_shape(const SegmentShape& shape) const {
+  FCNTAG_CHECK(shape.n_samples <= largest_.n_samples, "scores: segments of n_samples=", shape.n_samples,
+               "; planned for ", largest_.n_samples);
+  FCNTAG_CHECK(shape.n_frames <= largest_.n_frames, "scores: segments of n_frames=", shape.n_frames, "; planned for ",
+               largest_.n_frames);
+}
+
 InputView Scorer::input_view(const SegmentShape& shape) const {
   const int n_rows = melspec_->n_rows();
   return {log_mel_.as<float>(), static_cast<int64_t>(n_rows) * shape.n_frames,
@@ -91,8 +100,7 @@ void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* 
                      const SegmentShape& shape, Stream stream) {
   FCNTAG_CHECK(count >= 0 && count <= network_->max_batch(), "scores: ", count,
                " segments; at most max_batch=", network_->max_batch(), " in one call on device arrays");
-  FCNTAG_CHECK(shape.n_samples <= largest_.n_samples && shape.n_frames <= largest_.n_frames, "scores: segments of ",
-               shape.n_samples, " samples; planned for ", largest_.n_samples);
+  check_shape(shape);
   if (count == 0) return;
   const DeviceScope scope(network_->device());
   if (is_capturing(stream)) {
@@ -126,6 +134,7 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
   float* device_scores = results_.as<float>();
   float* device_logits = device_scores + static_cast<int64_t>(network_->max_batch()) * n_tags;
   const DeviceScope scope(network_->device());
+  check_shape(shape);
   make_host_buffers();
   for (int begin = 0; begin < count; begin += network_->max_batch()) {
     const int clips = std::min(network_->max_batch(), count - begin);
@@ -151,6 +160,7 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
 std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int batch, int repeats,
                                                                              const SegmentShape& shape) {
   const DeviceScope scope(network_->device());
+  check_shape(shape);
   make_host_buffers();
   const Network::Plan& plan = network_->plan(batch, shape.height, shape.width);
   const int64_t floats = clip_floats(shape);

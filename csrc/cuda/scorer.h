@@ -17,12 +17,13 @@
 namespace fcntag {
 namespace cuda {
 
-// What a segment is, from the model document. All clips of a call are alike.
+// The clips of one call, which are all alike: their length, the frames that the front end makes of them, and the part
+// of those that the network reads. Python hands it over as a tuple of these five, in this order.
 struct SegmentShape {
-  int64_t n_samples;  // at the model's rate
-  int64_t pad_left;   // of the first frame
-  int n_frames;       // that the front end computes
-  int height, width;  // what of its output the network reads, from the top left
+  int64_t n_samples;  // of a clip at the model's rate
+  int64_t pad_left;   // samples that the first frame begins before the clip does
+  int n_frames;       // frames that the front end computes
+  int height, width;  // of the network's input: the first rows and columns of what the front end computes
 
   bool operator<(const SegmentShape& other) const {
     return std::tie(n_samples, pad_left, n_frames, height, width) <
@@ -35,7 +36,7 @@ class Scorer {
   // `resampler` null: waves come at the model's rate, mono. Else PCM [n_in, n_channels] that it turns into such.
   Scorer(std::shared_ptr<MelSpec> melspec, std::shared_ptr<Network> network, SegmentShape largest,
          std::shared_ptr<Resampler> resampler, int64_t n_in, int n_channels);
-  ~Scorer();  // waits for what still runs: its buffers and graphs go
+  ~Scorer();  // waits for the last run, whose buffers and graphs go
 
   // Puts a whole run on `stream`: no allocation once a bucket has been used, no synchronisation. Device pointers: waves
   // `wave_stride` floats from clip to clip, scores and logits [count, n_tags] or null. count is at most max_batch.
@@ -67,6 +68,7 @@ class Scorer {
     int generation;
   };
 
+  void check_shape(const SegmentShape& shape) const;
   void make_host_buffers();
   void front_end(int batch, const SegmentShape& shape, Stream stream) const;
   void put(int batch, const SegmentShape& shape, Stream stream);

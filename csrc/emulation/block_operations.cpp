@@ -1,4 +1,4 @@
-// What a block shares: its memory, its barrier, the copies into it, and its place behind the kernels before it.
+// Operations of a block: its shared memory, the copies into it, its barrier, and its wait for the kernels before it.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

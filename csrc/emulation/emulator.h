@@ -1,8 +1,9 @@
 // Runs CUDA-style kernels as plain C++ on any machine, to find index errors, missing barriers and out-of-bounds
-// accesses without a GPU. Kernels see it through csrc/cuda/device/device.h.
+// accesses without a GPU. The folder include/ has those headers once more that kernels see of CUDA; it comes before
+// csrc on the include path.
 //
 // Threads of a block are fibers on one OS thread; blocks run one after the other, in an order that the seed decides.
-// A warp collective waits for all 32 lanes, a barrier for all threads of the block. What is checked, always: a
+// A warp collective waits for all 32 lanes, a barrier for all threads of the block. The emulator always reports: a
 // divergent or incomplete collective, a barrier that not all threads reach, or at different lines, a deadlock, a
 // shared-memory address out of range or misaligned (copies and matrix loads), writes just before or behind shared
 // memory, a copy still in flight when its thread ends, a kernel that never waits for its predecessors. Shared memory is
@@ -19,28 +20,7 @@
 #include <cstdint>
 #include <functional>
 
-struct uint3 {
-  unsigned x, y, z;
-};
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-struct alignas(8) float2 {
-  float x, y;
-};
-struct alignas(16) double2 {
-  double x, y;
-};
-struct alignas(16) uint4 {
-  uint32_t x, y, z, w;
-};
-struct alignas(8) uint2 {
-  uint32_t x, y;
-};
+#include <vector_types.h>
 
 namespace fcntag {
 namespace emulator {
@@ -60,7 +40,7 @@ Thread& current() __attribute__((const));  // a call of a kernel stays on its th
 
 struct Options {
   unsigned seed = 0;          // 0: everything in order; else blocks, warps and lanes in random order, with pre-emption
-  bool eager_copies = false;  // asynchronous copies land when issued: the other extreme of what is legal
+  bool eager_copies = false;  // asynchronous copies land when issued, the earliest that is legal
 };
 Options& options();
 
@@ -70,11 +50,12 @@ struct Statistics {
 // Sums over all launches since the last reset. matrix_conflicts: 8-row phases of a matrix load whose rows share banks.
 Statistics& statistics();
 
-// Runs `kernel` once per thread. What goes wrong is printed to stderr ("emulator: ...", with block and thread) and
-// aborts the process: a kernel that is wrong has no result.
+// Runs `kernel` once per thread. A mistake of the kernel is printed to stderr ("emulator: ...", with block and thread)
+// and aborts the process, because a kernel that is wrong has no result.
 void launch(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
-// The same as one launch of a stream with programmatic dependent launch: to ThreadSanitizer, what the kernel does
-// before wait_for_predecessors() runs beside the kernels before it, and its results are the host's after synchronize().
+// The same as one launch of a stream with programmatic dependent launch. To ThreadSanitizer, the part of the kernel
+// before wait_for_predecessors() runs beside the kernels before it, and the host may read its results after
+// synchronize().
 void launch_overlapping(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 void synchronize();
 
@@ -83,7 +64,7 @@ void synchronize();
 
 enum class Operand { kBfloat16, kFloat16, kTf32 };
 
-// What device.h makes the instructions of; `site` is the source line of the call.
+// The headers in include/cuda/device call these in place of instructions. `site` is the source line of the call.
 void wait_for_predecessors();
 void barrier(int site);
 void sync_warp(int site);

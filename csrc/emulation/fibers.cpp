@@ -8,9 +8,10 @@
 #include <new>
 
 #if !defined(EMULATOR_UCONTEXT)
-// fcntag_switch_stack(void** save, void* to): pushes what a call must preserve, stores the stack pointer in *save, and
-// continues where the stack `to` left off. It returns by `ret`: lanes switch at one place mostly, so that the address
-// which the CPU predicts is right although the stack is another one. A jump would spoil all returns after it as well.
+// fcntag_switch_stack(void** save, void* to): pushes the registers that a call must preserve, stores the stack pointer
+// in *save, and continues where the stack `to` left off. It returns by `ret`: lanes switch at one place mostly, so that
+// the address which the CPU predicts is right although the stack is another one. A jump would spoil all returns after
+// it as well.
 #if defined(__x86_64__)
 asm(R"(
 .text
@@ -128,7 +129,7 @@ void hand_over(Fiber& from, Fiber& to, bool ends) {
 
 StackPool::~StackPool() {
   if (base_ == nullptr) return;
-  allow(base_, count_ * kStackBytes);  // the mapping's next owner knows nothing of what ran here
+  allow(base_, count_ * kStackBytes);  // the mapping's next owner knows nothing of its history
   munmap(base_, count_ * kStackBytes);
 }
 
@@ -178,7 +179,7 @@ void end_fiber(Fiber& fiber) {
 
 void prepare_fiber(Fiber& fiber, void (*entry)(), std::size_t index) {
   const std::size_t bytes = (fiber.stack_bytes - index * kStagger % kStaggerRange) & ~std::size_t{15};
-  // What ran here before ended in leave_fiber: the frames of its outermost functions were never given up.
+  // The last use of this stack ended in leave_fiber, so that the frames of its outermost functions were never given up.
   allow(fiber.stack + bytes - kOuterFrames, kOuterFrames);
 #if defined(EMULATOR_ASAN)
   fiber.fake_stack = nullptr;

@@ -1,4 +1,4 @@
-// Call stacks that run until they hand over: what the emulator makes CUDA threads of.
+// Call stacks that run until they hand over. The emulator makes CUDA threads of them.
 #pragma once
 
 #include <cstddef>

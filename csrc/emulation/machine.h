@@ -1,7 +1,8 @@
-// The inside of the emulator: what runs, on what, and how operations make threads wait. For the files of this folder.
+// The inside of the emulator, for the files of this folder: threads, the memory they run on, and how operations make
+// them wait.
 //
-// An operation in which threads meet keeps who has arrived in Warp or Team, calls wait_at() in all but the last of
-// them, and sets the `ready` bits of those that may go on in the last.
+// An operation in which threads meet notes in Warp or Team which have arrived. All but the last call wait_at(); the
+// last sets the `ready` bits of those that may go on.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,7 @@ struct Copy {
   uint64_t group;
 };
 
-// arguments[lane]: what that lane gave. Runs once all 32 are there, on the stack of the last of them.
+// arguments[lane] is the argument of that lane. Runs once all 32 are there, on the stack of the last of them.
 using Operation = void (*)(void* const* arguments);
 
 struct Warp {
@@ -47,7 +48,7 @@ struct Warp {
   Operation operation = nullptr;
   unsigned generation = 0;  // collectives so far
   void* arguments[kWarpLanes];
-  char order[2];  // two: who is already past the next one gives nothing to those who leave this one
+  char order[2];  // two, so that lanes past the next collective order nothing for lanes that leave this one
 };
 
 enum class Waiting : uint8_t { kNowhere, kCollective, kBarrier };
@@ -103,14 +104,14 @@ struct Team {
   Team& operator=(const Team&) = delete;
 };
 
-// What one OS thread keeps from launch to launch.
+// The part of the emulator that an OS thread keeps from launch to launch.
 struct Machine {
   Team teams[kTeams];
   std::list<std::function<void()>> unfinished;  // kernels whose threads may still run, as the host knows it
   uint64_t launches = 0, blocks = 0;
   char launch_order;
 
-  ~Machine() { synchronize(); }  // the last launches' threads allocated what is now freed
+  ~Machine() { synchronize(); }  // threads of the last launches allocated the memory that is now freed
 };
 
 struct Launch {

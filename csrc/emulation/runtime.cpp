@@ -1,4 +1,5 @@
-// cuda/runtime.h on host memory, with the emulator in place of a GPU. For tests; shaped by the environment:
+// cuda/runtime.h and cuda/launch.h on host memory, with the emulator in place of a GPU. For tests; shaped by the
+// environment:
 //   FCNTAG_EMULATED_DEVICES        how many GPUs there seem to be (1; 0: none)
 //   FCNTAG_EMULATED_MEMORY         bytes of each (16 GiB)
 //   FCNTAG_EMULATED_SHARED_BYTES   shared memory that a block may have (101376)
@@ -6,8 +7,8 @@
 //   FCNTAG_EMULATED_SEED           order of blocks, warps and lanes (0: in order)
 //   FCNTAG_EMULATED_EAGER_COPIES   1: asynchronous copies land when issued
 //
-// What is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies between two
-// zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
+// Work that is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies between
+// two zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
 #include "cuda/runtime.h"
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -22,6 +24,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/launch.h"
+#include "emulation/emulator.h"
 #include "emulation/sanitizers.h"
 
 namespace fcntag {
@@ -199,6 +203,8 @@ void run(const LaunchShape& shape, const Work& kernel) {
 
 }  // namespace
 
+const char* runtime_name() { return "emulated"; }
+
 std::string unavailable() {
   return setting("FCNTAG_EMULATED_DEVICES", 1) > 0 ? "" : "no GPU: FCNTAG_EMULATED_DEVICES=0";
 }
@@ -229,7 +235,7 @@ DeviceScope::DeviceScope(int device) : before_(current_device), device_(device) 
 }
 DeviceScope::~DeviceScope() { current_device = before_; }
 
-int device_of(const void*) { return current_device; }  // host memory is what the emulated device has
+int device_of(const void*) { return current_device; }  // the emulated device's memory is host memory
 
 bool is_capturing(Stream stream) { return stream != nullptr && static_cast<EmulatedStream*>(stream)->capturing; }
 
@@ -309,7 +315,7 @@ void Event::make_wait(Stream stream) const {
   }
 }
 
-void Event::synchronize() const {}  // what was recorded has been done
+void Event::synchronize() const {}  // recorded work has been done already
 
 double Event::seconds_between(const Event& start, const Event& end) {
   const EmulatedEvent* first = static_cast<const EmulatedEvent*>(start.event_);

@@ -1,8 +1,8 @@
-// What the emulator tells ThreadSanitizer and AddressSanitizer; nothing where it is built without them.
+// Messages of the emulator to ThreadSanitizer and AddressSanitizer. Built without them, it says nothing.
 //
 // Under ThreadSanitizer (EMULATOR_TSAN) emulator.cpp and fibers.cpp are compiled without instrumentation: they run on
 // one OS thread, and their bookkeeping would count as synchronisation, or as races, of the kernel. They say by hand
-// what a GPU does: who reads and writes kernel memory, and what is ordered after what.
+// what a GPU does: which thread reads and writes kernel memory, and which of it is ordered.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +36,7 @@ namespace emulator {
 
 constexpr bool kThreadSanitizer = true;
 
-// What came before any give_order(object) comes before what follows this.
+// Everything before any give_order(object) comes before everything after this.
 inline void take_order(void* object) { __tsan_acquire(object); }
 inline void give_order(void* object) { __tsan_release(object); }
 inline void note_read(const void* start, std::size_t bytes) { __tsan_read_range(const_cast<void*>(start), bytes); }

@@ -1,4 +1,4 @@
-// Shuffles, matrix loads and tensor-core products: what a warp computes together, and the 16-bit types it computes
+// Operations of a warp: shuffles, matrix loads and tensor-core products, and the 16-bit types that they compute
 // with.
 #include <cmath>
 #include <cstring>

@@ -165,7 +165,8 @@ void check_mel(const MelCase& c, bool double_precision, bool external) {
         const auto value = [&](double p) { return a * (std::max(compressed(c, config, p), floor) - reference) + b; };
         const double expected = value(power[at]), low = value(power[at] - slack[at]),
                      high = value(power[at] + slack[at]);
-        // Values are stored as floats before and after what the whole clip decides; the log is a float one or better.
+        // Values are stored as floats before and after the steps that need the whole clip; the log is a float one or
+        // better.
         const double rounding = (double_precision ? 1e-7 : 2e-7) * (std::fabs(a) * largest + std::fabs(expected));
         const double allowed = std::max(std::fabs(low - expected), std::fabs(high - expected)) + rounding;
         const double error = std::fabs(out[from] - expected);
@@ -276,7 +277,7 @@ void check_resampler(int up, int down, int n_taps, int n_in, int n_channels, int
   report(name, complaint, worst);
 }
 
-// ---- what is refused ----
+// ---- refusals ----
 
 void check_refused(const std::string& name, const std::string& expected, const std::function<void()>& call) {
   if (!wanted("refused " + name)) return;

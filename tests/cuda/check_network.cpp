@@ -2,13 +2,14 @@
 //
 //   check_network [seed] [case substring]
 //
-// Each block is compared on the input that it really had: what remains is the error of its own sums and of the rounding
-// of its output. Run plain, under AddressSanitizer and under ThreadSanitizer (tests/test_cuda_sanitizers.py).
+// Each block is compared on the input that it really had, so that only the error of its own sums and the rounding of
+// its output remain. Run plain, under AddressSanitizer and under ThreadSanitizer (tests/test_cuda_sanitizers.py).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <string>
@@ -31,7 +32,7 @@ struct BlockCase {
 };
 
 struct Case {
-  const char* name;
+  std::string name;
   int height, width, batch, max_batch;
   std::vector<BlockCase> blocks;
   Flatten order;
@@ -73,6 +74,32 @@ const Case kCases[] = {
     {"three four", 12, 18, 2, 2, {block(32, 1, 1), block(32, 3, 4), block(32, 4, 4, Activation::kElu)}, Flatten::kChw},
     {"single", 9, 11, 3, 3, {block(21, 9, 11, Activation::kNone, true)}, Flatten::kChw},
 };
+
+// Every window that a first block has a kernel of its own for, and one that it has none for, with outputs that fill no
+// tile.
+std::vector<Case> first_block_cases() {
+  std::vector<Case> cases;
+  std::vector<PoolWindow> windows = built_first_windows();
+  windows.push_back({3, 2});
+  for (const PoolWindow& window : windows) {
+    cases.push_back({"first " + std::to_string(window.height) + "x" + std::to_string(window.width),
+                     5 * window.height + 1,
+                     7 * window.width + 1,
+                     2,
+                     2,
+                     {block(21, window.height, window.width, Activation::kElu, true)},
+                     Flatten::kChw});
+  }
+  return cases;
+}
+
+WindowKernel expected_window(const BlockCase& first, Precision precision) {
+  if (element_bytes(precision) == 2) return WindowKernel::kAny;
+  for (const PoolWindow& window : built_first_windows()) {
+    if (window.height == first.pool_h && window.width == first.pool_w) return WindowKernel::kBuilt;
+  }
+  return WindowKernel::kGeneral;
+}
 
 const struct {
   const char* name;
@@ -228,7 +255,8 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
   outputs.features = feature_values.data();
   network.run(x.data(), c.batch, c.height, c.width, outputs);
 
-  bool good = true;
+  bool good = network.plan(c.batch, c.height, c.width).first.window == expected_window(c.blocks[0], precision);
+  if (!good) std::printf("  %s %s: another kernel than the one for the first window\n", c.name.c_str(), precision_name);
   double worst = 0;
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const double tolerance = i + 1 == specs.size() ? 1e-6 : stored;
@@ -240,8 +268,8 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
                                        reference(specs[i], exact[i], input, sizes[i].first, sizes[i].second));
       worst = std::max(worst, error / tolerance);
       if (!(error <= tolerance)) {
-        std::printf("  %s %s block %zu image %d: relative L2 %.3g, allowed %.3g\n", c.name, precision_name, i, image,
-                    error, tolerance);
+        std::printf("  %s %s block %zu image %d: relative L2 %.3g, allowed %.3g\n", c.name.c_str(), precision_name, i,
+                    image, error, tolerance);
         good = false;
       }
     }
@@ -254,7 +282,7 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
       const double score = 1.0 / (1.0 + std::exp(-logit));
       if (!(std::fabs(scores[image * n_tags + tag] - score) <= 1e-6) ||
           !(std::fabs(logits[image * n_tags + tag] - logit) <= 1e-5)) {
-        std::printf("  %s %s: score of tag %d is %g, expected %g\n", c.name, precision_name, tag,
+        std::printf("  %s %s: score of tag %d is %g, expected %g\n", c.name.c_str(), precision_name, tag,
                     scores[image * n_tags + tag], score);
         good = false;
       }
@@ -267,13 +295,13 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     single.scores = alone.data();
     network.run(x.data() + static_cast<std::size_t>(image) * c.height * c.width, 1, c.height, c.width, single);
     if (std::memcmp(alone.data(), scores.data() + image * n_tags, n_tags * sizeof(float)) != 0) {
-      std::printf("  %s %s: image %d alone gives other bits than in a batch of %d\n", c.name, precision_name, image,
-                  c.batch);
+      std::printf("  %s %s: image %d alone gives other bits than in a batch of %d\n", c.name.c_str(), precision_name,
+                  image, c.batch);
       good = false;
     }
   }
-  std::printf("%-18s %-9s %s  worst error %.2f of what is allowed\n", c.name, precision_name, good ? "ok  " : "FAIL",
-              worst);
+  std::printf("%-18s %-9s %s  worst error %.2f of what is allowed\n", c.name.c_str(), precision_name,
+              good ? "ok  " : "FAIL", worst);
   std::fflush(stdout);
   return good;
 }
@@ -284,9 +312,11 @@ int main(int argc, char** argv) {
   emulator::options().seed = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 0;
   const std::string only = argc > 2 ? argv[2] : "";
   int failures = 0, cases = 0;
-  for (const Case& c : kCases) {
+  std::vector<Case> all(std::begin(kCases), std::end(kCases));
+  for (const Case& c : first_block_cases()) all.push_back(c);
+  for (const Case& c : all) {
     for (const auto& p : kPrecisions) {
-      if ((std::string(c.name) + " " + p.name).find(only) == std::string::npos) continue;
+      if ((c.name + " " + p.name).find(only) == std::string::npos) continue;
       generator.seed(7);
       ++cases;
       failures += !check(c, p.name, p.precision, p.stored);

@@ -1,4 +1,4 @@
-// emulated_runtime CASE: what csrc/emulation/runtime.cpp promises of memory, streams, graphs, events and launches.
+// emulated_runtime CASE: the promises of csrc/emulation/runtime.cpp about memory, streams, graphs, events and launches.
 // Prints every check that fails; exit status 0: none. Also a library with one function, to be called from any thread.
 #include <cmath>
 #include <cstdio>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/launch.h"
 #include "cuda/runtime.h"
 #include "planted_kernels.h"
 
@@ -202,7 +203,7 @@ void threads() {
   for (const int count : wrong) CHECK(count == 0);
 }
 
-// Aborts: what lies before an allocation is looked at when it is freed.
+// Aborts: the bytes before an allocation are looked at when it is freed.
 void write_before() {
   DeviceMemory x(100);
   static_cast<volatile uint8_t*>(x.as<uint8_t>())[-1] = 0;

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device/convert.h"
+#include "cuda/launch.h"
 #include "cuda/runtime.h"
 
 namespace planted {
@@ -42,7 +44,7 @@ bool matches(const DeviceMemory& memory, const std::vector<T>& expected) {
   return wrong == 0;
 }
 
-// On the device: filled by a kernel, not by a copy, so that who reads it has a predecessor to wait for.
+// On the device: filled by a kernel, not by a copy, so that its reader has a predecessor to wait for.
 DeviceMemory filled(int n) {
   DeviceMemory memory(static_cast<std::size_t>(n) * sizeof(float));
   launch(&fill, LaunchShape{ceil_div(n, 128), 128, 0}, nullptr, FillParams{memory.as<float>(), n, kFillScale});

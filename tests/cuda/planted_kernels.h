@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace planted {
 
@@ -263,7 +265,7 @@ rotate_and_swap(const FCNTAG_GRID_CONSTANT RotateParams p) {
   } else {
     swapped = dev::shuffle_xor(x, 1);
   }
-  // A shuffle brings the lanes together, but what they have stored is not ordered by it.
+  // A shuffle brings the lanes together but does not order their stores.
   if (kBug != Bug::kShuffleForBarrier) dev::sync_warp();
   p.y[i] = values[(lane + 1) % 32] + 3.0 * swapped + 0.0 * dev::shuffle(x, (lane * 7) % 32);
 }

@@ -41,6 +41,7 @@ def build() -> ModuleType:
         "-fvisibility=hidden",
         f"-I{pybind11.get_include()}",
         f"-I{sysconfig.get_path('include')}",
+        "-DFCNTAG_CUDA_MODULE=_cuda_emulated",
         '-DFCNTAG_CUDA_ARCHITECTURES="emulated"',
     )
     spec = importlib.util.spec_from_file_location(

@@ -26,8 +26,9 @@ RUNTIME = "csrc/emulation/runtime.cpp"
 MACHINE = tuple(f"csrc/emulation/{name}.cpp" for name in ("emulator", "fibers", "block_operations", "warp_operations"))
 
 _COMPILER = os.environ.get("CXX", "g++")
-_FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-DFCNTAG_EMULATED")
-_INCLUDES = ("-Icsrc",)
+_FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-g1", "-ffp-contract=off", "-Wall", "-Wextra")
+# Headers of csrc/cuda for a host compiler: they have to be found before those that nvcc takes.
+_DOUBLES = "-Icsrc/emulation/include"
 _SANITIZERS = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
@@ -49,7 +50,7 @@ def _name(*what: object) -> str:
 def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str, ...]) -> Path:
     machine = source in MACHINE
     # The machine is optimised: most of the time of a kernel goes into switching between its threads.
-    options = ["-O2" if machine else "-O1", *_FLAGS, *(f"-I{folder}" for folder in includes), *_INCLUDES]
+    options = ["-O2" if machine else "-O1", *_FLAGS, _DOUBLES, *(f"-I{folder}" for folder in includes), "-Icsrc"]
     options += [*_DEFINITIONS[mode], *flags]
     if not (machine and mode == "tsan"):
         options += _SANITIZERS[mode]

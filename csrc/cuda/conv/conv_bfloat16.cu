@@ -4,7 +4,7 @@ namespace fcntag {
 namespace cuda {
 
 const std::vector<ConvKernel>& conv_kernels_bfloat16() {
-  static const std::vector<ConvKernel> kernels = tensor_core_kernels<MmaMath<Bfloat16>>();
+  static const std::vector<ConvKernel> kernels = built_kernels<MmaMath<Bfloat16>, kBuiltTensorCore>();
   return kernels;
 }
 

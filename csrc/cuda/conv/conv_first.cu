@@ -2,19 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <utility>
 
 #include "check.h"
-#include "cuda/half.h"
+#include "cuda/conv/conv_pack.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/half.h"
 
 namespace fcntag {
 namespace cuda {
 
 namespace {
 
-constexpr int kChannels = 4;  // of a thread
+// First pools of the published models. Each has a kernel of its own, which holds the input of a window in registers;
+// any other window takes a general kernel that is slower. One more is one more entry here.
+constexpr PoolWindow kBuilt[] = {{2, 4}, {3, 5}, {4, 1}, {2, 2}, {1, 4}};
 
-FCNTAG_DEVICE void store_four(void* y, int64_t index, const float (&v)[kChannels], int storage) {
+constexpr int kChannels = kFirstLaneChannels;
+
+FCNTAG_DEVICE void store_four(void* y, int64_t index, const float (&v)[kChannels], Storage storage) {
   store_pair(y, index, v[0], v[1], storage);
   store_pair(y, index + 2, v[2], v[3], storage);
 }
@@ -100,17 +107,22 @@ conv_first(const FCNTAG_GRID_CONSTANT FirstParams p) {
   }
 }
 
-struct Built {
-  int pool_h, pool_w;
-  void (*kernel)(FirstParams);
-};
-// First pools of the published models; the last entry takes any other.
-const Built kBuilt[] = {{2, 4, &conv_first<2, 4>}, {3, 5, &conv_first<3, 5>}, {4, 1, &conv_first<4, 1>},
-                        {2, 2, &conv_first<2, 2>}, {1, 4, &conv_first<1, 4>}, {0, 0, &conv_first<0, 0>}};
+// The kernel that is compiled for a window, or null.
+template <std::size_t... kIndex>
+FirstKernel built_kernel(int pool_h, int pool_w, std::index_sequence<kIndex...>) {
+  FirstKernel kernel = nullptr;
+  const auto take = [&](PoolWindow window, FirstKernel its_kernel) {
+    if (window.height == pool_h && window.width == pool_w) kernel = its_kernel;
+  };
+  (take(kBuilt[kIndex], &conv_first<kBuilt[kIndex].height, kBuilt[kIndex].width>), ...);
+  return kernel;
+}
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 }  // namespace
+
+std::vector<PoolWindow> built_first_windows() { return {std::begin(kBuilt), std::end(kBuilt)}; }
 
 FirstPlan plan_first(const ConvLayer& layer, int batch) {
   FCNTAG_CHECK(layer.height >= layer.pool_h && layer.width >= layer.pool_w, "conv_block: map ", layer.height, "x",
@@ -128,8 +140,8 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
   p.pool_w = layer.pool_w;
   p.stride_h = layer.stride_h;
   p.stride_w = layer.stride_w;
-  p.activation = static_cast<int>(layer.activation);
-  p.storage = static_cast<int>(layer.storage);
+  p.activation = layer.activation;
+  p.storage = layer.storage;
   const bool halves = element_bytes(layer.precision) == 2;
   p.channel_lanes = layer.out_channels > 64 && !halves ? 32 : layer.out_channels > 32 ? 16 : 8;
   // A patch of at most 32 KB; about 64 windows, wide rather than high, as rows of the input are contiguous.
@@ -157,14 +169,12 @@ FirstPlan plan_first(const ConvLayer& layer, int batch) {
            static_cast<unsigned>(divide_up(p.out_stride, p.channel_lanes * kChannels)), static_cast<unsigned>(batch));
   if (halves) {
     plan.kernel = first_kernel_float16(p.channel_lanes * kChannels);
+    plan.window = WindowKernel::kAny;
     return plan;
   }
-  for (const Built& built : kBuilt) {
-    if ((built.pool_h == p.pool_h && built.pool_w == p.pool_w) || built.pool_h == 0) {
-      plan.kernel = built.kernel;
-      break;
-    }
-  }
+  plan.kernel = built_kernel(p.pool_h, p.pool_w, std::make_index_sequence<std::size(kBuilt)>());
+  plan.window = plan.kernel != nullptr ? WindowKernel::kBuilt : WindowKernel::kGeneral;
+  if (plan.kernel == nullptr) plan.kernel = &conv_first<0, 0>;
   return plan;
 }
 

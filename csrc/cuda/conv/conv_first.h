@@ -1,12 +1,14 @@
-// The first block: one input channel. Little of a network's work, but its largest map: what counts is that the map in
-// full resolution is never written. Reads the normalised log-mel [images][height][width], writes what conv_block reads.
+// The first block, which has one input channel. It is little of a network's work but has its largest map, so that it
+// pays never to write that map in full resolution. It reads the normalised log-mel [images][height][width] and writes
+// the map that conv_block reads.
 //
 // float32, tf32x3 and tf32 multiply on the float32 units. The 16-bit precisions multiply float16 on the tensor cores,
-// with the nine taps as the inner dimension: input and weights are rounded to 11 bits, also for bfloat16, whose 8 would
-// be the largest error of all. Weights are scaled by a power of two per channel, so that float16's range does not
-// matter.
+// with the nine taps as the inner dimension. Input and weights are rounded to 11 bits, for bfloat16 too: with its 8
+// bits this block would have the largest error of all. Weights are scaled by a power of two per channel, so that
+// float16's range does not matter.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "cuda/conv/conv_plan.h"
@@ -27,12 +29,24 @@ struct FirstParams {
   int tile_h, tile_w, tiles_h, tiles_w;  // pool windows of a CTA
   int patch_h, patch_w;                  // input pixels of a CTA, with the border
   int channel_lanes;                     // float32: lanes that share a window, 4 channels each: 8, 16 or 32
-  int activation, storage;
+  Activation activation;
+  Storage storage;  // of y
 };
 
 using FirstKernel = void (*)(FirstParams);
 
+struct PoolWindow {
+  int height, width;
+};
+// Windows that have a kernel of their own in float32, tf32x3 and tf32: the list at the top of conv_first.cu.
+std::vector<PoolWindow> built_first_windows();
+
+// The kernel that a pool window gets. kBuilt: one compiled for this very window. kGeneral: none is, and a slower kernel
+// takes it. kAny: the 16-bit kernel, which has no need of one for each window.
+enum class WindowKernel { kBuilt, kGeneral, kAny };
+
 struct FirstPlan {
+  WindowKernel window = WindowKernel::kGeneral;
   FirstParams params{};
   FirstKernel kernel = nullptr;
   dim3 grid;
@@ -40,6 +54,7 @@ struct FirstPlan {
 };
 
 constexpr int kFirstThreads = 256;
+constexpr int kFirstLaneChannels = 4;  // channels of a lane: a CTA has channel_lanes times as many
 
 FirstKernel first_kernel_float16(int channels);  // of a CTA: 32 or 64
 

@@ -1,15 +1,17 @@
 #include "check.h"
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace fcntag {
 namespace cuda {
 
 namespace {
 
-// The nine taps as k: row r of an m16 tile is an element of pool window r % 8, rows 8 to 15 the element after. kTiles:
-// n8 tiles of channels, whose weights and maxima a warp keeps in registers; 16 would spill with two CTAs a
-// multiprocessor.
+// The nine taps are the inner dimension of the products. Rows 0 to 7 of an m16 tile are one element of each of 8 pool
+// windows, rows 8 to 15 the element after it. A warp keeps the weights and maxima of kTiles n8 tiles of channels in
+// registers; 16 tiles would spill with two CTAs a multiprocessor.
 template <int kTiles>
 FCNTAG_KERNEL(kFirstThreads, 2)
 conv_first_float16(const FCNTAG_GRID_CONSTANT FirstParams p) {

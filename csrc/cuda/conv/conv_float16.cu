@@ -4,7 +4,7 @@ namespace fcntag {
 namespace cuda {
 
 const std::vector<ConvKernel>& conv_kernels_float16() {
-  static const std::vector<ConvKernel> kernels = tensor_core_kernels<MmaMath<Float16>>();
+  static const std::vector<ConvKernel> kernels = built_kernels<MmaMath<Float16>, kBuiltTensorCore>();
   return kernels;
 }
 

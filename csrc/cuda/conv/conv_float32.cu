@@ -4,12 +4,7 @@ namespace fcntag {
 namespace cuda {
 
 const std::vector<ConvKernel>& conv_kernels_float32() {
-  static const std::vector<ConvKernel> kernels = {
-      conv_kernel<ConvShape<SimtMath, 8, 2, 4, true>>(),
-      conv_kernel<ConvShape<SimtMath, 8, 4, 2, true>>(),
-      conv_kernel<ConvShape<SimtMath, 8, 8, 1, true>>(),
-      conv_kernel<ConvShape<SimtMath, 8, 1, 2, true>>(),
-  };
+  static const std::vector<ConvKernel> kernels = built_kernels<SimtMath, kBuiltFloat32>();
   return kernels;
 }
 

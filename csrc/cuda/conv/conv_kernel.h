@@ -4,13 +4,17 @@
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/copy.h"
+#include "cuda/device/device.h"
 
 namespace fcntag {
 namespace cuda {
 
-// kHalves: halves of 8 rows per warp (with 20, sm_75 would spill registers; it lacks bfloat16 and tf32 altogether).
-// kChunked: sums restart every chunk_blocks channel blocks, in a second set of accumulators; also the shapes that can
-// be split over CTAs.
+// A warp computes kHalves halves of 8 rows. Shapes of more than 16 need compute capability 8.0: on sm_75 the float16
+// shape of 20 halves would spill registers, and bfloat16 and tf32 do not exist there.
+//
+// kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
+// they can split the sums over CTAs.
 template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
 struct ConvShape {
   using Math = Math_;
@@ -40,11 +44,11 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const dev::SharedAddress halo_address = dev::shared_address(halo);
   const dev::SharedAddress weights_address = dev::shared_address(weights);
 
-  const int chunk = p.split == 1 ? static_cast<int>(blockIdx.y) : 0;
-  const int first_block = p.split == 1 ? chunk * p.chunk_blocks : 0;
-  int last_block = p.split == 1 ? first_block + p.chunk_blocks : p.channel_blocks;
+  const int chunk = p.split == Split::kPartial ? static_cast<int>(blockIdx.y) : 0;
+  const int first_block = p.split == Split::kPartial ? chunk * p.chunk_blocks : 0;
+  int last_block = p.split == Split::kPartial ? first_block + p.chunk_blocks : p.channel_blocks;
   last_block = last_block < p.channel_blocks ? last_block : p.channel_blocks;
-  const int steps = p.split == 2 ? 0 : (last_block - first_block) * p.taps;
+  const int steps = p.split == Split::kCombine ? 0 : (last_block - first_block) * p.taps;
 
   const auto staged_halo = [&](int block) {
     return halo_address + (p.halo_buffers == 2 ? ((block - first_block) & 1) * halo_bytes : 0);
@@ -69,7 +73,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     }
   };
 
-  // Weights never change: their first stages are on the way while the kernel before this one still runs.
+  // No kernel writes weights, so that their first stages may be copied while the kernel before this one still runs.
   for (int s = 0; s < kStages - 1; ++s) {
     load_weights(s);
     dev::copy_commit();
@@ -86,7 +90,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   for (int pass = 0; pass < passes; ++pass) {
     sums.clear();
     if (Shape::kChunked) total.clear();
-    if (pass > 0) {  // all warps have read what is overwritten now
+    if (pass > 0) {  // all warps have read the weights that are overwritten now
       dev::sync();
       for (int s = 0; s < kStages - 1; ++s) {
         load_weights(s);
@@ -122,7 +126,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       Math::template multiply<Shape::kHalves, Shape::kTileN>(
           sums, x, weights_address + stage * Shape::kStageBytes, pixels, offset, p.key_shift,
           block + 1 == p.channel_blocks ? p.last_chunks : 8, warp_n, lane);
-      if (Shape::kChunked && p.split == 0 && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
+      if (Shape::kChunked && p.split == Split::kWhole && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
         total.add(sums);
         sums.clear();
       }
@@ -138,11 +142,11 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       constexpr int kSums = Math::template Sums<Shape::kHalves>::kCount;
       const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * kSums;
       const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * kSums;
-      if (p.split == 1) {
+      if (p.split == Split::kPartial) {
         sums.store(p.partial + (chunk * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
         continue;
       }
-      if (p.split == 2) {
+      if (p.split == Split::kCombine) {
         for (int c = 0; c < p.chunks; ++c) {
           sums.load(p.partial + (c * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
           total.add(sums);
@@ -155,7 +159,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
     pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
   }
-  if (p.split == 1) return;
+  if (p.split == Split::kPartial) return;
   dev::sync();
   write_outputs<Shape::kTileN, Shape::kThreads>(p, tile.image, tile.y, tile.x, tile.channel, images, maxima, thread);
 }
@@ -163,7 +167,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
 template <typename Shape>
 FCNTAG_KERNEL(Shape::kThreads, 1)
 conv_block(const FCNTAG_GRID_CONSTANT ConvParams p) {
-  // What an architecture cannot run the planner never chooses there: no code for it.
+  // The planner never chooses a shape that the architecture cannot run, so that it needs no code there.
   if constexpr (dev::kCapability >= Shape::kMinimumCapability) compute_conv_block<Shape>(p);
 }
 

@@ -1,6 +1,9 @@
 // Which shapes of conv_block are compiled, for the .cu files that hold them.
 #pragma once
 
+#include <cstddef>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "cuda/conv/conv_kernel.h"
@@ -9,24 +12,50 @@
 namespace fcntag {
 namespace cuda {
 
+// Parameters of a ConvShape.
+struct TileShape {
+  int halves, warps_m, warps_n;
+  bool chunked;
+};
+
+// Every shape that is compiled, and the only place that names them. A CTA of one computes 8 * halves * warps_m rows by
+// 32 * warps_n channels; the planner takes the cheapest. One more is one more entry here.
+inline constexpr TileShape kBuiltTensorCore[] = {
+    {20, 2, 4, false},                     // windows of 20 elements: (4, 5), the heart of FCN-4
+    {16, 2, 4, false}, {16, 4, 2, false},  // up to 64 output channels
+    {8, 8, 1, false},                      // up to 32
+    {8, 2, 4, true},                       // deep layers, whose sums may be split
+    {8, 1, 4, true},   {4, 1, 4, true},    // small batches
+    {4, 2, 2, true},
+};  // bfloat16, float16 and tf32
+inline constexpr TileShape kBuiltTf32x3[] = {
+    {4, 2, 4, true},  // with 8 halves, sums and totals would spill registers
+    {4, 8, 1, true},
+    {4, 1, 4, true},
+};
+inline constexpr TileShape kBuiltFloat32[] = {
+    {8, 2, 4, true},
+    {8, 4, 2, true},
+    {8, 8, 1, true},
+    {8, 1, 2, true},
+};
+
 template <typename Shape>
 ConvKernel conv_kernel() {
   return {Shape::kHalves,    Shape::kWarpsM, Shape::kWarpsN, Shape::kChunked, Shape::kMinimumCapability,
           &conv_block<Shape>};
 }
 
-template <typename Math>
-std::vector<ConvKernel> tensor_core_kernels() {
-  return {
-      conv_kernel<ConvShape<Math, 20, 2, 4, false>>(),  // windows of 20 elements: (4, 5), the heart of FCN-4
-      conv_kernel<ConvShape<Math, 16, 2, 4, false>>(),
-      conv_kernel<ConvShape<Math, 16, 4, 2, false>>(),  // up to 64 output channels
-      conv_kernel<ConvShape<Math, 8, 8, 1, false>>(),   // up to 32
-      conv_kernel<ConvShape<Math, 8, 2, 4, true>>(),    // deep layers, whose sums may be split
-      conv_kernel<ConvShape<Math, 8, 1, 4, true>>(),
-      conv_kernel<ConvShape<Math, 4, 1, 4, true>>(),  // small batches
-      conv_kernel<ConvShape<Math, 4, 2, 2, true>>(),
-  };
+template <typename Math, const auto& kBuilt, std::size_t... kIndex>
+std::vector<ConvKernel> built_kernels(std::index_sequence<kIndex...>) {
+  return {conv_kernel<ConvShape<Math, kBuilt[kIndex].halves, kBuilt[kIndex].warps_m, kBuilt[kIndex].warps_n,
+                                kBuilt[kIndex].chunked>>()...};
+}
+
+// The kernels of a list, in its order.
+template <typename Math, const auto& kBuilt>
+std::vector<ConvKernel> built_kernels() {
+  return built_kernels<Math, kBuilt>(std::make_index_sequence<std::size(kBuilt)>());
 }
 
 // One function a .cu file; conv_kernels() chooses.

@@ -1,13 +1,24 @@
-// The inner products of conv_block: how a warp multiplies staged pixels by staged weights, and what it holds of the
-// sums.
+// The inner products of conv_block: how a warp multiplies staged pixels by staged weights, and where it holds the sums.
 //
-// Every warp has kWarpChannels = 32 output channels. A lane's values of one half (8 rows) belong to row lane / 4: its
-// slot.
+// Every warp has kWarpChannels = 32 output channels. Its sums of one half are a fragment of 8 rows by 4 columns of
+// lanes:
+//
+//             column 0   column 1   column 2   column 3
+//    slot 0   lane 0     lane 1     lane 2     lane 3
+//    slot 1   lane 4     lane 5     lane 6     lane 7
+//    ...
+//    slot 7   lane 28    lane 29    lane 30    lane 31
+//
+// A lane has kLaneChannels = 8 values of it, all in the row lane / 4, its slot, and in the channels of its column
+// q = lane % 4. On the tensor cores these are 8 j + 2 q and 8 j + 2 q + 1 for each of the n8 tiles j = 0 to 3; on the
+// float32 units they are 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
 #pragma once
 
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/conv_tile.h"
+#include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/mma.h"
 
 namespace fcntag {
 namespace cuda {
@@ -59,8 +70,8 @@ struct MmaMath {
   template <int kHalves>
   using Sums = MmaSums<kHalves>;
 
-  // The row that a lane names to load_matrix: lanes 0-7 and 16-23 the first half of the tile, 8-15 and 24-31 the
-  // second.
+  // The pixels of the rows that a lane names to load_matrix. Lanes 0-7 and 16-23 name those of the first half of a
+  // tile, lanes 8-15 and 24-31 those of the second.
   template <int kHalves>
   FCNTAG_DEVICE static void map_rows(const ConvParams& p, int pass, int first_group, int lane,
                                      int (&pixels)[kHalves / 2]) {
@@ -122,10 +133,9 @@ struct Tf32 {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_tf32(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
-// float32 as two tf32: x = high + low exactly, and of the four products only low * low (2^-22) is left out. Tensor
-// cores cut off what they add to a sum instead of rounding it, always towards zero: over hundreds of steps that would
-// be the largest error. So the products of one step are a sum of their own, and an ordinary addition puts it to the
-// rest.
+// float32 as two tf32: x = high + low exactly, and of the four products only low * low (2^-22) is left out. A tensor
+// core does not round a sum but cuts it off, always towards zero, which over hundreds of steps would be the largest
+// error. So the products of one step are a sum of their own, and an ordinary addition puts it to the rest.
 struct Tf32x3 {
   static constexpr int kMinimumCapability = 80;
 

@@ -1,5 +1,5 @@
-// conv_block on the GPU: y = maxpool(scale * act(conv(x, w) + b) + shift) as an implicit GEMM. What host and kernels
-// share.
+// conv_block on the GPU: y = maxpool(scale * act(conv(x, w) + b) + shift) as an implicit GEMM. Host and kernels share
+// this header.
 //
 // A block of threads (CTA) computes a tile: tile_n images x tile_h x tile_w pool windows, for kTileN output channels.
 // The rows of its GEMM are elements of pool windows, so that pooling is a maximum over accumulators of one thread:
@@ -8,10 +8,10 @@
 //   a group of `elements` halves holds 8 / window_slots windows; slot s works for window s % windows_per_group,
 //   and half i of the group is the window's element i * window_slots + s / windows_per_group.
 //
-// A window larger than the accumulators is cut into sub-windows (passes), whose maxima meet in shared memory; deep maps
-// of few windows spread the elements of one window over several slots. The input pixels that a tile needs are staged
-// once per 128 bytes of channels and serve all nine taps. Sums run over channel blocks, taps, channels, in this order
-// in every tile shape: which shape computes an output does not change its bits.
+// A window larger than the accumulators is cut into sub-windows (passes), whose maxima meet in shared memory. Deep maps
+// have few windows and spread the elements of one over several slots. The input pixels that a tile needs are staged
+// once per 128 bytes of channels and serve all nine taps. Sums run over channel blocks, taps and channels, in this
+// order in every tile shape, so that the bits of an output do not depend on the shape that computes it.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,12 @@ namespace cuda {
 // How maps and weights are stored: kTf32's are float32, rounded to tf32.
 constexpr int element_bytes(Precision p) { return p == Precision::kFloat16 || p == Precision::kBfloat16 ? 2 : 4; }
 
-enum class Storage { kFloat32, kTf32, kFloat16, kBfloat16 };  // what an epilogue writes
+enum class Storage { kFloat32, kTf32, kFloat16, kBfloat16 };  // the format in which an epilogue writes a map
+
+// How one launch of conv_block takes part in the sums over the channel blocks of a layer. kWhole does it all. A deep
+// layer with few outputs takes two launches instead: in kPartial, blockIdx.y says which chunk of the channel blocks a
+// CTA sums, and the sums go to ConvParams::partial; kCombine adds those of all chunks, and pools and stores them.
+enum class Split { kWhole, kPartial, kCombine };
 
 constexpr int kBlockBytes = 128;  // channels of one pixel staged at a time: 64 of 2 bytes, 32 of 4
 constexpr int kStages = 3;        // buffers of weights in shared memory
@@ -52,10 +57,9 @@ struct ConvParams {
   int key_shift;             // swizzle: 16-byte chunk c of pixel p lies at c ^ (p >> key_shift & 7)
   int halo_buffers;          // 2: the next channel block is loaded under the last one
   int chunk_blocks, chunks;  // sums restart after so many channel blocks
-  // 0: whole sums; 1: blockIdx.y computes one chunk into `partial`; 2: adds the chunks of `partial` and goes on
-  int split;
-  int activation;  // fcntag::Activation
-  int storage;     // Storage
+  Split split;
+  Activation activation;
+  Storage storage;  // of y
 };
 
 // Shared memory: offsets of the halo's pixels, then halo and weight stages; the pooled maxima reuse the latter after

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "check.h"
-#include "cuda/half.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -16,16 +16,17 @@ namespace {
 
 // ---- the model of the hardware: cycles of one multiprocessor. Figures of an H100; only their ratios matter ----
 
-constexpr double kL2BytesPerCycle = 24;  // what one of 132 multiprocessors gets of the level-2 cache's bandwidth
+constexpr double kL2BytesPerCycle = 24;  // the share of one of 132 multiprocessors in the level-2 cache's bandwidth
 constexpr double kSharedBytesPerCycle = 128;
-constexpr double kMmaCycles = 1.6;  // one m16n8k16 (m16n8k8 of tf32): 1 at the peak, mma.sync reaches 0.62 of it
+constexpr double kMmaCycles = 1.6;  // of an m16n8k16 (tf32: m16n8k8); the peak is 1, and mma.sync reaches 0.62 of it
 constexpr double kSimtFmaPerCycle = 100;
-constexpr double kStepCycles = 350;     // of a step at least: its barrier, one matrix load, one chain of products
-constexpr double kStartCycles = 2500;   // of a CTA: offsets, first copies, outputs
-constexpr double kLaunchCycles = 3000;  // of the second kernel of a split layer
+constexpr double kStepCycles = 350;     // a step takes no less: a barrier, one matrix load, one chain of products
+constexpr double kStartCycles = 2500;   // a CTA takes them for its offsets, first copies and outputs
+constexpr double kLaunchCycles = 3000;  // the second launch of a split layer takes them
 constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
 
-// A layer that has fewer tiles of 64 rows x 128 channels at batch 1 may split its sums, into this many at most.
+// A layer whose one image has kEnoughTiles tiles of 64 rows x 128 channels keeps its sums whole. One with fewer may
+// split them, into as many chunks as make kWantedTiles of its tiles.
 constexpr int kEnoughTiles = 128, kWantedTiles = 256;
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -90,7 +91,7 @@ int resident(const ConvKernel& kernel, std::size_t shared_bytes, const DeviceInf
 }
 
 double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& layer, int batch,
-                std::size_t shared_bytes, const DeviceInfo& device, int split) {
+                std::size_t shared_bytes, const DeviceInfo& device, Split split) {
   const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
   const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per step
   const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2;
@@ -106,13 +107,13 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double work = std::max({arithmetic, shared, weights});
   const double halo = p.tile_n * p.halo_h * p.halo_w * kBlockBytes / kL2BytesPerCycle;
   const double spare = p.halo_buffers == 2 ? p.taps * (work - weights) : 0;  // under which the next halo arrives
-  const int passes = p.passes_h * p.passes_w, blocks = split ? p.chunk_blocks : p.channel_blocks;
+  const int passes = p.passes_h * p.passes_w, blocks = split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
   const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
   double busy = passes * blocks * p.taps * work + halos;
   double alone = passes * blocks * p.taps * std::max(work, kStepCycles) + halos + kStartCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
-  if (split) {
+  if (split == Split::kPartial) {
     const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
     busy += bytes / kL2BytesPerCycle;
     finish = kLaunchCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
@@ -192,8 +193,8 @@ ConvParams layer_params(const ConvLayer& layer) {
   p.stride_w = layer.stride_w;
   p.pool_h = layer.pool_h;
   p.pool_w = layer.pool_w;
-  p.activation = static_cast<int>(layer.activation);
-  p.storage = static_cast<int>(layer.storage);
+  p.activation = layer.activation;
+  p.storage = layer.storage;
   p.chunk_blocks = chunk_blocks(layer);
   p.chunks = divide_up(p.channel_blocks, p.chunk_blocks);
   return p;
@@ -225,13 +226,18 @@ int padded_channels(int channels, Storage storage) {
 }
 
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) {
+  return plan_conv(layer, batch, device, conv_kernels(layer.precision));
+}
+
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
+                   const std::vector<ConvKernel>& kernels) {
   FCNTAG_CHECK(layer.height >= layer.pool_h && layer.width >= layer.pool_w, "conv_block: map ", layer.height, "x",
                layer.width, " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
   FCNTAG_CHECK(batch > 0, "conv_block: batch=", batch, " must be positive");
   const ConvParams base = layer_params(layer);
   ConvPlan best;
   best.cycles = std::numeric_limits<double>::infinity();
-  for (const ConvKernel& kernel : conv_kernels(layer.precision)) {
+  for (const ConvKernel& kernel : kernels) {
     if (base.chunks > 1 && !kernel.chunked) continue;
     if (kernel.minimum_capability > device.major * 10 + device.minor) continue;
     ConvParams p = base;
@@ -259,7 +265,8 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
                    ++p.halo_buffers) {
                 const std::size_t bytes = shared_memory(p, kernel).bytes;
                 if (bytes > device.shared_bytes) break;
-                for (int split = 0; split <= (p.chunks > 1 ? 1 : 0); ++split) {
+                for (const Split split : {Split::kWhole, Split::kPartial}) {
+                  if (split == Split::kPartial && p.chunks == 1) continue;
                   const double cycles = estimate(p, kernel, layer, batch, bytes, device, split);
                   if (cycles >= best.cycles) continue;
                   best.params = p;
@@ -287,11 +294,11 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
   best.shared_bytes = shared.bytes;
   const int64_t image_tiles = divide_up(batch, p.tile_n);
   best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
-  // Neighbours in a wave share what is larger: the pixels, or the weights of a deep layer.
+  // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
   p.channels_first = map_bytes >= weight_bytes;
-  if (p.split == 1) {
+  if (p.split == Split::kPartial) {
     best.partial_bytes = static_cast<std::size_t>(best.ctas) * p.chunks * p.passes_h * p.passes_w *
                          best.kernel.threads() * best.kernel.sums() * sizeof(float);
   }
@@ -300,41 +307,14 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device) 
   return best;
 }
 
-std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision precision) {
-  ConvLayer layer{};
-  layer.in_channels = spec.in_channels;
-  layer.out_channels = spec.out_channels;
-  layer.precision = precision;
-  const int taps = spec.kernel * spec.kernel, size = element_bytes(precision), per_block = kBlockBytes / size;
-  const int padded = layer.n_padded();
-  std::vector<uint8_t> packed(static_cast<std::size_t>(layer.channel_blocks()) * taps * padded * kBlockBytes);
-  for (int n = 0; n < spec.out_channels; ++n) {
-    const float sign = spec.scale != nullptr && spec.scale[n] < 0 ? -1.0f : 1.0f;
-    for (int c = 0; c < spec.in_channels; ++c) {
-      for (int tap = 0; tap < taps; ++tap) {
-        const float w = sign * spec.weight[(static_cast<std::size_t>(n) * spec.in_channels + c) * taps + tap];
-        const std::size_t slab = (static_cast<std::size_t>(c / per_block) * taps + tap) * padded * per_block;
-        const std::size_t at = precision == Precision::kFloat32
-                                   ? slab + static_cast<std::size_t>(c % per_block) * padded + n
-                                   : slab + static_cast<std::size_t>(n) * per_block + c % per_block;
-        store_as(packed.data() + at * size, w, precision);
-      }
-    }
-  }
-  return packed;
-}
-
-std::vector<float> pack_epilogue(const ConvBlockSpec& spec) {
-  const int padded = (spec.out_channels + 31) / 32 * 32;
-  std::vector<float> packed(4 * static_cast<std::size_t>(padded));
-  for (int n = 0; n < spec.out_channels; ++n) {
-    const float scale = spec.scale != nullptr ? spec.scale[n] : 1.0f;
-    packed[n] = scale < 0 ? -1.0f : 1.0f;
-    packed[padded + n] = spec.bias[n];
-    packed[2 * padded + n] = scale;
-    packed[3 * padded + n] = spec.shift != nullptr ? spec.shift[n] : 0.0f;
-  }
-  return packed;
+void run_conv(const ConvPlan& plan, ConvParams params, Stream stream) {
+  const unsigned threads = static_cast<unsigned>(plan.kernel.threads());
+  const bool split = params.split == Split::kPartial;
+  const unsigned chunks = split ? static_cast<unsigned>(params.chunks) : 1;
+  launch(plan.kernel.launch, {dim3(plan.ctas, chunks), threads, plan.shared_bytes}, stream, params);
+  if (!split) return;
+  params.split = Split::kCombine;
+  launch(plan.kernel.launch, {dim3(plan.ctas), threads, plan.shared_bytes}, stream, params);
 }
 
 }  // namespace cuda

@@ -12,7 +12,7 @@
 namespace fcntag {
 namespace cuda {
 
-// One compiled shape of the kernel: what a CTA of it computes.
+// One compiled shape of the kernel, which is to say the size of a CTA's work.
 struct ConvKernel {
   int halves, warps_m, warps_n;
   bool chunked;
@@ -27,7 +27,7 @@ struct ConvKernel {
 // All shapes that are built for a precision.
 const std::vector<ConvKernel>& conv_kernels(Precision precision);
 
-// What a layer is, but for its weights.
+// A layer without its weights.
 struct ConvLayer : ConvBlockShape {
   int height, width;  // of the input
   Precision precision;
@@ -40,7 +40,7 @@ struct ConvLayer : ConvBlockShape {
 };
 
 constexpr int storage_bytes(Storage s) { return s == Storage::kFloat16 || s == Storage::kBfloat16 ? 2 : 4; }
-// What the blocks of a network hand to each other.
+// The format of the maps between the blocks of a network.
 Storage map_storage(Precision p);
 // Channels that a pixel of a stored map has room for: whole 32-byte pairs of chunks.
 int padded_channels(int channels, Storage storage);
@@ -57,12 +57,12 @@ struct ConvPlan {
 // The cheapest tiling by a model of the hardware, for `batch` images on `device`. Throws DeviceError if none fits its
 // shared memory. The result's bits do not depend on the tiling: the order of sums is a function of the layer alone.
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
+// The same with a choice of these kernels only, which are some of conv_kernels(layer.precision).
+ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device, const std::vector<ConvKernel>& kernels);
 
-// Weights of a layer in the order that the kernel stages them, zero where there is no channel.
-// Tensor-core precisions: [channel block][tap][n_padded][128 bytes]; float32: [channel block][tap][32][n_padded].
-std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision precision);
-// [4][n_padded]: sign, bias, scale, shift. The sign of a negative scale goes into the weights.
-std::vector<float> pack_epilogue(const ConvBlockSpec& spec);
+// Puts a layer on `stream`: one launch, or two where its sums are split. `params` are the plan's, with the pointers
+// set.
+void run_conv(const ConvPlan& plan, ConvParams params, Stream stream);
 
 }  // namespace cuda
 }  // namespace fcntag

@@ -4,7 +4,7 @@ namespace fcntag {
 namespace cuda {
 
 const std::vector<ConvKernel>& conv_kernels_tf32() {
-  static const std::vector<ConvKernel> kernels = tensor_core_kernels<MmaMath<Tf32>>();
+  static const std::vector<ConvKernel> kernels = built_kernels<MmaMath<Tf32>, kBuiltTensorCore>();
   return kernels;
 }
 

@@ -23,8 +23,8 @@ FCNTAG_DEVICE ConvTile conv_tile(const ConvParams& p, int tile_channels) {
           pixel_tile % p.tiles_w * p.tile_w, n_tile * tile_channels};
 }
 
-// Index in the halo of the pixel under the centre-less corner (tap 0, 0) of the row `slot` of `half`, for a warp whose
-// windows start at `first_group`. Rows that stand for no window read the first pixel; nobody looks at their sums.
+// Index in the halo of the pixel that the kernel's top-left tap reads for row `slot` of `half`, in a warp whose windows
+// start at `first_group`. Rows that stand for no window read the first pixel, and their sums are never used.
 FCNTAG_DEVICE int halo_pixel(const ConvParams& p, int pass, int first_group, int half, int slot) {
   const int windows_per_group = 8 / p.window_slots;
   const int group = half / p.elements;
@@ -42,7 +42,8 @@ FCNTAG_DEVICE int halo_pixel(const ConvParams& p, int pass, int first_group, int
   return (n * p.halo_h + wy * p.pitch_h + y) * p.halo_w + wx * p.pitch_w + x;
 }
 
-// Offsets of the halo's pixels in the input, in 16-byte chunks; -1 where there is no pixel: it counts as zero.
+// Offsets of the halo's pixels in the input, in 16-byte chunks. -1 stands for a pixel outside of the map, which is
+// zero.
 FCNTAG_DEVICE void map_halo(const ConvParams& p, const ConvTile& tile, int pass, int images, int* offsets, int thread,
                             int threads) {
   const int first_y = pass / p.passes_w * p.sub_h - p.radius, first_x = pass % p.passes_w * p.sub_w - p.radius;

@@ -1,4 +1,4 @@
-// What follows the sums of a block: the maximum of each pool window, then bias, activation and affine once per window.
+// The end of a block, after its sums: the maximum of each pool window, then bias, activation and affine once a window.
 //
 // Activations are monotone and the affine's scale has been made positive (its sign went into the weights, see
 // cpu/conv_block.h), so the maximum may be taken first.
@@ -6,6 +6,7 @@
 
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
+#include "cuda/device/convert.h"
 #include "cuda/device/device.h"
 #include "model/network_spec.h"
 
@@ -13,24 +14,24 @@ namespace fcntag {
 namespace cuda {
 
 // y of the largest raw sum of a window. `epilogue` [4][n_padded]: sign, bias, scale, shift.
-FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, int activation) {
+FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, Activation activation) {
   float v = fmaf(sum, epilogue[channel], epilogue[n_padded + channel]);
-  if (activation == static_cast<int>(Activation::kRelu)) v = fmaxf(v, 0.0f);
-  if (activation == static_cast<int>(Activation::kElu)) v = v > 0.0f ? v : expm1f(v);
+  if (activation == Activation::kRelu) v = fmaxf(v, 0.0f);
+  if (activation == Activation::kElu) v = v > 0.0f ? v : expm1f(v);
   return fmaf(v, epilogue[2 * n_padded + channel], epilogue[3 * n_padded + channel]);
 }
 
 // Two neighbouring channels to y[index], y[index + 1]; index is even.
-FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, int storage) {
+FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage storage) {
   constexpr float kLargestFloat16 = 65504.0f;
-  if (storage == static_cast<int>(Storage::kBfloat16)) {
+  if (storage == Storage::kBfloat16) {
     static_cast<uint32_t*>(y)[index / 2] = dev::pack_bfloat16(a, b);
-  } else if (storage == static_cast<int>(Storage::kFloat16)) {  // saturates: infinity times 0 would be no number
+  } else if (storage == Storage::kFloat16) {  // saturates: infinity times 0 would be no number
     a = fminf(fmaxf(a, -kLargestFloat16), kLargestFloat16);
     b = fminf(fmaxf(b, -kLargestFloat16), kLargestFloat16);
     static_cast<uint32_t*>(y)[index / 2] = dev::pack_float16(a, b);
   } else {
-    const bool round = storage == static_cast<int>(Storage::kTf32);
+    const bool round = storage == Storage::kTf32;
     float2 pair;
     pair.x = round ? dev::round_tf32(a) : a;
     pair.y = round ? dev::round_tf32(b) : b;
@@ -38,7 +39,8 @@ FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, int stor
   }
 }
 
-// Maxima of the warp's windows -> maxima [windows of the tile][kTileN + kStagePad], or the maximum with what is there.
+// Writes the maxima of the warp's windows to maxima [windows of the tile][kTileN + kStagePad]. With `accumulate`, a
+// larger value that is there already stays.
 template <typename Math, int kHalves, int kTileN, typename Sums>
 FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, int first_group, int warp_n,
                              int lane, bool accumulate) {

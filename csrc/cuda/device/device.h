@@ -1,17 +1,15 @@
-// What the kernels need of a GPU, as a thin layer: PTX under nvcc, the emulator under a host compiler
-// (FCNTAG_EMULATED).
+// A thin layer over PTX, with the parts of a GPU that the kernels need. Asynchronous copies are in copy.h, the tensor
+// cores in mma.h; convert.h has conversions made of the ones here.
 //
-// A kernel includes this header and nothing else of CUDA, so the same source runs on machines without a GPU, under
-// AddressSanitizer and ThreadSanitizer (csrc/emulation). Instructions that an architecture lacks fall back to what it
-// has (cp.async on sm_75) or are never reached there, because the planner refuses the precision (bfloat16 on sm_75).
+// A kernel includes these headers and nothing else of CUDA. So it can be compiled with other implementations of them:
+// the tests put a folder with headers of the same names first on the include path. Where an architecture lacks an
+// instruction, another does its work (cp.async on sm_75), or the planner refuses the precision that would need it
+// (bfloat16 on sm_75).
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-#if !defined(FCNTAG_EMULATED)
 #include <cuda_runtime.h>
+
+#include <cstdint>
 
 #define FCNTAG_KERNEL(threads, min_blocks) __global__ void __launch_bounds__(threads, min_blocks)
 #define FCNTAG_DEVICE __device__ __forceinline__
@@ -47,101 +45,6 @@ FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
 template <typename T>
 FCNTAG_DEVICE T shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
-}
-
-// 16 bytes from global to shared memory, or 16 zero bytes where `valid` is false (`source` is then not read).
-FCNTAG_DEVICE void copy_async(SharedAddress target, const void* source, bool valid) {
-#if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
-#else
-  const uint4 v = valid ? *static_cast<const uint4*>(source) : make_uint4(0, 0, 0, 0);
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-               : "memory");
-#endif
-}
-FCNTAG_DEVICE void copy_commit() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-// All of this thread's groups but the newest `kPending` have arrived; other threads see them after a barrier.
-template <int kPending>
-FCNTAG_DEVICE void copy_wait() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-#endif
-}
-
-// Four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones); lane l gives the address of row l % 8 of matrix
-// l / 8 and receives word l % 4 of row l / 4 of each.
-FCNTAG_DEVICE void load_matrix(uint32_t (&r)[4], SharedAddress row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(row)
-               : "memory");
-}
-
-// c [16 x 8] += a [16 x 16] b [16 x 8], float32 sums; fragments as the PTX manual has them.
-FCNTAG_DEVICE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
-FCNTAG_DEVICE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else  // sm_75 has the half of it
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(b0));
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-// c [16 x 8] = a [16 x 16] b [16 x 8]: as above, from zero.
-FCNTAG_DEVICE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %10, %10, %10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-#else
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  mma_float16(c, a, b0, b1);
-#endif
-}
-// c [16 x 8] = a [16 x 8] b [8 x 8]: as the next one, from zero.
-FCNTAG_DEVICE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %10, %10, %10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-#else
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-#endif
-}
-// c [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands are not looked at.
-FCNTAG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
 }
 
 // Two values, rounded to nearest even, in one word: `low` in the low half.
@@ -192,117 +95,6 @@ FCNTAG_DEVICE void release_successors() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-
-}  // namespace dev
-}  // namespace fcntag
-
-#else  // the emulator
-
-#include "emulation/emulator.h"
-
-#define FCNTAG_KERNEL(threads, min_blocks) void
-#define FCNTAG_DEVICE inline
-#define FCNTAG_HOST_DEVICE inline
-#define FCNTAG_UNROLL
-#define FCNTAG_NO_UNROLL
-#define FCNTAG_GRID_CONSTANT
-
-// A collective is known by its source line, not by its return address: the compiler may clone a call per branch.
-#define FCNTAG_SITE int site = __builtin_LINE()
-#define FCNTAG_NOINLINE __attribute__((noinline)) inline
-
-namespace fcntag {
-namespace dev {
-
-using SharedAddress = uint32_t;
-
-constexpr int kCapability = 1000;
-
-inline uint8_t* shared_memory() { return emulator::current().shared; }
-inline SharedAddress shared_address(const void* p) {
-  return emulator::kSharedBase +
-         static_cast<SharedAddress>(static_cast<const uint8_t*>(p) - emulator::current().shared);
-}
-FCNTAG_NOINLINE void sync(FCNTAG_SITE) { emulator::barrier(site); }
-FCNTAG_NOINLINE void sync_warp(FCNTAG_SITE) { emulator::sync_warp(site); }
-template <typename T>
-FCNTAG_NOINLINE T shuffle_xor(T value, int mask, FCNTAG_SITE) {
-  T out;
-  emulator::shuffle(&out, &value, sizeof(T), (emulator::current().lane ^ mask) & 31, site);
-  return out;
-}
-template <typename T>
-FCNTAG_NOINLINE T shuffle(T value, int lane, FCNTAG_SITE) {
-  T out;
-  emulator::shuffle(&out, &value, sizeof(T), lane & 31, site);
-  return out;
-}
-inline void copy_async(SharedAddress target, const void* source, bool valid) {
-  emulator::copy_async(target, source, valid);
-}
-inline void copy_commit() { emulator::copy_commit(); }
-template <int kPending>
-inline void copy_wait() {
-  emulator::copy_wait(kPending);
-}
-FCNTAG_NOINLINE void load_matrix(uint32_t (&r)[4], SharedAddress row, FCNTAG_SITE) {
-  emulator::load_matrix(r, row, site);
-}
-FCNTAG_NOINLINE void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kBfloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kFloat16, c, a, b0, b1, site);
-}
-FCNTAG_NOINLINE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
-}
-template <typename T>
-inline T* global(T* p) {
-  return p;
-}
-FCNTAG_NOINLINE void product_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FCNTAG_SITE) {
-  c[0] = c[1] = c[2] = c[3] = 0.0f;
-  emulator::mma(emulator::Operand::kTf32, c, a, b0, b1, site);
-}
-inline float as_float(uint32_t x) {
-  float f;
-  std::memcpy(&f, &x, 4);
-  return f;
-}
-inline uint32_t as_word(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return u;
-}
-inline uint32_t pack_bfloat16(float low, float high) {
-  return emulator::to_bfloat16(low) | static_cast<uint32_t>(emulator::to_bfloat16(high)) << 16;
-}
-inline uint16_t to_float16(float x) { return emulator::to_float16(x); }
-inline float from_float16(uint16_t x) { return emulator::from_float16(x); }
-inline float round_tf32(float x) {
-  if (!std::isfinite(x)) return x;
-  return as_float((as_word(x) + 0x1000u) & ~0x1fffu);
-}
-inline void wait_for_predecessors() { emulator::wait_for_predecessors(); }
-inline void release_successors() {}
-
-}  // namespace dev
-}  // namespace fcntag
-
-#endif
-
-namespace fcntag {
-namespace dev {
-
-FCNTAG_DEVICE uint32_t pack_float16(float low, float high) {
-  return to_float16(low) | static_cast<uint32_t>(to_float16(high)) << 16;
-}
-FCNTAG_DEVICE float from_bfloat16(uint16_t x) { return as_float(static_cast<uint32_t>(x) << 16); }
 
 }  // namespace dev
 }  // namespace fcntag

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -64,7 +66,7 @@ void MelSpec::upload(const MelFilters& filters) {
   }
   for (int k = 0; k < kFft / 4; ++k) outer.push_back(turn<Real>(k, kFft));
 
-  // Weights of 32 neighbouring bands, [longest of them][32]: what the lanes of a warp read together lies together.
+  // Weights of 32 neighbouring bands, [longest of them][32]: the lanes of a warp read neighbours.
   std::vector<MelBand> bands;
   std::vector<Real> weights;
   for (int first = 0; first < config_.n_mels; first += 32) {
@@ -92,7 +94,7 @@ bool MelSpec::needs_maximum() const { return config_.log == LogKind::kDb && (con
 std::size_t MelSpec::log_mel_bytes(int batch, int n_frames) const {
   if (!mfcc_) return 0;
   const std::size_t values = static_cast<std::size_t>(batch) * config_.n_mels * n_frames;
-  return (values * sizeof(float) + 255) / 256 * 256;  // what lies behind it stays aligned
+  return (values * sizeof(float) + 255) / 256 * 256;  // the buffer behind it stays aligned
 }
 
 std::size_t MelSpec::scratch_bytes(int batch, int n_frames) const {

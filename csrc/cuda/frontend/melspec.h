@@ -1,9 +1,9 @@
 // melspec on the GPU: waves [B, n_samples] -> the model document's front end (model/melspec_config.h): log-mel, STFT or
 // MFCC.
 //
-// One kernel makes the log-mel of a few frames per block. Where a clip's maximum, mean or deviation decides what
-// becomes of a value, it leaves raw values and one or two small kernels finish them in place; else its values are
-// final. MFCC are one more kernel, on a log-mel in scratch memory.
+// One kernel makes the log-mel of a few frames per block. Its values are final, unless the maximum, mean or deviation
+// of the clip goes into them: then it leaves raw values, and one or two small kernels finish them in place. MFCC are
+// one more kernel, on a log-mel in scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -22,9 +22,10 @@ constexpr int kMaxMels = 512;
 
 class MelSpec {
  public:
-  // Uploads the tables; returns when they are there. `double_precision`: FFT, filters and log in double. Near-silent
-  // mel bands lie at the rounding floor of a float FFT, and dB would show it; half-precision networks do not mind.
-  // Throws std::invalid_argument for a config that the CPU refuses too, or n_mels > 512.
+  // Uploads the tables and waits for them. With `double_precision`, FFT, filters and log are computed in double: mel
+  // bands that are nearly silent lie at the rounding floor of a float FFT, and a scale of dB shows it. For networks of
+  // half precision a float is enough. Throws std::invalid_argument for a config that the CPU refuses too, or n_mels >
+  // 512.
   MelSpec(const MelSpecConfig& config, bool double_precision);
 
   // Bytes that run() needs beside the output; 0 where frames stand alone. With MFCC they begin with the log-mel.

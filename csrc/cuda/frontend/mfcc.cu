@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 #include "cuda/frontend/scaling.h"
 
 namespace fcntag {
@@ -50,7 +51,7 @@ mfcc(const FCNTAG_GRID_CONSTANT MfccParams p) {
   float totals[kThreadCoefficients] = {};  // of stages: shorter sums in float, smaller errors
   for (int begin = 0; begin < p.n_mels; begin += kBands) {
     const int count = begin + kBands < p.n_mels ? kBands : p.n_mels - begin;
-    dev::sync();  // who still reads the last ones
+    dev::sync();  // other threads may still read the last ones
     for (int i = thread; i < count * kStagedFrames; i += kThreads) {
       const int t = first - kBefore + i % kStagedFrames;
       const bool inside = t >= 0 && t < p.n_frames;

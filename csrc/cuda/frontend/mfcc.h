@@ -33,7 +33,7 @@ class Mfcc {
  private:
   int n_mels_, n_mfcc_;
   Normalization normalization_;
-  DeviceMemory dct_;  // [n_mels][n_mfcc, rounded up to what blocks take]
+  DeviceMemory dct_;  // [n_mels][n_mfcc, rounded up to whole blocks]
   DeviceMemory scale_, shift_;
 };
 

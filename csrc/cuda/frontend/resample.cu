@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cuda/device/device.h"
+#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {

@@ -1,0 +1,74 @@
+// csrc/cuda/device/device.h for a host compiler: calls of the emulator take the place of instructions.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "emulation/emulator.h"
+
+#define FCNTAG_KERNEL(threads, min_blocks) void
+#define FCNTAG_DEVICE inline
+#define FCNTAG_HOST_DEVICE inline
+#define FCNTAG_UNROLL
+#define FCNTAG_NO_UNROLL
+#define FCNTAG_GRID_CONSTANT
+
+// A collective is known by its source line, not by its return address: the compiler may clone a call per branch.
+#define FCNTAG_SITE int site = __builtin_LINE()
+#define FCNTAG_NOINLINE __attribute__((noinline)) inline
+
+namespace fcntag {
+namespace dev {
+
+using SharedAddress = uint32_t;
+
+constexpr int kCapability = 1000;
+
+inline uint8_t* shared_memory() { return emulator::current().shared; }
+inline SharedAddress shared_address(const void* p) {
+  return emulator::kSharedBase +
+         static_cast<SharedAddress>(static_cast<const uint8_t*>(p) - emulator::current().shared);
+}
+FCNTAG_NOINLINE void sync(FCNTAG_SITE) { emulator::barrier(site); }
+FCNTAG_NOINLINE void sync_warp(FCNTAG_SITE) { emulator::sync_warp(site); }
+template <typename T>
+FCNTAG_NOINLINE T shuffle_xor(T value, int mask, FCNTAG_SITE) {
+  T out;
+  emulator::shuffle(&out, &value, sizeof(T), (emulator::current().lane ^ mask) & 31, site);
+  return out;
+}
+template <typename T>
+FCNTAG_NOINLINE T shuffle(T value, int lane, FCNTAG_SITE) {
+  T out;
+  emulator::shuffle(&out, &value, sizeof(T), lane & 31, site);
+  return out;
+}
+template <typename T>
+inline T* global(T* p) {
+  return p;
+}
+inline float as_float(uint32_t x) {
+  float f;
+  std::memcpy(&f, &x, 4);
+  return f;
+}
+inline uint32_t as_word(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return u;
+}
+inline uint32_t pack_bfloat16(float low, float high) {
+  return emulator::to_bfloat16(low) | static_cast<uint32_t>(emulator::to_bfloat16(high)) << 16;
+}
+inline uint16_t to_float16(float x) { return emulator::to_float16(x); }
+inline float from_float16(uint16_t x) { return emulator::from_float16(x); }
+inline float round_tf32(float x) {
+  if (!std::isfinite(x)) return x;
+  return as_float((as_word(x) + 0x1000u) & ~0x1fffu);
+}
+inline void wait_for_predecessors() { emulator::wait_for_predecessors(); }
+inline void release_successors() {}
+
+}  // namespace dev
+}  // namespace fcntag
