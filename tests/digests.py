@@ -13,6 +13,7 @@ Models to pull and real tracks need the reference material (``FCNTAG_SHARED``); 
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import hashlib
 import json
@@ -32,6 +33,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 from support.emulated_cuda import build, installed  # noqa: E402
 from support.make_models import block, make_model  # noqa: E402
 from support.model_fixtures import ORIGINAL_FILES  # noqa: E402
+from support.run_folder import open_run  # noqa: E402
 
 from fcntag import Tagger, demo, load_model  # noqa: E402
 from fcntag.engine import CpuEngine, create_engine  # noqa: E402
@@ -218,6 +220,7 @@ def main() -> int:
     if arguments.only:
         json.dump(part(arguments.only), sys.stdout)
         return 0
+    open_run(atexit.register)
     found: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as home:
         os.environ["FCNTAG_HOME"] = home

@@ -411,3 +411,26 @@ def test_help_tells_defaults_and_exit_codes():
     for part in ("windows in one run (default: 64)", "(default: the model's)", "at most 1024", "csv has no row for"):
         assert part in text, part
     assert "tag the sound files" not in shown("embed")
+
+
+LARGE = [(1, "4 x 16"), (2, "8 x 17")]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("msd-vgg", ["block 0: direct, pool 4 x 1: code for 4 x 1", "block 1: winograd, pool 1 x 4: code for 1 x 4"]),
+        ("mtt-vgg", ["block 0: direct, pool 4 x 1, stride 2 x 2: code for 4 x 1"]),
+        (
+            "fcn3-narrow-music21",  # its deeper windows are larger than any that code is built for
+            [f"block {i}: winograd, pool {w}: general, slower: no code is built for this window" for i, w in LARGE],
+        ),
+    ],
+)
+def test_models_info_says_which_windows_have_code(name, lines, capsys):
+    code, out, _ = run(capsys, "models", "info", name)
+    assert code == 0
+    assert set(lines) <= {line.removeprefix("  - ") for line in out.splitlines()}
+    code, out, _ = run(capsys, "models", "info", name, "--json")
+    assert code == 0
+    assert set(lines) <= set(json.loads(out)["kernels"])

@@ -51,7 +51,7 @@ def read(*names: str) -> str:
 
 # ---- a pool window ----
 
-FIRST_ON_CPU = "csrc/cpu/kernels/conv_block.cpp"  # (width, stride) of a row of a window
+FIRST_ON_CPU = "csrc/cpu/kernels/conv_first.cpp"  # (width, stride) of a row of a window
 WINOGRAD = "csrc/cpu/kernels/winograd.cpp"  # (height, width)
 FIRST_ON_GPU = "csrc/cuda/conv/conv_first.cu"  # (height, width)
 

@@ -148,9 +148,9 @@ WINOGRAD_WINDOWS |= dict.fromkeys([(4, 1), (2, 1), (3, 5), (2, 8)], "general")
 def plan_and_errors(model, rng, algorithm):
     """The plan of a model's largest input, and every block's distance from the oracle."""
     x = rng.standard_normal((2, *model.document.input_size())).astype(np.float32)
-    with Engine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
+    with CpuEngine(model, threads=2, algorithm=algorithm, reduce=False) as engine:
         errors = [relative_l2(a, b) for a, b in zip(engine.blocks(x), oracle.blocks(model, x), strict=True)]
-        return engine._network.describe_plan(*model.document.input_size()), errors
+        return engine.describe_plan(), errors
 
 
 @pytest.mark.parametrize(("pool", "code"), FIRST_WINDOWS.items(), ids=str)

@@ -187,10 +187,12 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
         "training_data": facts.training_data,
     }
     if model is not None:
-        from ..reduce import reduce_model
+        from ..engine import CpuEngine
 
         document = model.document
-        reduction = reduce_model(model)[1]
+        with CpuEngine(model) as engine:
+            reductions = [] if engine.reduction is None else engine.reduction.lines()
+            kernels = [_kernel(block) for block in engine.describe_plan()]
         info |= {
             "file": model.path,
             "sha256": model.sha256,
@@ -203,13 +205,23 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
     info |= {
         "metrics": [dataclasses.asdict(metric) for metric in facts.metrics],
         "notes": list(facts.notes),
-        "reductions": [] if model is None else reduction.lines(),
+        "reductions": [] if model is None else reductions,
+        "kernels": [] if model is None else kernels,
         "tags": list(facts.tags),
         "licence_notice": facts.licence_notice,
     }
     if model is not None:
         info["document"] = json.loads(model.document.to_json())
     return info
+
+
+def _kernel(block: dict[str, Any]) -> str:
+    """One line about the code that a block runs on this CPU."""
+    window, stride, code = block["window"], block["stride"], block["code"]
+    pool = "{} x {}".format(*window) + ("" if stride == window else ", stride {} x {}".format(*stride))
+    how = {"general": "general, slower: no code is built for this window", "any": "code for any window"}
+    line = how[code] if isinstance(code, str) else "code for {} x {}".format(*code)
+    return f"block {block['index']}: {block['algorithm']}, pool {pool}: {line}"
 
 
 def run_path(arguments: argparse.Namespace) -> int:

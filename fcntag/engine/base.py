@@ -71,6 +71,14 @@ class Engine(ABC):
         """How each block is computed, e.g. "direct" or "winograd"."""
 
     @abstractmethod
+    def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
+        """How each block of a batch is computed, one dict a block, in the words of the device's kernels.
+
+        "code", where a dict has it, is the pool window whose own code the block runs, "general" where no fast code is
+        built for its window, or "any" where the kernel takes all windows alike.
+        """
+
+    @abstractmethod
     def _make_melspec(self, height: int, width: int) -> Any:
         """The core's front end for the first rows and frames of an input [height, width]."""
 

@@ -57,6 +57,17 @@ class CpuEngine(Engine):
         self._check_open()
         return list(self._network.algorithms)
 
+    def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
+        """How each block is computed: index, algorithm, pool window and stride, code, and the numbers of its tiling.
+
+        A CPU's plan is the same for every batch.
+        """
+        with self._lock:
+            self._check_open()
+            needed = self._needed_size(*self.document.input_size())
+            found: list[dict[str, Any]] = self._network.describe_plan(*needed)
+            return found
+
     def block_times(self, x: np.ndarray) -> list[float]:
         """Seconds of every block, then of input copies and head, for one run of network inputs [B, H, W]."""
         x = check_inputs(x)

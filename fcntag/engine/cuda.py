@@ -119,7 +119,7 @@ class CudaEngine(Engine):
             times.append(time.perf_counter() - start)
         return times[2:]
 
-    def describe_plan(self, batch: int) -> list[dict[str, Any]]:
+    def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
         """The choices of the tile planner for every block after the first, one dict a block."""
         with self._lock:
             self._check_open()

@@ -49,7 +49,7 @@ py::object describe_window(const FirstPlan& plan) {
 py::dict describe_first(const FirstPlan& plan) {
   const FirstParams& p = plan.params;
   py::dict d;
-  d["window"] = describe_window(plan);
+  d["code"] = describe_window(plan);
   d["rows"] = p.tile_h * p.tile_w * p.pool_h * p.pool_w;
   d["channels"] = p.channel_lanes * kFirstLaneChannels;
   d["threads"] = kFirstThreads;
