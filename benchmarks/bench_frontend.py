@@ -33,7 +33,7 @@ SECONDS = 30
 RATES = (12000, 16000)
 FRONTENDS = ("fcntag", "numpy", "scipy", "torch")
 # A peer whose mel power differs by a larger share than this computes something else, and nothing is timed. Powers below
-# FLOOR times the loudest are not compared: there, float32 FFTs differ in all their bits.
+# FLOOR times the loudest are not compared: the rounding of a float32 FFT is a large share of them.
 MAX_RELATIVE = 1e-3
 FLOOR = 1e-7
 

@@ -90,7 +90,7 @@ def read_pieces(collection: str, path: Path, corpus: Path) -> tuple[list[Piece],
     name = str(path.relative_to(corpus).with_suffix(""))
     if path.suffix != ".abc":
         try:
-            # the name of a mass, which its movements' files share
+            # The title is that of the mass, which the files of its movements share.
             titles = tuple(re.findall(r"(?m)^!!!OPR: *(.*\S)", path.read_text())) if collection == "palestrina" else ()
             return [_piece(converter.parse(path), name, collection, style, titles)], []
         except Exception as error:  # music21 raises anything on a score that it does not understand

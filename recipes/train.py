@@ -380,5 +380,5 @@ def compare(clips: Clips, actual: np.ndarray, expected: np.ndarray) -> dict[str,
 
 
 if __name__ == "__main__":
-    keep_memory()  # of the process, so not where main() is called by another program
+    keep_memory()  # concerns the whole process, so main() leaves it to the program that calls it
     sys.exit(main())

@@ -94,7 +94,7 @@ def run(command: list[str], seconds: float, **environment: str) -> tuple[int | N
 
     def stop() -> None:
         stopped.set()
-        os.killpg(process.pid, signal.SIGKILL)  # the process leads a session: this ends its children, and nobody else's
+        os.killpg(process.pid, signal.SIGKILL)  # its session has its children, and nobody else's
 
     timer = threading.Timer(max(1.0, seconds), stop)
     timer.start()

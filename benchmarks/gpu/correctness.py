@@ -31,7 +31,7 @@ from fcntag import oracle
 from fcntag.catalogue.names import load_any
 from fcntag.engine.cuda import CudaEngine
 
-# A measurement above its limit fails, and with it the run. docs/numerics.md has the reasons for these limits.
+# A measurement above its limit fails, and with it the run. docs/numerics.md lists these limits.
 # Differences of sigmoid scores on real audio. Where the largest logit is above 1, the limit is as many times larger.
 SCORES = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 # Relative L2 of a block's maps: five blocks add independent errors of 1e-6 each.

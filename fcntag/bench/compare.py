@@ -25,12 +25,12 @@ class Change:
 
     @property
     def slower(self) -> bool:
-        """Slower beyond noise."""
+        """Whether the row became slower beyond noise."""
         return self.ratio > self.limit
 
     @property
     def faster(self) -> bool:
-        """Faster beyond noise."""
+        """Whether the row became faster beyond noise."""
         return self.ratio < 1 / self.limit
 
     def __str__(self) -> str:

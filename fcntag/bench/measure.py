@@ -264,7 +264,7 @@ class _CpuBench(Bench):
         engine.scores_of(x)
         others = machine.OthersCpu()
         times: list[list[float]] = []
-        # A round has two runs, and both count: the engine's clocks are inside them, so the first needs no warm-up.
+        # alternate() puts an untimed run in front of a timed one. Both count here: the engine's clocks are inside them.
         rounds = (self.settings.repeats + 1) // 2
         alternate({"run": lambda: times.append(engine.block_times(x))}, rounds, self.settings.seconds)
         cores = others.cores()

@@ -156,7 +156,7 @@ class Report:
         return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
     def bottleneck(self, model: str) -> str:
-        """One sentence: which stage takes most of tagging a clip with ``model``."""
+        """A sentence that names the stage which takes most of tagging a clip with ``model``."""
         stages = {row.stage: row.median_s for row in self.find(model=model, batch=0) if row.stage in CLIP_STAGES}
         if not stages:
             return f"{model}: the stages of a clip were not timed"

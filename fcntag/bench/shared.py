@@ -105,7 +105,7 @@ class ColdStarts:
 
 
 def cold_starts(model: Model, arguments: Callable[[Path], list[str]], count: int) -> ColdStarts:
-    """Start Python ``count`` times with ``arguments(model file)``, after an untimed time.
+    """Start Python ``count`` times with ``arguments(model file)``, after an untimed start.
 
     The untimed process fills the file cache and writes the bytecode. Each process finds the package that runs here.
     """

@@ -102,11 +102,12 @@ class Ours:
         times = self._engine.stage_times(self._batch, repeats)
         if stage == "mel":
             return times["mel"]
-        # Apart and added up: the gaps between kernels count in full, which a recorded graph shortens.
+        # The stages are timed apart and added up, so the gaps between kernels count in full. A recorded graph shortens
+        # them.
         return [sum(parts) for parts in zip(*(times[name] for name in network_stages(times)), strict=True)]
 
     def close(self) -> None:
-        """The engine is the bench's."""
+        """Do nothing: the bench made the engine, and closes it."""
 
 
 def checked_peer(name: str, variant: Variant, precision: str, batch: int, device: str, reference: Reference) -> Checked:

@@ -113,10 +113,8 @@ class _CudaBench(Bench):
         self.end = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         super().__init__(settings.models, say)
         self.settings, self.save = settings, save
-        for (
-            model,
-            _,
-        ) in self.loaded.values():  # whatever does not work must fail now, not after minutes
+        # A model or precision that does not work must fail now, not after minutes.
+        for model, _ in self.loaded.values():
             for precision in settings.precisions:
                 with self.engine(model, precision, 1) as engine:
                     info, self.device = dict(engine.device_info), str(engine.device)
@@ -130,7 +128,7 @@ class _CudaBench(Bench):
         self.peers = self.find_peers((name for name in peers.PEERS if name in settings.peers), peers.version)
 
     def engine(self, model: Model, precision: str, max_batch: int = 0) -> Any:
-        """An engine for the largest batch that is timed, or the largest that the GPU's memory holds."""
+        """An engine for the largest batch that is timed, or for the largest one that the GPU's memory holds."""
         s = self.settings
         limits = [max_batch] if max_batch else sorted({CHECKED_CLIPS, *s.batches}, reverse=True)
         for limit in limits:
@@ -232,7 +230,7 @@ class _CudaBench(Bench):
         return self.cached_variants[name]
 
     def time_starts(self, name: str, model: Model, precision: str) -> None:
-        """A new process to its end; an engine made of a model in memory; its first call."""
+        """Time new processes to their end, engines made of a model in memory, and their first calls."""
         count = min(self.settings.repeats, MAX_STARTS)
         if self.settings.cold and precision == self.settings.precisions[0]:
             self.say(f"{name}, {precision}: cold start")
@@ -263,13 +261,13 @@ class _CudaBench(Bench):
     # ---- beside peers ----
 
     def time_beside(self, names: list[str], reserve: float) -> None:
-        """fcntag and the peers ``names`` in turn; nothing begins within ``reserve`` seconds of the end."""
+        """Time fcntag and the peers ``names`` in turn; no group begins within ``reserve`` seconds of the end."""
         for name, (model, _) in self.loaded.items():
             if name not in self.references:
                 continue
             for precision in self.settings.precisions:
                 if precision not in self.report.models[name]["memory_bytes"]:
-                    continue  # refused before
+                    continue  # time_alone refused it
                 left = list(self.settings.batches)
                 try:
                     with self.engine(model, precision) as engine:
@@ -294,7 +292,7 @@ class _CudaBench(Bench):
         return [names[i : i + count] for i in range(0, len(names), count)] or [[]]
 
     def time_group(self, name: str, model: Model, precision: str, engine: Any, batch: int, names: list[str]) -> None:
-        """fcntag and the peers ``names`` on one batch: all are made and checked, then timed in turn, stage by stage."""
+        """Make and check fcntag and the peers ``names`` on one batch, then time them in turn, stage by stage."""
         variants = self.variants(name, model)
         reference = self.references[name]
         difference = float(np.abs(engine.scores(reference.waves) - reference.scores).max())
@@ -324,7 +322,7 @@ class _CudaBench(Bench):
             gc.collect()
 
     def time_stage(self, name: str, stage: str, precision: str, batch: int, checked: dict[Key, Checked]) -> None:
-        """One stage of those that have it, in turn; the first of ``checked`` is fcntag."""
+        """Time one stage of the contenders that have it, in turn. The first of ``checked`` is fcntag."""
         taking_part = {key: one.contender for key, one in checked.items() if stage in one.contender.stages}
         if stage == "mel" and len(taking_part) == 1:
             return  # fcntag's is timed among its own stages

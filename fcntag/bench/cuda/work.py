@@ -121,7 +121,7 @@ class CudaReport(Report):
     """A report whose bottleneck is a stage on the GPU."""
 
     def bottleneck(self, model: str) -> str:
-        """One sentence: which stage takes most of the largest batch in the first precision."""
+        """A sentence that names the stage which takes most of the largest batch in the first precision."""
         ours = [row for row in self.rows if row.model == model and row.batch and row.engine == "fcntag"]
         stages = [row for row in ours if row.stage in ("mel", "head") or row.stage.startswith("block ")]
         if not stages:
