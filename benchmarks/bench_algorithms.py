@@ -40,7 +40,7 @@ def main() -> None:
         for i in range(len(chosen)):
             ms = {a: statistics.median(t[i] for t in times[a]) * 1e3 for a in ("direct", "winograd")}
             best = min(ms, key=lambda a: ms[a]) if possible[i] == "winograd" else "direct"
-            # 10 %: below it the two are equal on a shared machine.
+            # A choice counts as wrong if it is slower by more than 10 %. On a shared machine, less is noise.
             wrong = ms[chosen[i]] > 1.1 * ms[best]
             rows.append({"model": name, "block": i, **ms, "chosen": chosen[i], "best": best, "wrong": wrong})
             winograd = f"{ms['winograd']:8.2f}" if possible[i] == "winograd" else "       -"

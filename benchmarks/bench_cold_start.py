@@ -1,4 +1,4 @@
-"""What a user waits for the first time: `fcntag tag` of a 30 s clip from process start to exit, and the installed size.
+"""A user's first `fcntag tag`: a 30 s clip from the start of the process to its exit, and the installed size.
 
     python benchmarks/bench_cold_start.py --json benchmarks/results/cold-start-<cpu>-<date>.json
     pytest benchmarks/bench_cold_start.py --benchmark-only
@@ -28,7 +28,7 @@ def tag(clip: Path, model: str = "mtt-vgg") -> ProcessRun:
 
 
 def installed_bytes() -> int:
-    """The package without its dependencies."""
+    """Size of the package without its dependencies."""
     folder = Path(fcntag.__file__).parent
     files = [f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     if not (folder / "weights").is_dir():  # a source checkout: the weights lie at its top

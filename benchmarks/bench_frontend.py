@@ -32,13 +32,14 @@ from fcntag.model.paper import paper_model
 SECONDS = 30
 RATES = (12000, 16000)
 FRONTENDS = ("fcntag", "numpy", "scipy", "torch")
-# Of the mel power, where it is not far below the loudest: float32 FFTs differ in their last bits.
+# A peer whose mel power differs by a larger share than this computes something else, and nothing is timed. Powers below
+# FLOOR times the loudest are not compared: the rounding of a float32 FFT is a large share of them.
 MAX_RELATIVE = 1e-3
 FLOOR = 1e-7
 
 
 def mel_model(rate: int) -> Model:
-    """A model whose front end is the paper's at ``rate`` Hz for 30 s, in plain dB; its network is of no account."""
+    """A model whose front end is the paper's at ``rate`` Hz for 30 s, in plain dB. Its network is never run."""
     document = paper_model("fcn5-narrow").document
     frontend = dataclasses.replace(
         document.frontend,
@@ -60,7 +61,7 @@ def mel_model(rate: int) -> Model:
 
 
 def wave_of(model: Model) -> np.ndarray:
-    """Music, not noise: quiet bands and loud ones. [n_samples]"""
+    """The demo piece [n_samples], whose bands are quiet and loud, as music's are and noise's are not."""
     piece = demo.synthesise(0).mean(axis=1)
     return np.resize(piece, model.document.segments.n_samples).astype(np.float32)
 

@@ -30,7 +30,8 @@ from fcntag.bench.clips import write_clip
 from fcntag.bench.timing import alternate
 
 MODEL = "mtt-vgg"
-# The mel is rounded to float16: where float32's last bit decides which way, it moves by 5e-4 of its value.
+# A peer whose scores differ by more computes something else, and nothing is timed. The mel is rounded to float16, and
+# where float32's last bit decides the direction, it moves by 5e-4 of its value.
 MAX_DIFFERENCE = 1e-4
 
 
@@ -48,7 +49,7 @@ def check(name: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 
 def peers(threads: int) -> dict[str, Any]:
-    """Every way of running the peer."""
+    """The peer, run in every way that it knows, by name."""
     from pipeline_peer import MODES, Pipeline
 
     model = load_model(MODEL)
@@ -61,7 +62,7 @@ def peers(threads: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Few clips: this suite watches; the script measures."""
+    """Few clips, as this suite only watches one number over time; the script measures."""
     return write_clips(tmp_path_factory.mktemp("clips"), 8)
 
 

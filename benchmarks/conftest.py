@@ -1,4 +1,4 @@
-"""Makes `pytest benchmarks/ --benchmark-only` work: collects bench_*.py, and keeps BLAS to one thread."""
+"""Lets `pytest benchmarks/ --benchmark-only` collect bench_*.py, and keeps BLAS to one thread."""
 
 from __future__ import annotations
 

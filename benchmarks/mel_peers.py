@@ -14,7 +14,9 @@ from fcntag.model import filters
 from fcntag.model.document import Frontend
 from fcntag.model.file import Model
 
-CHUNK_FRAMES = 256  # keeps spectra in the cache; the whole track at once takes twice the time
+# So many frames are transformed at once, so that their spectra stay in the cache. The whole track at once takes twice
+# the time.
+CHUNK_FRAMES = 256
 
 
 class NumpyMel:

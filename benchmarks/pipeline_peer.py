@@ -1,8 +1,8 @@
 """mtt-vgg end to end as one writes it for production: soundfile, soxr, a float32 mel in SciPy or NumPy, ONNX Runtime.
 
-Nothing is done twice or converted without need: mono by (L + R) / 2 in place of a mean over an axis, soxr's HQ, one
-mel of the whole track that is then cut into patches, decode threads that overlap with one another (all of these release
-the GIL). Two ways to use the cores, of which the faster is the one to compare with:
+Nothing is done twice or converted without need. Mono is (L + R) / 2 in place of a mean over an axis; soxr resamples at
+HQ; one mel of the whole track is cut into patches; decode threads overlap, as all these libraries release the GIL.
+There are two ways to use the cores. Compare with the faster:
 
 * batched: decode threads in front, batches over several files through one session with all threads;
 * per_file: every thread takes a file from start to end, with one-threaded runs of a shared session.

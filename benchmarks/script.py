@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their options, the record of the machine, and the table of alternating samples."""
+"""The common parts of the benchmark scripts: options, figures of samples taken in turn, and the JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
 
 
 def figures(samples: dict[str, list[float]], baseline: str) -> dict[str, Any]:
-    """Percentiles in seconds of each, the ratio to ``baseline`` of the same rounds, and the raw samples."""
+    """For each name, percentiles in seconds, the ratio to ``baseline`` in the same rounds, and the raw samples."""
     return {
         name: {
             **{f"p{q}_s": percentile(values, q) for q in (50, 90, 99)},

@@ -4,8 +4,8 @@
     python recipes/experiments.py train data --out runs        # stop and go on as you like
     python recipes/experiments.py report data --out runs --json docs/experiments.json
 
-``train`` runs train.py for every network and seed that has not ended, seed by seed, with the same settings; ``report``
-computes the tables from what has ended. Every network sees the same clips for the same number of steps.
+``train`` runs train.py for every network and seed that has not ended, seed by seed, with the same settings. ``report``
+computes the tables from the runs that have ended. Every network sees the same clips for the same number of steps.
 
 Intervals are 95 % percentiles over resamples of the test's pieces (clips of one piece stay together), of the mean over
 the seeds; a difference is resampled as a pair. Needs pip install "fcntag[train]".
@@ -30,14 +30,13 @@ from fcntag.eval import metrics
 from fcntag.model import paper
 from fcntag.model.file import write_atomically
 
-FIXED = ("--bf16", "--decay", "--patience", "1000000")  # no early stop: equal steps; the best epoch is kept
-
-
+# Options of every run. No run stops early, so that all have equal numbers of steps; the best epoch is kept.
+FIXED = ("--bf16", "--decay", "--patience", "1000000")
 METRICS = ("roc_auc", "pr_auc")
 
 
 class Trained(NamedTuple):
-    """One network of the tables, and the one it is compared with ("": none)."""
+    """One network of the tables, and the one that it is compared with; "" for none."""
 
     name: str
     baseline: str
@@ -81,7 +80,7 @@ def narrow_document(kind: str) -> str:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Run what has not ended, seed by seed; the number of runs that failed, at most 1, or train.py's 75."""
+    """Run every network and seed that has not ended, seed by seed; return 1 if a run failed or was stopped, else 0."""
     out, data = Path(options.out), Path(options.data)
     dataset = data / "dataset.csv"
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def subset(dataset: Path, to: Path, n_clips: int) -> Path:
 
 
 def ended(run: Path) -> bool:
-    """Whether a run has its model file, which train.py names last."""
+    """Whether a run has its model file. train.py gives it its name at the very end."""
     return any(not path.name.endswith(".unchecked.safetensors") for path in run.glob("*.safetensors"))
 
 
@@ -143,7 +142,7 @@ def report(options: argparse.Namespace) -> int:
         logs = {seed: json.loads((path / "log.json").read_text(encoding="utf-8")) for seed, path in seeds.items()}
         draws[run.name] = {seed: resampled(path, pieces, options.resamples) for seed, path in seeds.items()}
         found[run.name] = described(logs, np.mean(list(draws[run.name].values()), 0))
-    for run in RUNS:  # only seeds that both have: what else differs is the network alone
+    for run in RUNS:  # compared on seeds that both have, so that nothing but the network differs
         shared = [seed for seed in draws.get(run.name, {}) if seed in draws.get(run.baseline, {})]
         if not shared:
             continue
@@ -181,7 +180,7 @@ def resampled(run: Path, pieces: dict[str, str], resamples: int) -> np.ndarray:
 
 
 def described(logs: dict[int, dict[str, Any]], draws: np.ndarray) -> dict[str, Any]:
-    """What the JSON says of a network: of every seed, and of their mean."""
+    """The JSON's part for a network: the results of every seed, and their mean."""
     first = next(iter(logs.values()))
     seeds = {
         seed: {

@@ -41,9 +41,13 @@ from render_scores import COLLECTIONS, read_pieces, sources
 
 from fcntag.model.file import write_atomically
 
-SYNTH_RATE = 44100  # the soundfonts' own; a synthesiser without filters aliases at less
-BLOCK = 64  # frames between which keys may move: 1.5 ms
-FORMAT = 1  # of scores.json and clips.jsonl; raise it when what is rendered from a seed changes
+# The soundfonts' own rate. At a lower one, the synthesiser would alias, as it has no filters.
+SYNTH_RATE = 44100
+# Keys go down and up at multiples of so many frames: 1.5 ms.
+BLOCK = 64
+# The version of the cached scores and of clips.jsonl. Raise it with every change of the clips that a seed gives.
+FORMAT = 1
+# The exit code of --stop-after.
 STOPPED = 75
 
 
@@ -85,7 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def load_pieces(cache: Path, also: list[str], jobs: int, deadline: float) -> tuple[list[Piece], list[str], bool]:
-    """The pieces of the corpus, what could not be read, and whether it was all there in time. One JSON file a score."""
+    """The pieces of the corpus, a line on each score that cannot be read, and False if ``deadline`` came first.
+
+    Each score is read once, into a JSON file of its own.
+    """
     import music21
 
     corpus = Path(music21.__file__).parent / "corpus"
@@ -116,7 +123,8 @@ def _read_one(task: tuple[str, Path, Path, Path]) -> None:
 
 # ---- sound ----
 
-_soundfonts: dict[str, Any] = {}  # of this process: path -> (Synth, id); reading one takes longer than a clip
+# Path -> (Synth, id) of the soundfonts that this process has read, which takes longer than a clip.
+_soundfonts: dict[str, Any] = {}
 
 
 def render(piece: Piece, plan: Plan, soundfont: str, rate: int) -> np.ndarray:
@@ -128,7 +136,7 @@ def render(piece: Piece, plan: Plan, soundfont: str, rate: int) -> np.ndarray:
         synth = tinysoundfont.Synth(samplerate=SYNTH_RATE, gain=-12)
         _soundfonts[soundfont] = (synth, synth.sfload(soundfont))
     synth, number = _soundfonts[soundfont]
-    # Voices that are cut off fade for some ms: those of the clip before must not reach into this one.
+    # Voices that are cut off fade for some ms. Those of the clip before must not reach into this one.
     synth.sounds_off()
     synth.generate(SYNTH_RATE // 2)
     channels = [k if k < 9 else k + 1 for k in range(15)]  # channel 9 is that of the drums
@@ -162,7 +170,7 @@ def render(piece: Piece, plan: Plan, soundfont: str, rate: int) -> np.ndarray:
 
 
 def reverb(sound: np.ndarray, rate: int, plan: Plan) -> np.ndarray:
-    """The sound in a room: convolved with noise that falls by 60 dB in ``plan.reverb_s`` seconds, a share ``wet``."""
+    """The sound in a room: a share ``plan.wet`` is convolved with noise that falls by 60 dB in ``plan.reverb_s`` s."""
     rng = np.random.default_rng(list(plan.path.encode()))
     n = round(plan.reverb_s * rate)
     tail = rng.standard_normal(n) * 10 ** (-3 * np.arange(n) / n)
@@ -176,7 +184,7 @@ def reverb(sound: np.ndarray, rate: int, plan: Plan) -> np.ndarray:
 def render_all(
     out: Path, plans: list[Plan], pieces: dict[str, Piece], options: argparse.Namespace, deadline: float
 ) -> bool:
-    """Render what is missing; False if ``deadline`` came first."""
+    """Render the clips that are missing; False if ``deadline`` came first."""
     tasks = []
     for plan in plans:
         if not (out / plan.path).exists():
@@ -200,7 +208,7 @@ def _render_one(task: tuple[Piece, Plan, str, int, Path]) -> None:
 
 
 def run_all(function: Callable[[Any], None], tasks: list[Any], jobs: int, deadline: float, what: str) -> bool:
-    """Run the tasks in ``jobs`` processes; False if ``deadline`` came first (what is running is finished)."""
+    """Run the tasks in ``jobs`` processes; False if ``deadline`` came first. Tasks that run then are finished."""
     if not tasks:
         return True
     started, done, left = time.monotonic(), 0, iter(tasks)
@@ -224,11 +232,11 @@ def run_all(function: Callable[[Any], None], tasks: list[Any], jobs: int, deadli
     return done == len(tasks)
 
 
-# ---- what is written beside the clips ----
+# ---- the files beside the clips ----
 
 
 def check_settings(file: Path, settings: dict[str, Any]) -> None:
-    """Clips of other settings must not be taken for these."""
+    """Raise ValueError if the folder has clips of other settings, which must not be taken for these."""
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = sorted(name for name in settings if before.get(name) != settings[name])
@@ -254,7 +262,7 @@ def write_dataset(out: Path, plans: list[Plan]) -> None:
 
 
 def write_manifest(out: Path, plans: list[Plan], settings: dict[str, Any], unread: list[str]) -> None:
-    """clips.jsonl: what every clip is, with its sha256; manifest.json: the settings, versions, and counts."""
+    """Write clips.jsonl, with every clip's plan and sha256, and manifest.json, with settings, versions and counts."""
     lines = []
     for plan in plans:
         lines.append(json.dumps({**dataclasses.asdict(plan), "tags": plan.tags, "sha256": _sha256(out / plan.path)}))

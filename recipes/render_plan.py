@@ -1,4 +1,4 @@
-"""What is rendered: split, instruments, tempo, key, room and tags of every clip; pure functions of pieces and seed."""
+"""The plan of every clip: split, instruments, tempo, key, room and tags, which follow from the pieces and the seed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-SECONDS = 29.5  # a little more than the 29.12 s that the paper's networks take
+# Length of a clip, a little more than the 29.12 s that the paper's networks take.
+SECONDS = 29.5
 SPLITS = ("train", "validation", "test")
-SHARES = (0.7, 0.1, 0.2)  # of the works of each style
-MIN_WORKS = 8  # of a style, or its tag would only name the few pieces that it was trained on
-INCIPIT = 14  # intervals that tell a tune: two with the same ones are taken for one
+# The splits' shares of the works of each style.
+SHARES = (0.7, 0.1, 0.2)
+# A style of fewer works is left out: its tag would only name the few pieces that it was trained on.
+MIN_WORKS = 8
+# So many intervals tell a tune: two tunes that begin with the same ones are taken for one.
+INCIPIT = 14
 
-# Tag -> General MIDI programs (from 0), and the range of keys that they sound natural in.
+# Tag -> General MIDI programs (counted from 0), and the range of keys in which they sound natural.
 FAMILIES: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
     "piano": ((0, 1, 2, 3), (36, 88)),
     "harpsichord": ((6,), (40, 84)),
@@ -36,12 +40,16 @@ FAMILIES: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
     "banjo": ((105,), (48, 79)),
     "bagpipe": ((109,), (58, 79)),
 }
-WEIGHT = {"vocal": 2.5, "strings": 2.0, "piano": 1.5, "bass": 0.0}  # 1 for the others; a bass plays a lowest part only
+# How often a family is drawn; the others have 1. A bass is never drawn: it only replaces the lowest part.
+WEIGHT = {"vocal": 2.5, "strings": 2.0, "piano": 1.5, "bass": 0.0}
 STYLES = ("folk", "medieval", "renaissance", "baroque", "classical", "romantic")
-TEMPI = {"slow": (46, 68), "medium": (84, 108), "fast": (132, 176)}  # beats a minute; the gaps keep the classes apart
+# Beats a minute of each class. The gaps keep the classes apart.
+TEMPI = {"slow": (46, 68), "medium": (84, 108), "fast": (132, 176)}
 TAGS = (*FAMILIES, "percussion", "instrumental", "solo", "ensemble", *STYLES, *TEMPI)
-DRUMS = -1  # in place of a program
-MIN_NOTES = 12  # in a clip, or it is mostly silence
+# The drums have this in place of a program.
+DRUMS = -1
+# A clip with fewer notes is mostly silence, and another start is drawn.
+MIN_NOTES = 12
 
 
 class Note(NamedTuple):
@@ -83,7 +91,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Plan:
-    """One clip. Everything that makes its sound, but the notes and the soundfont."""
+    """One clip: everything that makes its sound, except for the notes and the soundfont."""
 
     path: str
     split: str
@@ -99,7 +107,7 @@ class Plan:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """In the order of TAGS."""
+        """The clip's tags, in the order of TAGS."""
         families = {voice.family for voice in self.voices}
         pitched = sum(voice.part >= 0 for voice in self.voices)
         has = families | {self.style, self.tempo, "solo" if pitched == 1 and len(self.voices) == 1 else "ensemble"}
@@ -112,18 +120,18 @@ class Plan:
 
 
 def work_of(piece: Piece) -> str:
-    """What a piece is a part of, by its file's name: a folder, an opus or a cycle; a tune is a work of its own."""
+    """The work that a piece is part of, by its file's name: a folder, opus or cycle. A tune is a work of its own."""
     folder, _, file = piece.id.rpartition("/")
     if folder != piece.collection:
         return folder
     if "#" in file:
         return piece.id
-    # songs of one cycle, pieces of one opus
+    # Songs of one cycle, or pieces of one opus, have names that differ in a number at the end.
     return f"{folder}/{re.sub(r'[-_ ]?(no|n|mov|movement)[-_ ]?[0-9]+[a-z]?$', '', file.lower())}"
 
 
 def incipit(piece: Piece) -> str | None:
-    """The first intervals of the top part, whatever the key; None where it is too short to tell anything."""
+    """The first intervals of the top part, which are the same in every key; None for a part that is too short."""
     keys = [note.key for note in piece.parts[0]][: INCIPIT + 1]
     if len(keys) <= INCIPIT:
         return None
@@ -138,7 +146,7 @@ def plain_title(title: str) -> str:
 
 
 def group_works(pieces: list[Piece]) -> dict[str, str]:
-    """Piece id -> the smallest id of its group: pieces of one work, of one title, or with one incipit go together."""
+    """Piece id -> the smallest id of its group. Pieces of one work, of one title, or with one incipit are a group."""
     parent = {piece.id: piece.id for piece in pieces}
 
     def root(name: str) -> str:
@@ -159,7 +167,7 @@ def group_works(pieces: list[Piece]) -> dict[str, str]:
 
 
 def assign_splits(pieces: list[Piece], seed: int) -> dict[str, str]:
-    """Piece id -> split. Whole groups, seeded; SHARES of each style's, at least one where 3 exist."""
+    """Piece id -> split. Groups stay whole. Each split gets its share of every style's, at least one if there are 3."""
     group_of = group_works(pieces)
     styles: dict[str, set[str]] = defaultdict(set)
     for piece in sorted(pieces, key=lambda piece: piece.id):
@@ -180,9 +188,11 @@ def assign_splits(pieces: list[Piece], seed: int) -> dict[str, str]:
 
 
 def plan_clips(pieces: list[Piece], counts: dict[str, int], seed: int) -> list[Plan]:
-    """``counts[split]`` clips of each split. A style's share grows with the cube root of its pieces, so that thousands
-    of tunes leave room for the rest; within a style the pieces take turns, each time with other instruments. A style of
-    fewer than MIN_WORKS works is left out."""
+    """``counts[split]`` clips of each split.
+
+    A style's share grows with the cube root of its pieces, so that thousands of tunes leave room for the rest. Within a
+    style the pieces take turns, each time with other instruments. A style of fewer than MIN_WORKS works is left out.
+    """
     groups = {(piece.style, group) for piece, group in zip(pieces, group_works(pieces).values(), strict=True)}
     works = Counter(style for style, _ in groups)
     pieces = [piece for piece in pieces if works[piece.style] >= MIN_WORKS]
@@ -209,7 +219,7 @@ def plan_clips(pieces: list[Piece], counts: dict[str, int], seed: int) -> list[P
 
 
 def draw(piece: Piece, split: str, number: int, seed: int) -> Plan | None:
-    """Clip ``number`` of a piece: all from (seed, piece, number). None where the piece has too few notes."""
+    """Clip ``number`` of a piece, which follows from seed, piece and number; None if the piece has too few notes."""
     digest = _hash(seed, piece.id, str(number))
     rng = np.random.default_rng(list(bytes.fromhex(digest)))
     tempo = str(rng.choice(list(TEMPI)))
@@ -226,7 +236,7 @@ def draw(piece: Piece, split: str, number: int, seed: int) -> Plan | None:
         return None
     reverb_s = 0.0 if rng.random() < 0.25 else float(rng.uniform(0.3, 2.5))
     return Plan(
-        # the digest keeps names apart that differ in odd characters only
+        # The digest keeps names apart that differ in odd characters only.
         path=f"{split}/{re.sub('[^A-Za-z0-9.-]+', '_', piece.id)}-{digest[:6]}.flac",
         split=split,
         piece=piece.id,
@@ -246,7 +256,7 @@ def _sounding(piece: Piece, start: float, length: float) -> int:
 
 
 def _voices(piece: Piece, start: float, length: float, rng: np.random.Generator) -> tuple[Voice, ...]:
-    """Instruments: one family for all parts, or one each; a tune alone, or doubled; drums for a part of the tunes."""
+    """Draw the instruments: one family for all parts, or one for each. A tune may be doubled, or have drums as well."""
     names = list(FAMILIES)
     weights = np.array([WEIGHT.get(name, 1.0) for name in names])
     transpose = int(rng.integers(-4, 5))
@@ -286,7 +296,7 @@ class Event(NamedTuple):
 
 
 def events(piece: Piece, plan: Plan, seconds: float = SECONDS) -> list[Event]:
-    """Key events of a clip in order (up before down at one time), each at most some ms off the beat, as people play."""
+    """Key events of a clip in order, up before down at one time. Each is at most some ms late, as people play."""
     rng = np.random.default_rng(list(bytes.fromhex(_hash(0, plan.piece, f"{plan.number} {plan.bpm}"))))
     quarter = 60 / plan.bpm / piece.beat
     loop = -(-piece.end // piece.bar) * piece.bar if plan.style == "folk" else float("inf")

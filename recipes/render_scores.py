@@ -1,8 +1,8 @@
-"""The scores that the PyPI package music21 ships, as plain notes: which collections, under which terms, and reading.
+"""The scores that the PyPI package music21 ships: the collections, their terms, and their reading as plain notes.
 
 music21's own licence (BSD) does not cover its corpus. "Used": scores whose own file or folder says that they are free,
 and music out of copyright whose encoders reserved nothing (corpus/license.txt: distributed with their permission).
-"Also": what ``--also NAME`` adds for whoever may use it; nothing of it is taken by default.
+"Also": ``--also NAME`` adds it, for those who may use it; by default nothing of it is taken.
 
 =================== ============ ============================================================== =======
 collection          style        terms found in music21 10.5.1                                  taken
@@ -43,7 +43,8 @@ from typing import Any
 
 from render_plan import Note, Piece
 
-MAX_QUARTERS = 4000  # longer than any movement: above it a score was misread
+# No movement is longer, so a longer score was misread, and is left out.
+MAX_QUARTERS = 4000
 EXTENSIONS = (".abc", ".mxl", ".xml", ".musicxml", ".krn")
 
 
@@ -89,7 +90,7 @@ def read_pieces(collection: str, path: Path, corpus: Path) -> tuple[list[Piece],
     name = str(path.relative_to(corpus).with_suffix(""))
     if path.suffix != ".abc":
         try:
-            # the name of a mass, which its movements' files share
+            # The title is that of the mass, which the files of its movements share.
             titles = tuple(re.findall(r"(?m)^!!!OPR: *(.*\S)", path.read_text())) if collection == "palestrina" else ()
             return [_piece(converter.parse(path), name, collection, style, titles)], []
         except Exception as error:  # music21 raises anything on a score that it does not understand
@@ -112,7 +113,7 @@ def read_pieces(collection: str, path: Path, corpus: Path) -> tuple[list[Piece],
 
 
 def split_tunes(text: str) -> list[str]:
-    """The tunes of an ABC file: from each X: line to the next, without what stands in front of the first."""
+    """The tunes of an ABC file: each goes from an X: line to the next. Lines in front of the first are left out."""
     return [part for part in re.split(r"(?m)^(?=X:)", text) if part.startswith("X:")]
 
 

@@ -24,7 +24,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ except ImportError as error:
 
 from train_data import Clips, LogMels, Stopped, batches, read_dataset
 from train_network import Network, folded, read_document, with_tags
+from train_options import make_parser
 
 import fcntag
 from fcntag.bench import machine
@@ -46,14 +46,16 @@ from fcntag.model.document import Metric, ModelDocument, Source
 from fcntag.model.file import read_model, write_atomically, write_model
 from fcntag.model.paper import about_network
 
-# Both compute the same float32 log-mel and network; what differs is the order of the sums, and the folding.
+# A run fails if fcntag's scores or ROC-AUC differ from PyTorch's by more. Both compute the same float32 log-mel and
+# network, in which only the folding and the order of the sums differ.
 MAX_SCORE_ERROR = 1e-4
 MAX_AUC_ERROR = 1e-4
-STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, and it is not finished
+# The exit code of --stop-after, EX_TEMPFAIL: nothing is wrong, and the run is not finished.
+STOPPED = 75
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = make_parser((__doc__ or "").splitlines()[0]).parse_args(arguments)
     try:
         return Training(options).run()
     except FcntagError as error:
@@ -65,15 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: a map is 100 MB and more, and asking the kernel for it anew took half of a step."""
+    """Have glibc keep freed memory. A map has 100 MB and more, and asking the kernel for it took half of a step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: nothing in mappings of its own, which go back when they are freed
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing back from the heap's end either
+        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own, which would go back when it is freed
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap's end does not go back either
 
 
 class Training:
-    """One run: data, network, and what has been reached so far."""
+    """One run: its data, its network, and its state, which a checkpoint holds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -87,9 +89,9 @@ class Training:
         )
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DeviceError("--device cuda: PyTorch finds no GPU it can use")
-        # cuDNN's fastest gradients add up in any order; on a CPU nothing is lost by asking for the same one
+        # cuDNN's fastest gradients add up in any order. On a CPU, a fixed order costs nothing.
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # that is for finding bugs, at a pass over each map
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it costs a pass over each map, to find bugs
         torch.manual_seed(options.seed)
         tags, self.splits = read_dataset(options.dataset, options.audio)
         self.document = with_tags(read_document(options.network), tags)
@@ -102,7 +104,7 @@ class Training:
             "dataset_sha256": self.sha256,
             "document": json.loads(self.document.to_json()),
         }
-        # Where the run stands: everything else follows from it, the settings and the files.
+        # The state of the run. With the settings and the files, everything else follows from it.
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.best: dict[str, Any] = {"roc_auc": -1.0, "epoch": -1, "state": None}
         self.log: list[dict[str, Any]] = []
@@ -132,7 +134,7 @@ class Training:
         options, clips = self.options, self.splits["train"]
         rng = np.random.default_rng([options.seed, self.epoch])
         draws = list(zip(rng.permutation(len(clips)).tolist(), rng.random(len(clips)).tolist(), strict=True))
-        # a batch of one has no variance for a batch-norm over a map of 1 x 1
+        # A last batch that is not full is left out: of a single 1 x 1 map, a batch-norm has no variance.
         n_steps = max(1, len(draws) // options.batch)
         draws = draws[self.step * options.batch : n_steps * options.batch]
         started = saved = time.monotonic()
@@ -212,14 +214,14 @@ class Training:
         self.write_log()
 
     def resume(self) -> None:
-        """Take up what a checkpoint in --out holds; refuses one of other settings."""
+        """Go on from the checkpoint in --out, if there is one. One of other settings is refused."""
         path = self.out / "checkpoint.pt"
         if not path.exists():
             return
         try:
             checkpoint = torch.load(path, map_location=self.device, weights_only=True)
             settings = json.loads(checkpoint["settings"])
-        except Exception as error:  # whatever a damaged file makes of torch.load
+        except Exception as error:  # torch.load may raise anything on a damaged file
             raise FcntagError(f"{path}: not a checkpoint of this recipe: {error!s:.80}") from None
         changed = sorted(name for name in self.settings if settings.get(name) != self.settings[name])
         if changed:
@@ -311,13 +313,13 @@ class Training:
         ).validate()
 
     def estimate(self) -> int:
-        """Print what a step, an epoch and all epochs would take, from the median of some steps on random input."""
+        """Print the time of a step, an epoch and all epochs, from the median of some steps on random input."""
         batch, n_tags = self.options.batch, len(self.document.tags)
         rng = np.random.default_rng(0)
         x = torch.from_numpy(rng.standard_normal((batch, *self.document.input_size()), np.float32))
         y = torch.from_numpy(rng.integers(0, 2, (batch, n_tags)).astype(np.float32))
         self.network.train()
-        self.train_step(x, y)  # memory and oneDNN's or cuDNN's choices
+        self.train_step(x, y)  # gets memory, and has oneDNN or cuDNN choose its kernels
         samples = []
         while len(samples) < 3 or (sum(samples) < 5 and len(samples) < 50):
             started = time.perf_counter()
@@ -350,7 +352,7 @@ class Training:
 
 
 def figures(clips: Clips, scores: np.ndarray) -> dict[str, Any]:
-    """ROC-AUC and PR-AUC, means over the tags that some of the clips have and some have not; 0 if there are none."""
+    """ROC-AUC and PR-AUC, means over the tags that some clips have and others lack; 0 if there are no such tags."""
     mixed = [k for k, column in enumerate(clips.labels.T) if 0 < column.sum() < len(column)]
     if not mixed:
         return {"roc_auc": 0.0, "pr_auc": 0.0, "n_tags": 0}
@@ -369,7 +371,7 @@ def engine_scores(model: Path, clips: Clips, threads: int) -> np.ndarray:
 
 
 def compare(clips: Clips, actual: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """What differs between two computations of the clips' scores, and whether it is within the limits."""
+    """The differences between two computations of the clips' scores, and whether they are within the limits."""
     error = float(np.abs(actual.astype(np.float64) - expected).max())
     roc_auc = figures(clips, actual)["roc_auc"]
     auc_error = abs(roc_auc - figures(clips, expected)["roc_auc"])
@@ -377,48 +379,6 @@ def compare(clips: Clips, actual: np.ndarray, expected: np.ndarray) -> dict[str,
     return {"max_abs_error": error, "roc_auc": roc_auc, "roc_auc_error": auc_error, "passed": passed}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], epilog="see the head of this file, and recipes/README.md"
-    )
-    parser.add_argument("dataset", help="CSV: path,split,TAG,TAG,... with 0 and 1, or path,split,tags")
-    parser.add_argument("--audio", metavar="DIR", help="folder that its paths start from (default: the file's own)")
-    parser.add_argument("--network", required=True, metavar="NAME", help="fcn5-narrow, fcn4, FILE.json, ...")
-    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint, log and model file")
-    parser.add_argument("--cache", metavar="DIR", help="log-mels, to be shared by several runs (default: OUT/cache)")
-    parser.add_argument("--epochs", type=_number(int, 1), default=100, metavar="N", help="at most (default: 100)")
-    parser.add_argument("--patience", type=_number(int, 1), default=10, metavar="N", help="epochs without a better one")
-    parser.add_argument("--batch", type=_number(int, 2), default=16, metavar="N", help="clips in a step (default: 16)")
-    parser.add_argument("--lr", type=_number(float, 0), default=1e-3, help="Adam's learning rate (default: 0.001)")
-    parser.add_argument("--decay", action="store_true", help="learning rate falls to 0 over --epochs, in a line")
-    parser.add_argument("--dropout", type=_number(float, 0, 0.95), default=0.5, help="after every pool (default: 0.5)")
-    parser.add_argument("--seed", type=_number(int, 0), default=0)
-    parser.add_argument("--threads", type=_number(int, 0), default=0, help="CPU threads (default: all of the process)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 (autocast); scores stay float32")
-    parser.add_argument(
-        "--checkpoint-every", type=_number(float, 1), default=300.0, metavar="S", help="and every epoch"
-    )
-    parser.add_argument("--stop-after", type=_number(float, 0), default=0.0, metavar="S", help="checkpoint and exit 75")
-    parser.add_argument("--estimate", action="store_true", help="print what a step and an epoch take; train nothing")
-    for name, default in (("name", ""), ("dataset-name", ""), ("training-data", ""), ("authors", "not stated")):
-        parser.add_argument(f"--{name}", default=default, metavar="TEXT", help="for the model document")
-    parser.add_argument("--licence", default="not stated", metavar="SPDX", help="of the weights, for the document")
-    return parser
-
-
-def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"{text}; allowed: {allowed}")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it where float() fails
-    return parse
-
-
 if __name__ == "__main__":
-    keep_memory()  # of the process, so not where main() is called by another program
+    keep_memory()  # concerns the whole process, so main() leaves it to the program that calls it
     sys.exit(main())

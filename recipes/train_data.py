@@ -28,7 +28,8 @@ from fcntag.model.file import Model, write_atomically
 from fcntag.pipeline.decode import read_windows
 from fcntag.pipeline.segments import plan_segments
 
-AFFINE = ("scalar", "per_mel", "per_frame")  # normalizations whose tensors come from the training data
+# The normalizations whose tensors come from the training data.
+AFFINE = ("scalar", "per_mel", "per_frame")
 
 
 class DatasetError(FcntagError, ValueError):
@@ -36,7 +37,7 @@ class DatasetError(FcntagError, ValueError):
 
 
 class Stopped(Exception):
-    """The time that was given is over. What is done so far is on disk."""
+    """The given time is over. All work so far is on disk."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def read_dataset(path: str, audio: str | None) -> tuple[tuple[str, ...], dict[st
 class LogMels:
     """Log-mels of clips [n_windows, H, W], one .npy file each, made once for a front end, segmenting and version.
 
-    The windows are those that tagging takes. What the training data decides (input.scale, input.shift) is not
-    applied: networks that differ only there share the files.
+    The windows are those that tagging takes. input.scale and input.shift, which the training data decide, are not
+    applied, so that networks that differ only in these share the files.
     """
 
     def __init__(self, document: ModelDocument, folder: Path, threads: int) -> None:
@@ -129,7 +130,7 @@ class LogMels:
         self._threads = threads
 
     def prepare(self, clips: Clips, say: str, deadline: float = float("inf")) -> Clips:
-        """Compute what is missing. The clips that can be read; the others are named on stderr.
+        """Compute the log-mels that are missing; return the clips that can be read, and name the others on stderr.
 
         Raises Stopped at ``deadline``, in time.monotonic()'s seconds.
         """
@@ -160,7 +161,7 @@ class LogMels:
 
     def statistics(self, clips: Clips, normalization: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the clips in float64: [1], [n_mels] or [n_frames]."""
-        mel_first = self._document.frontend.layout == "mel_time"
+        mel_first = self._document.frontend.time_axis == 1
         axis = {"scalar": None, "per_mel": 1 if mel_first else 2, "per_frame": 2 if mel_first else 1}[normalization]
         count, total, squares = 0, 0.0, 0.0
         for path in clips.paths:
@@ -188,7 +189,7 @@ class LogMels:
             status = os.stat(path)
             identity = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
         except OSError:
-            identity = path  # decoding says what is wrong with it
+            identity = path  # decoding will say what is wrong
         return self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
 
 
@@ -197,7 +198,7 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Log-mels [B, H, W] and labels [B, n_tags], read two batches ahead.
 
-    A draw is a clip's index and where in it, 0 <= u < 1: of a clip of n windows, number floor(n u).
+    A draw is a clip's index and a place 0 <= u < 1 in it: of n windows it takes number floor(n u).
     """
 
     def read(group: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +213,7 @@ def batches(
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], depth: int) -> Iterator[Any]:
-    """``map`` in a pool that runs at most ``depth`` items ahead of whoever takes the results."""
+    """``map`` in a pool that runs at most ``depth`` items ahead of the caller."""
     waiting = []
     for item in items:
         waiting.append(pool.submit(function, item))

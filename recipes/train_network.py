@@ -23,7 +23,8 @@ from fcntag.convert.model_builder import Spec
 from fcntag.errors import ModelError
 from fcntag.model.document import ModelDocument
 
-EPSILON = 1e-5  # of every batch-norm; gone once they are folded
+# Added to the variance by every batch-norm; folding puts it into the weights.
+EPSILON = 1e-5
 
 
 def read_document(name: str) -> ModelDocument:
@@ -41,11 +42,11 @@ def read_document(name: str) -> ModelDocument:
 
 
 def with_tags(document: ModelDocument, tags: tuple[str, ...]) -> ModelDocument:
-    """The same network for other tags. Every segment has the full length, as all that it will be trained on has."""
+    """The same network for other tags. Every segment has the full length, as the training data have."""
     changes = {"random_weights": False} if hasattr(document, "random_weights") else {}
     return dataclasses.replace(
         document,
-        name=re.sub(r"-random-\d+$", "", document.name),  # as untrained networks are called
+        name=re.sub(r"-random-\d+$", "", document.name),  # the suffix of untrained networks
         tags=tags,
         segments=dataclasses.replace(document.segments, min_samples=0),
         variants=(),
@@ -54,9 +55,10 @@ def with_tags(document: ModelDocument, tags: tuple[str, ...]) -> ModelDocument:
 
 
 class Dropout(nn.Module):
-    """``nn.Dropout``, quick on a CPU too: there PyTorch draws a map's numbers one by one, a quarter of a step's time.
+    """``nn.Dropout`` that is quick on a CPU as well.
 
-    The mask follows from the state of PyTorch's generator, as ever; p counts in steps of 1 / 65536.
+    There, PyTorch draws the numbers of a map one by one, which took a quarter of a step. The mask follows from the
+    state of PyTorch's generator, as ever. ``p`` is rounded to a multiple of 1 / 65536.
     """
 
     def __init__(self, p: float) -> None:
@@ -72,7 +74,7 @@ class Dropout(nn.Module):
         rng = np.random.default_rng(int(torch.randint(1 << 62, ())))
         draws = np.frombuffer(rng.bytes(2 * x.numel()), np.uint16)
         n, c, h, w = x.shape
-        mask = torch.from_numpy(draws >= dropped).view(n, h, w, c).permute(0, 3, 1, 2)  # as x lies in memory
+        mask = torch.from_numpy(draws >= dropped).view(n, h, w, c).permute(0, 3, 1, 2)  # the order of x in memory
         return x * (mask.to(x.dtype) * (65536 / (65536 - dropped)))
 
 
@@ -84,12 +86,13 @@ class Network(nn.Module):
         self.document = document
         shapes = document.tensor_shapes()
         self.affine = "input.scale" in shapes
-        if self.affine:  # set once from the training data (see standardize), never trained
+        if self.affine:  # standardize() sets them once from the training data; they are never trained
             self.register_buffer("scale", torch.ones(shapes["input.scale"]))
             self.register_buffer("shift", torch.zeros(shapes["input.shift"]))
         self.blocks = nn.ModuleList()
         for block in document.blocks:
-            # The batch-norm's shift makes a bias in front of it idle; behind an activation there is no such shift.
+            # A bias in front of a batch-norm would be idle, as the batch-norm has a shift. A bias in front of an
+            # activation is not.
             conv = nn.Conv2d(
                 block.in_channels,
                 block.out_channels,
@@ -104,7 +107,7 @@ class Network(nn.Module):
             middle = (activation, norm, pool) if block.post_affine else (norm, pool, activation)
             self.blocks.append(nn.Sequential(conv, *middle, Dropout(dropout)))
         self.head = nn.Linear(document.head.in_features, len(document.tags))
-        self.to(memory_format=torch.channels_last)  # of the weights: else every step converts them
+        self.to(memory_format=torch.channels_last)  # else every step would convert the weights
 
     def standardize(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Make the input (x - mean) / std: [1], [n_mels] or [n_frames] in float64, as the document normalises."""
@@ -126,15 +129,18 @@ class Network(nn.Module):
         return self.head(x.flatten(1))
 
     def _along(self, values: torch.Tensor) -> torch.Tensor:
-        """Input tensor [n] where it belongs in [H, W]."""
+        """An input tensor [n] as a column or row of [H, W]."""
         frontend = self.document.frontend
-        mel_first = frontend.layout == "mel_time"
+        mel_first = frontend.time_axis == 1
         rows = {"scalar": True, "per_mel": mel_first, "per_frame": not mel_first}[frontend.normalization]
         return values[:, None] if rows else values[None, :]
 
 
 def folded(network: Network, document: ModelDocument) -> tuple[ModelDocument, dict[str, np.ndarray]]:
-    """``document`` (the network's, described) and its float32 tensors, batch-norms folded in float64."""
+    """``document``, which is the network's with a description, and its float32 tensors.
+
+    The batch-norms are folded in float64.
+    """
     spec = Spec(document)
     if network.affine:
         spec.set("input.scale", _array(network.scale))

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from fcntag import cli, oracle
-from fcntag.bench import compare, machine, measure, peers, text
+from fcntag.bench import compare, machine, measure, peers, shared, text
 from fcntag.bench.report import Report, Row
 from fcntag.bench.samples import limit, median_ratio, percentile, spread
 from fcntag.bench.timing import LONG_S, MIN_ROUNDS, ProcessRun, alternate, contention, run_process
@@ -96,6 +96,16 @@ def test_a_process_is_accounted_for_from_a_small_parent() -> None:
         run_process([sys.executable, "-S", "-c", "import sys; print('last words', file=sys.stderr); sys.exit(3)"])
 
 
+def test_a_cold_process_runs_the_package_that_is_here() -> None:
+    check = "import pathlib, sys, fcntag; sys.exit(str(pathlib.Path(fcntag.__file__).parent.parent) not in sys.path)"
+    starts = shared.cold_starts(paper_model("fcn5-narrow"), lambda path: ["-c", check, str(path)], 2)
+    assert len(starts.samples_s) == 2
+    assert min(starts.samples_s) > 0
+    assert Path(cli.__file__).parent.parent.parent == shared._PACKAGE_FOLDER
+    with pytest.raises(FcntagError, match="exit code 5"):
+        shared.cold_starts(paper_model("fcn5-narrow"), lambda path: ["-c", "import sys; sys.exit(5)"], 1)
+
+
 def test_contention_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     original = subprocess.Popen
@@ -116,7 +126,7 @@ def test_contention_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_report_survives_json() -> None:
-    one = row(max_score_difference=1e-7, ratio=3.2, contend=1, network="reduced", flop=1e9, bytes=1e6, audio_s=30.0)
+    one = row(max_score_difference=1e-7, ratio=3.2, contend=1, variant="reduced", flop=1e9, bytes=1e6, audio_s=30.0)
     before = report(one, row(NOISY, stage="decode", batch=0))
     before.models["net"] = {"random_weights": True}
     before.peers["torch"] = "not installed"
@@ -127,6 +137,19 @@ def test_a_report_survives_json() -> None:
     assert data["rows"][0]["samples_s"] == QUIET
     assert data["bottlenecks"]["net"].startswith("net: decode takes 100 %")
     assert Report.from_json(before.to_json()) == before
+
+
+def test_committed_results_are_read_and_written_with_the_keys_that_they_have() -> None:
+    """``--compare`` takes them; a row's ``variant`` is their "network"."""
+    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+    paths = sorted(results.glob("network-*.json"))
+    assert paths
+    for path in paths:
+        saved = path.read_text(encoding="utf-8")
+        read = Report.from_json(saved)
+        assert {row.variant for row in read.rows} == {"original", "reduced"}
+        assert [row.variant for row in read.rows] == [row["network"] for row in json.loads(saved)["rows"]]
+        assert read.to_json() == saved
 
 
 @pytest.mark.parametrize(
@@ -380,10 +403,10 @@ def small(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPa
     write_model(tmp_path / "small.safetensors", model.document, model.tensors)
     soundfile.write(tmp_path / "noise.wav", rng.uniform(-0.5, 0.5, 20000), 16000)
     monkeypatch.setattr(machine, "ceilings", lambda threads: {"fma_gflops": 100.0, "copy_gbytes": 10.0})
-    monkeypatch.setattr(measure, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
+    monkeypatch.setattr(shared, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
     for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "ghost": Echo}.items():
-        monkeypatch.setitem(peers.PEERS, name, peer)
-        monkeypatch.setitem(peers._NEEDS, name, ("no_such_module",) if name == "ghost" else ("numpy",))
+        needs = ("no_such_module",) if name == "ghost" else ("numpy",)
+        monkeypatch.setitem(peers.PEERS, name, peers.PeerEntry(needs, peer))
     return measure.Settings(
         models=(str(tmp_path / "small.safetensors"),),
         batches=(1, 3),
@@ -397,7 +420,7 @@ def small(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPa
 def test_missing_and_wrong_peers_are_named_and_not_timed(small: measure.Settings) -> None:
     settings = dataclasses.replace(small, peers=("echo", "ghost", "liar", "broken"), reduce=False)
     result = measure.measure(settings, lambda _: None)
-    assert {r.network for r in result.find(stage="network")} == {"original"}
+    assert {r.variant for r in result.find(stage="network")} == {"original"}
     assert result.peers["ghost"] == "not installed"
     assert result.peers["echo"] == np.__version__
     timed = result.find(stage="network")
@@ -417,10 +440,10 @@ def test_peers_get_the_reduced_network_and_the_cropped_input(small: measure.Sett
     result = measure.measure(settings, lambda _: None)
     assert not result.refused
     (name,) = result.models
-    assert {r.network for r in result.find(stage="network", engine="fcntag")} == {"reduced"}
+    assert {r.variant for r in result.find(stage="network", engine="fcntag")} == {"reduced"}
     assert result.models[name]["reduced_multiply_adds"] < result.models[name]["multiply_adds"]
     rows = result.find(stage="network", engine="echo", batch=3)
-    assert [(r.network, r.contend) for r in rows] == [
+    assert [(r.variant, r.contend) for r in rows] == [
         ("original", 0),
         ("reduced", 0),
         ("original", 1),

@@ -18,15 +18,17 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag import cli, oracle
+from fcntag.bench import shared
 from fcntag.bench.cuda import frontends, gpu, group, peers, text, work
 from fcntag.bench.cuda import measure as bench
+from fcntag.bench.peers import PeerEntry
 from fcntag.bench.report import Report, Row
 from fcntag.bench.timing import ProcessRun
+from fcntag.bench.variants import Variant, original_variant, reduced_variant
 from fcntag.engine import cuda_core
 from fcntag.engine.cuda import CudaEngine
 from fcntag.model.document import Log
 from fcntag.model.file import Model, write_model
-from fcntag.reduce import reduce_model
 
 FRONTENDS = {
     "centre, floor below the maximum": dict(log=Log(kind="db", amin=1e-10, ref="max", top_db=30.0)),
@@ -61,10 +63,6 @@ LIBRARIES = ["torch", *WITH_JAX, *(["torchaudio"] if importable("torchaudio") el
 def small_model(rng: np.random.Generator, **options: Any) -> Model:
     options.setdefault("blocks", [block(9, window=(2, 2)), block(8, activation="elu", affine=True, window=(4, 4))])
     return make_model(rng, options.pop("blocks"), n_samples=8000, **options)
-
-
-def whole(model: Model) -> work.Variant:
-    return work.Variant("original", model, model, *model.document.input_size(), model.document.multiply_adds())
 
 
 def waves_of(model: Model, rng: np.random.Generator, batch: int) -> np.ndarray:
@@ -104,7 +102,7 @@ def test_peers_compute_the_models_scores(name: str, flatten: Any, precision: str
     blocks = [block(6, activation="elu", affine=True, window=(2, 3)), block(8, kernel=1), block(5, window=(3, 2))]
     model = small_model(rng, blocks=blocks, flatten=flatten)
     waves = waves_of(model, rng, 3)
-    peer = peers.make(name, whole(model), precision, 3, "cpu")
+    peer = peers.make(name, original_variant(model), precision, 3, "cpu")
     tolerance = 1e-5 if precision == "float32" else 0.05  # 8 bits; float32 rounding, for scores between 0 and 1
     assert np.abs(peer.output(waves) - oracle.scores(model, waves)).max() < tolerance
     for stage in peer.stages:
@@ -213,22 +211,18 @@ def test_inputs_are_beyond_the_caches(batch: int, expected: int) -> None:
 
 def test_the_stages_are_the_network(rng: np.random.Generator) -> None:
     model = small_model(rng)
-    small, reduction = reduce_model(model)
-    for variant in (
-        whole(model),
-        work.Variant("reduced", model, small, *reduction.input_after, reduction.macs_after),
-    ):
+    for variant in (original_variant(model), reduced_variant(model)):
         stages = [*(f"block {i + 1}" for i in range(len(model.document.blocks))), "head"]
         assert sum(work.flop(variant, stage, 3) for stage in stages) == work.flop(variant, "network", 3)
         assert work.flop(variant, "scores", 3) == 6.0 * variant.multiply_adds
         assert work.flop(variant, "h2d", 3) == 0
     waves = 4 * 3 * 8000
-    assert work.bytes_moved(whole(model), "h2d", 3, "bfloat16") == waves
+    assert work.bytes_moved(original_variant(model), "h2d", 3, "bfloat16") == waves
     height, width = model.document.input_size()
-    assert work.bytes_moved(whole(model), "mel", 3, "bfloat16") == waves + 4 * 3 * height * width
+    assert work.bytes_moved(original_variant(model), "mel", 3, "bfloat16") == waves + 4 * 3 * height * width
     # maps and weights in two bytes, the log-mel in four: 9 channels of (h/2, w/2), 9 filters of 9 taps
     first = 2 * 9 * 9 + 4 * 3 * height * width + 2 * 3 * 9 * (height // 2) * (width // 2)
-    assert work.bytes_moved(whole(model), "block 1", 3, "bfloat16") == first
+    assert work.bytes_moved(original_variant(model), "block 1", 3, "bfloat16") == first
 
 
 def test_ceilings_are_of_the_unit_that_multiplies() -> None:
@@ -328,7 +322,7 @@ class Echo:
     stages: tuple[str, ...] = ("network", "scores", "end to end")
     error = 0.0
 
-    def __init__(self, variant: work.Variant, precision: str, batch: int, device: str) -> None:
+    def __init__(self, variant: Variant, precision: str, batch: int, device: str) -> None:
         assert device == "cpu"
         self.variant, self.closed = variant, False
 
@@ -366,12 +360,12 @@ def settings(
     model = small_model(rng)
     model.tensors["blocks.0.bias"][3:6] = -1e9  # three channels that a ReLU holds at 0
     write_model(tmp_path / "small.safetensors", model.document, model.tensors)
-    monkeypatch.setattr(bench, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
+    monkeypatch.setattr(shared, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
     ceilings = {"copy_gb_s": 1000.0, "matrix_tflop_s": {"float32": 50.0, "bfloat16": 700.0}}
     monkeypatch.setattr(bench.gpu, "ceilings", lambda index: ceilings)
     for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "mel": MelEcho, "ghost": Echo}.items():
-        monkeypatch.setitem(peers.PEERS, name, peer)
-        monkeypatch.setitem(peers._NEEDS, name, ("no_such_module",) if name == "ghost" else ("numpy",))
+        needs = ("no_such_module",) if name == "ghost" else ("numpy",)
+        monkeypatch.setitem(peers.PEERS, name, PeerEntry(needs, peer))
     monkeypatch.setattr(peers, "FRONT_ENDS", ("mel",))
     return bench.Settings(
         models=(str(tmp_path / "small.safetensors"),),
@@ -398,7 +392,7 @@ def test_a_whole_run(settings: bench.Settings) -> None:
         for batch in settings.batches:
             for stage in stages:
                 (row,) = report.find(engine="fcntag", precision=precision, batch=batch, stage=stage)
-                assert row.network == "reduced"
+                assert row.variant == "reduced"
                 assert len(row.samples_s) >= 12
                 assert min(row.samples_s) > 0
         for stage in ("load", "first"):
@@ -406,13 +400,13 @@ def test_a_whole_run(settings: bench.Settings) -> None:
     assert [row.precision for row in report.find(stage="cold")] == ["float32"]
     # the peers: on both networks, but for the front end; the wrong and the missing are named
     echoes = report.find(engine="echo", stage="scores", precision="bfloat16", batch=3)
-    assert [row.network for row in echoes] == ["original", "reduced"]
+    assert [row.variant for row in echoes] == ["original", "reduced"]
     assert echoes[1].flop < echoes[0].flop
     for row in echoes:
         (ours,) = report.find(engine="fcntag", stage="scores", precision="bfloat16", batch=3)
         assert row.ratio == pytest.approx(0.5 / ours.median_s, rel=0.5)
         assert 0 < row.max_score_difference < 0.01
-    assert [row.network for row in report.find(engine="mel", batch=1, precision="float32")] == ["original"]
+    assert [row.variant for row in report.find(engine="mel", batch=1, precision="float32")] == ["original"]
     assert not report.find(engine="liar") + report.find(engine="broken") + report.find(engine="ghost")
     assert report.peers["ghost"] == "not installed"
     assert len([line for line in report.refused if line.startswith("liar on ")]) == 8
@@ -435,7 +429,7 @@ def test_a_whole_run(settings: bench.Settings) -> None:
 def test_without_peers_and_unreduced(settings: bench.Settings) -> None:
     report = bench.measure(dataclasses.replace(settings, reduce=False, batches=(2,), cold=False), lambda _: None)
     assert not report.refused
-    assert {row.network for row in report.rows if row.batch} == {"original"}
+    assert {row.variant for row in report.rows if row.batch} == {"original"}
     assert not report.find(stage="cold")
     assert len(report.find(stage="scores")) == 2
 
@@ -458,8 +452,7 @@ def test_a_wrong_engine_is_not_timed(settings: bench.Settings, monkeypatch: pyte
 
 
 def test_time_that_is_up_is_told(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(peers.PEERS, "torch-compile", Echo)
-    monkeypatch.setitem(peers._NEEDS, "torch-compile", ("numpy",))
+    monkeypatch.setitem(peers.PEERS, "torch-compile", PeerEntry(("numpy",), Echo))
     report = bench.measure(
         dataclasses.replace(settings, peers=("echo", "torch-compile"), minutes=0.9, batches=(1,)), lambda _: None
     )
@@ -486,13 +479,13 @@ def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
 
 def test_peers_are_made_as_many_at_once_as_fit(settings: bench.Settings, rng: np.random.Generator) -> None:
     model = small_model(rng)
-    one = work.peer_bytes(whole(model), 64, "float32")
-    assert one == 2 * work.peer_bytes(whole(model), 64, "bfloat16")
-    maker = bench._Bench(settings, lambda _: None, lambda _: None)
+    one = work.peer_bytes(original_variant(model), 64, "float32")
+    assert one == 2 * work.peer_bytes(original_variant(model), 64, "bfloat16")
+    maker = bench._CudaBench(settings, lambda _: None, lambda _: None)
     maker.report.environment["gpu_info"]["memory_bytes"] = 2.1 * one / 0.6
-    assert maker.that_fit(["a", "b", "c"], whole(model), 64, "float32") == [["a", "b"], ["c"]]
-    assert maker.that_fit(["a", "b"], whole(model), 6400, "float32") == [["a"], ["b"]]
-    assert maker.that_fit([], whole(model), 1, "float32") == [[]]
+    assert maker.that_fit(["a", "b", "c"], original_variant(model), 64, "float32") == [["a", "b"], ["c"]]
+    assert maker.that_fit(["a", "b"], original_variant(model), 6400, "float32") == [["a"], ["b"]]
+    assert maker.that_fit([], original_variant(model), 1, "float32") == [[]]
 
 
 # ---- the command ----

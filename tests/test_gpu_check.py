@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from gpu import cases, check, correctness
+from gpu import cases, check, correctness, measurements, record
 
 from fcntag.engine.cuda import CudaEngine
 
@@ -171,13 +171,13 @@ def test_deltas_are_fits_of_windows(rng: np.random.Generator) -> None:
 
 def test_nan_and_shapes_never_pass() -> None:
     good = np.ones((2, 3), np.float32)
-    for measure in (correctness.max_abs, correctness.relative_l2, correctness.unequal):
+    for measure in (measurements.max_abs, measurements.relative_l2, measurements.unequal):
         assert measure(good, good) == 0
         assert measure(good[:1], good) == float("inf")
-    assert correctness.max_abs(good * np.float32(np.nan), good) == float("inf")
-    assert correctness.unequal(good, -good) == 6
-    assert correctness.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
-    assert not correctness.Row("", "", "", float("nan"), 1.0, 0.0).passed
+    assert measurements.max_abs(good * np.float32(np.nan), good) == float("inf")
+    assert measurements.unequal(good, -good) == 6
+    assert measurements.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
+    assert not measurements.Row("", "", "", float("nan"), 1.0, 0.0).passed
     assert cases.top_gap(np.array([0.1, 0.5, 0.4]), np.array([0.1, 0.4, 0.5]), 2) == pytest.approx(0.1)
 
 
@@ -256,11 +256,11 @@ def test_a_process_gets_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_json_has_a_line_a_row() -> None:
     data = {"a": [{"x": [1.5, 2]}, {"x": []}], "b": {"c": {}, "d": [1, 2], "e": "\u00e9"}, "f": None}
-    text = check.dumps(data)
+    text = record.dumps(data)
     assert json.loads(text) == data
     assert '{"x": [1.5, 2]}' in text
     with pytest.raises(ValueError, match="not JSON compliant"):
-        check.dumps({"a": float("nan")})
+        record.dumps({"a": float("nan")})
 
 
 def test_rows_are_summed_up_by_their_worst() -> None:
@@ -277,7 +277,7 @@ def test_rows_are_summed_up_by_their_worst() -> None:
 
     rows = [row("block 1", 1e-7, 1e-6), row("bits", 0.0, 0.0), row("scores", 5e-6, 1e-5)]
     rows += [row("bits", 3.0, 0.0, "other"), row("block 1", "inf", 1e-6, "third")]
-    found = check.summary({"rows": rows, "failed": 2, "left_out": [], "kernels": []})
+    found = record.summary({"rows": rows, "failed": 2, "left_out": [], "kernels": []})
     assert [(r["case"], r["worst"], r["failed"]) for r in found["table"]] == [
         ("net", "scores", 0),
         ("other", "bits", 1),
@@ -289,9 +289,9 @@ def test_rows_are_summed_up_by_their_worst() -> None:
 def test_samples_are_thinned_and_percentiles_are_not() -> None:
     samples = [1e-3 + 1e-6 * k for k in range(200)]
     report = {"rows": [{"samples_s": samples, "p50_s": 1.123456789e-3, "stage": "mel"}]}
-    (row,) = check.thinned(report)["rows"]
+    (row,) = record.thinned(report)["rows"]
     assert row["n"] == 200
-    assert len(row["samples_s"]) == check.MAX_SAMPLES
+    assert len(row["samples_s"]) == record.MAX_SAMPLES
     assert row["samples_s"][1] == 1.008e-3
     assert row["p50_s"] == 1.1235e-3
 
@@ -299,11 +299,11 @@ def test_samples_are_thinned_and_percentiles_are_not() -> None:
 def test_two_runs_of_a_day_are_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCNTAG_RESULTS_DIR", str(tmp_path / "copy"))
     monkeypatch.setenv("FCNTAG_COMMIT", "abc")
-    first = check.Record(tmp_path, GPU)
+    first = record.Record(tmp_path, GPU)
     assert first.path.name.startswith("gpu-nvidia-h100-80gb-hbm3-2")
     first.add("correctness", "failed", 1.0, tail=["x"])
     assert first.finish() == 1
-    second = check.Record(tmp_path, GPU)
+    second = record.Record(tmp_path, GPU)
     second.add("memcheck", "not run", 0.0, why="compute-sanitizer is not installed")
     assert second.finish() == 0  # of this run
     data = json.loads(second.path.read_text())
@@ -312,7 +312,7 @@ def test_two_runs_of_a_day_are_one_record(tmp_path: Path, monkeypatch: pytest.Mo
     assert data["machine"]["gpu"] == GPU
     assert json.loads((tmp_path / "copy" / second.path.name).read_text()) == data
     second.path.write_text("{ damaged")
-    assert check.Record(tmp_path, GPU).data["steps"] == {}
+    assert record.Record(tmp_path, GPU).data["steps"] == {}
 
 
 # ---- the command ----

@@ -27,6 +27,7 @@ import torch
 import train
 import train_data
 import train_network
+import train_options
 from render_plan import Note, Piece
 
 import fcntag
@@ -165,7 +166,7 @@ def test_the_learning_rate_falls_to_nothing(dataset: Path, document: Path, tmp_p
             rates.append(self.optimizer.param_groups[0]["lr"])
             return super().train_step(x, y)
 
-    options = train._parser().parse_args(arguments(dataset, document, tmp_path / "out", "--decay"))
+    options = train_options.make_parser("").parse_args(arguments(dataset, document, tmp_path / "out", "--decay"))
     assert Watched(options).run() == 0
     np.testing.assert_allclose(rates, 0.02 * (1 - np.arange(24) / 24), rtol=1e-12)  # 6 epochs of 4 steps
 

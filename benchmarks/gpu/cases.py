@@ -1,4 +1,4 @@
-"""What benchmarks/gpu/correctness.py runs: networks of every pool and edge, front ends, sounds, and references."""
+"""The cases of benchmarks/gpu/correctness.py: networks of every pool and edge, front ends, sounds, and references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcntag.model.file import Model
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
-# Pools of the published and the paper's networks (window, and stride where it differs), and some that nobody has.
+# The pools (window, and stride where it differs) of the published and the paper's networks, and some of no network.
 POOLS: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...] = (
     ((1, 1), None),
     ((2, 2), None),
@@ -38,7 +38,7 @@ POOLS: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...] = (
     ((2, 3), (1, 2)),  # windows that overlap
     ((2, 1), (3, 2)),  # and that leave gaps
 )
-# (input channels, output channels) of the block in question: below, at and beyond every tile's edge.
+# Input and output channels of the block that is checked: below, at and beyond every tile's edge.
 CHANNELS = ((5, 7), (16, 16), (33, 65), (64, 128), (200, 70))
 
 
@@ -48,7 +48,7 @@ def _spec(*blocks: Any, **options: Any) -> dict[str, Any]:
 
 
 def _networks() -> dict[str, dict[str, Any]]:
-    """Name -> arguments of make_model. The pool in question is in the second block, by the tensor cores."""
+    """Name -> arguments of make_model. The pool that is checked is in the second block, which tensor cores compute."""
     found: dict[str, dict[str, Any]] = {}
     for i, (window, stride) in enumerate(POOLS):
         for k, (before, after) in enumerate(CHANNELS):
@@ -79,10 +79,12 @@ def _networks() -> dict[str, dict[str, Any]]:
 
 
 NETWORKS = _networks()
-SMALL = {  # for the emulator
+# The networks that the emulator gets.
+SMALL = {
     "overlap": _spec(block(17, affine=True, window=(4, 1), stride=(2, 2)), block(20, activation="elu", window=(2, 3))),
     "1x1, maximum": _spec(block(3, kernel=1, window=(2, 2)), block(24, window=(3, 5)), flatten="max"),
 }
+# The networks that compute-sanitizer watches.
 ONCE = ("pool (2, 4) stride (2, 4), 33 to 65 channels", "relu, chw, 1x1 in the middle", "deep, one window at the end")
 
 FRONT_ENDS: dict[str, dict[str, Any]] = {
@@ -104,7 +106,7 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
         "n_bins": 128,
         "first_bin": 1,
         "merged_bins": 1,
-        **{"n_mels": 0, "fmin": 0.0, "fmax": 0.0, "mel_norm": "none"},  # which an STFT has not
+        **{"n_mels": 0, "fmin": 0.0, "fmax": 0.0, "mel_norm": "none"},  # an STFT has no bands
         "normalization": "per_mel",
     },
     "MFCC, floored": {
@@ -142,7 +144,7 @@ def sounds(model: Model, rng: np.random.Generator, count: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def installed(core: Any) -> Iterator[None]:
-    """``core`` as ``fcntag._cuda`` for the block; None: the module that is there."""
+    """Put ``core`` in the place of ``fcntag._cuda`` within the block; None leaves the module that is there."""
     if core is None:
         yield
         return
@@ -190,13 +192,13 @@ def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:
 
 
 def rounded_blocks(model: Model, x: np.ndarray, precision: str) -> list[np.ndarray]:
-    """The oracle's maps [B, C, H, W] with what enters every block, and its weights, rounded to ``precision``."""
+    """The oracle's maps [B, C, H, W], with every block's input and weights rounded to ``precision``."""
     maps, y = [], np.asarray(x, np.float64)[:, None]
     for i, one in enumerate(model.document.blocks):
         tensors = dict(model.tensors)
         tensors[f"blocks.{i}.weight"] = rounded_to(model.tensors[f"blocks.{i}.weight"], precision)
         y = oracle.one_block(one, tensors, i, rounded_to(y, precision))
-        if precision != "tf32":  # whose maps are kept in float32
+        if precision != "tf32":  # tf32 keeps its maps in float32
             y = rounded_to(y, precision)
         maps.append(y)
     return maps
@@ -221,7 +223,10 @@ def mfcc_reference(log_mel: np.ndarray, n_mfcc: int, width: int = 9) -> np.ndarr
 
 
 def top_gap(actual: np.ndarray, expected: np.ndarray, top: int = 5) -> float:
-    """How far ``expected`` puts two tags apart that ``actual`` has in another order among the best; 0: same order."""
+    """Largest distance in ``expected`` between tags that ``actual`` has at another place among the best.
+
+    It is 0 if both have the same order.
+    """
     if not np.isfinite(actual).all():
         return float("inf")
     ranks = (np.argsort(-scores, kind="stable")[:top] for scores in (actual, expected))
@@ -229,7 +234,7 @@ def top_gap(actual: np.ndarray, expected: np.ndarray, top: int = 5) -> float:
 
 
 def from_device_arrays(engine: Any, waves: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Scores of the same waves in the arrays of the libraries that are installed; [] on the emulator."""
+    """Scores of ``waves`` in device arrays of each library that is installed; [] on the emulator."""
     found: list[tuple[str, np.ndarray]] = []
     if not engine.device.startswith("cuda"):
         return found

@@ -1,7 +1,7 @@
-"""What benchmarks/gpu_check.sh does, step by step: build, correctness, compute-sanitizer, benchmark, one JSON.
+"""The steps of benchmarks/gpu_check.sh: build, correctness, compute-sanitizer, benchmark.
 
-Each step is a process of its own with a time limit; what one of them does to the GPU or to itself leaves the others and
-the JSON alone. The JSON is written after every step.
+Each step is a process of its own with a time limit, so that a step that crashes or hangs leaves the others and the
+JSON alone. The JSON is written after every step.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu.record import REPOSITORY, Record, find_gpu, summary, thinned, tool
+
 RESULTS = REPOSITORY / "benchmarks" / "results"
-FORMAT = 1
-SANITIZERS = ("memcheck", "synccheck", "initcheck", "racecheck")  # the slowest last
+# The tools of compute-sanitizer, in the order in which they run: the slowest gets the time that is left.
+SANITIZERS = ("memcheck", "synccheck", "initcheck", "racecheck")
+# compute-sanitizer's exit code where it found errors; the program itself never ends with it.
 SANITIZER_EXIT = 86
 MODELS = "fcn4,mtt-vgg,fcn5-narrow,fcn5"
+# The record of a failed step keeps so many of its last lines.
 TAIL_LINES = 40
-MAX_SAMPLES = 25  # of a row that the JSON keeps; the percentiles are those of all
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 if every step passed, 1 if one failed, 4 without a GPU."""
     options = argparse.ArgumentParser(
         prog="gpu_check.sh", description="Build, check and time fcntag on this machine's GPU."
     )
@@ -63,120 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return record.finish()
 
 
-# ---- the record ----
-
-
-class Record:
-    """The JSON: what is known so far. A run on the same GPU and day adds its steps to what is there."""
-
-    def __init__(self, folder: Path, gpu: dict[str, str]) -> None:
-        slug = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower()).strip("-")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"gpu-{slug}-{time.strftime('%Y-%m-%d', time.gmtime())}.json"
-        self.data: dict[str, Any] = {"format": FORMAT, "tool": "gpu_check"}
-        try:
-            earlier = json.loads(self.path.read_text(encoding="utf-8"))
-            if earlier.get("format") == FORMAT and earlier.get("tool") == "gpu_check":
-                self.data = earlier
-        except (OSError, ValueError, AttributeError):
-            pass
-        self.data["machine"] = machine(gpu)
-        self.data.setdefault("steps", {})
-        self.ran: list[str] = []
-
-    def add(self, name: str, status: str, seconds: float, **more: Any) -> None:
-        """A step: "passed", "failed", "timed out", or "not run" where something it needs is missing."""
-        self.ran.append(name)
-        self.data["steps"][name] = {"status": status, "seconds": round(seconds, 1), **more}
-        print(f"== {name}: {status}, {seconds:.0f} s", flush=True)
-        self.save()
-
-    def save(self) -> None:
-        text = dumps(self.data) + "\n"
-        self.path.write_text(text, encoding="utf-8")
-        copy = os.environ.get("FCNTAG_RESULTS_DIR")
-        if copy and Path(copy).resolve() != self.path.parent.resolve():
-            Path(copy).mkdir(parents=True, exist_ok=True)
-            (Path(copy) / self.path.name).write_text(text, encoding="utf-8")
-
-    def finish(self) -> int:
-        """Print where it is and how it went; the exit code, of the steps of this run."""
-        self.save()
-        steps = self.data["steps"]
-        for name in self.ran:
-            print(f"{name:24} {steps[name]['status']:10} {steps[name]['seconds']:6.0f} s")
-        print(f"result: {self.path}")
-        return 1 if any(steps[name]["status"] in ("failed", "timed out") for name in self.ran) else 0
-
-
-def dumps(value: Any, indent: int = 0) -> str:
-    """JSON with a line for each row of numbers: neither one line of megabytes nor a line a number."""
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    if not any(isinstance(v, dict) or (isinstance(v, list) and any(isinstance(w, dict) for w in v)) for v in inner):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    space = " " * (indent + 1)
-    if isinstance(value, dict):
-        parts = [f"{space}{json.dumps(str(k), ensure_ascii=False)}: {dumps(v, indent + 1)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(parts) + "\n" + " " * indent + "}"
-    return "[\n" + ",\n".join(space + dumps(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
-
-
-# ---- the machine ----
-
-
-def find_gpu() -> dict[str, str] | None:
-    """Name, driver and compute capability of the first GPU that nvidia-smi lists; None without one."""
-    fields = ("name", "driver_version", "compute_cap")
-    lines = output(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]).splitlines()
-    values = [value.strip() for value in lines[0].split(",")] if lines else []
-    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else None
-
-
-def output(command: list[str]) -> str:
-    """What a short command prints; "" if it fails or is not there."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=REPOSITORY, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def machine(gpu: dict[str, str]) -> dict[str, Any]:
-    """GPU, driver, CUDA, commit, packages and time."""
-    from importlib import metadata
-
-    packages = {}
-    for name in ("numpy", "numba", "torch", "torchaudio", "jax", "cupy-cuda13x", "cupy-cuda12x"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "gpu": gpu,
-        "nvcc": output([tool("nvcc") or "nvcc", "--version"]).rpartition("\n")[2],
-        "python": sys.version.split()[0],
-        "packages": packages,
-        "commit": os.environ.get("FCNTAG_COMMIT") or output(["git", "describe", "--always", "--dirty"]),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def tool(name: str) -> str | None:
-    """A program of the CUDA toolkit: on PATH, beside CUDACXX, or where the toolkit is installed by default."""
-    found = shutil.which(name)
-    if found is None:
-        homes = [Path(os.environ["CUDACXX"]).parent] if "CUDACXX" in os.environ else []
-        homes.append(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin")
-        found = next((str(home / name) for home in homes if (home / name).exists()), None)
-    return found
-
-
 # ---- steps ----
 
 
 def run(command: list[str], seconds: float, **environment: str) -> tuple[int | None, str, float]:
-    """Run to the end or for ``seconds``, showing what it prints: exit code (None: it was stopped), output, time."""
+    """Run a command to its end, but no longer than ``seconds``, and show its output as it comes.
+
+    Returns its exit code, or None if it was stopped; its output; and the seconds that it took.
+    """
     print("$ " + shlex.join(command), flush=True)
     paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
@@ -195,7 +94,7 @@ def run(command: list[str], seconds: float, **environment: str) -> tuple[int | N
 
     def stop() -> None:
         stopped.set()
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: its children, too, and nobody else's
+        os.killpg(process.pid, signal.SIGKILL)  # its session has its children, and nobody else's
 
     timer = threading.Timer(max(1.0, seconds), stop)
     timer.start()
@@ -212,15 +111,20 @@ def run(command: list[str], seconds: float, **environment: str) -> tuple[int | N
 
 
 def status_of(code: int | None) -> str:
+    """The status of a step whose process ended with ``code``, or was stopped."""
     return "timed out" if code is None else "passed" if code == 0 else "failed"
 
 
 def tail(text: str) -> list[str]:
+    """The last lines of a step's output."""
     return text.splitlines()[-TAIL_LINES:]
 
 
 def build(record: Record, gpu: dict[str, str], deadline: float) -> bool:
-    """_C and _cuda into the source tree, for this GPU alone; what is up to date is not built again."""
+    """Build ``_C`` and ``_cuda`` into the source tree, for this GPU alone; True if both are there.
+
+    CMake builds again only the files that have changed.
+    """
     try:
         import pybind11
     except ImportError:
@@ -254,13 +158,13 @@ def build(record: Record, gpu: dict[str, str], deadline: float) -> bool:
 
 
 def architecture(capability: str) -> str:
-    """What nvcc calls compute capability "9.0": 90a there, with the instructions that later GPUs do not have."""
+    """nvcc's name of a compute capability. "9.0" is 90a, which has instructions that later GPUs lack."""
     number = capability.replace(".", "")
     return f"{number}a" if number == "90" else number
 
 
 def check(record: Record, arguments: argparse.Namespace, deadline: float) -> None:
-    """Correctness first: sanitizers take what time is left."""
+    """Run the correctness check, and then the sanitizers, which share the time that it leaves."""
     del arguments
     script = str(REPOSITORY / "benchmarks" / "gpu" / "correctness.py")
     with tempfile.TemporaryDirectory(prefix="fcntag-gpu-") as folder:
@@ -288,7 +192,10 @@ def check(record: Record, arguments: argparse.Namespace, deadline: float) -> Non
 
 
 def sanitizer_verdict(code: int | None, text: str) -> tuple[str, str]:
-    """Of one run of compute-sanitizer: its own summary decides, and the program must have come to its end."""
+    """Status and reason for a run of compute-sanitizer.
+
+    The summary that it prints decides, and the program that it watched must have come to its end.
+    """
     if code is None:
         return "timed out", "stopped at its limit"
     found = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (\w+)", text)
@@ -305,44 +212,11 @@ def sanitizer_verdict(code: int | None, text: str) -> tuple[str, str]:
     return "failed", f"exit code {code} without a summary"
 
 
-def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """A row for each case and precision with its worst measurement; what failed in full."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in found["rows"]:
-        groups.setdefault((row["case"], row["precision"]), []).append(row)
-
-    def severity(row: dict[str, Any]) -> float:
-        value = float(row["value"])
-        if row["allowed"] == 0:
-            return 0.0 if value == 0 else float("inf")
-        return value / row["allowed"] if value == value else float("inf")
-
-    table = []
-    for (case, precision), rows in groups.items():
-        worst = max(rows, key=severity)
-        table.append(
-            {
-                "case": case,
-                "precision": precision,
-                "measurements": len(rows),
-                "failed": sum(not row["passed"] for row in rows),
-                "worst": worst["what"],
-                "value": worst["value"],
-                "allowed": worst["allowed"],
-            }
-        )
-    return {
-        "measurements": len(found["rows"]),
-        "failed": found["failed"],
-        "failures": [row for row in found["rows"] if not row["passed"]],
-        "left_out": found["left_out"],
-        "kernels": found["kernels"],
-        "table": table,
-    }
-
-
 def bench(record: Record, arguments: argparse.Namespace, deadline: float) -> None:
-    """fcntag alone in every precision and batch, then beside its peers, then beside those that search for minutes."""
+    """Time fcntag alone in every precision and batch, then beside its peers.
+
+    The peers that search for their kernels for minutes come last.
+    """
     quick = ",".join(name for name in arguments.peers.split(",") if name != "torch-compile") or "none"
     slow = "torch-compile" if "torch-compile" in arguments.peers.split(",") else ""
     alone = ["-b", arguments.batch, "--precision", arguments.precision, "--peers", "none", "--seconds", "0.5"]
@@ -360,7 +234,7 @@ def bench(record: Record, arguments: argparse.Namespace, deadline: float) -> Non
         with tempfile.TemporaryDirectory(prefix="fcntag-gpu-") as folder:
             path = Path(folder) / "bench.json"
             command = [sys.executable, "-m", "fcntag", "bench", "--device", "cuda", "-m", arguments.models, *options]
-            # It begins nothing new after its own limit; what it is at then has some time to end.
+            # The bench begins no group after its own limit, and has the rest of the time to end the last one.
             command += ["--minutes", f"{max(0.3, 0.85 * left / 60):.2f}", "--json", str(path)]
             code, text, seconds = run(command, left)
             report = read(path)
@@ -371,7 +245,10 @@ def bench(record: Record, arguments: argparse.Namespace, deadline: float) -> Non
 
 
 def bench_verdict(code: int | None, report: Any) -> tuple[str, str]:
-    """A peer that does not run or computes something else is told, and no failure of fcntag's."""
+    """Status and reason for a run of ``fcntag bench``.
+
+    A peer that does not run, or computes something else, is named in the reason: it is no failure of fcntag's.
+    """
     if code is None:
         return "timed out", "what was measured by then is here" if report else "nothing was measured by then"
     refused = report["refused"] if report else []
@@ -387,19 +264,6 @@ def read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def thinned(report: dict[str, Any]) -> dict[str, Any]:
-    """A bench report with every k-th sample of a row, to four digits; its percentiles are of all samples."""
-    for row in report["rows"]:
-        samples = row["samples_s"]
-        row["n"] = len(samples)
-        step = -(-len(samples) // MAX_SAMPLES)
-        for name, value in row.items():
-            if isinstance(value, float):
-                row[name] = float(f"{value:.5g}")
-        row["samples_s"] = [float(f"{s:.4g}") for s in samples[::step]]
-    return report
 
 
 if __name__ == "__main__":

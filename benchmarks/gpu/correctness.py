@@ -1,7 +1,7 @@
 """Everything that the CUDA engine computes, on the hardware at hand, against the float64 oracle.
 
-``check()`` gives one row a measurement: what, in which precision, the value, what is allowed, whether it holds. Needs
-NumPy and numba, no sound library. The same runs on the emulator (``core``), where it takes a small part of it.
+``check()`` gives a row for each measurement: case, precision, value, and the largest value allowed. The script needs
+NumPy and numba, and no sound library. With ``core``, a small part of the cases runs on the emulator.
 
     export PYTHONPATH=.:tests
     python benchmarks/gpu/correctness.py [--json FILE] [--minutes M]     all of it
@@ -11,13 +11,11 @@ NumPy and numba, no sound library. The same runs on the emulator (``core``), whe
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,123 +25,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gpu import cases
 from gpu.cases import NETWORKS, ONCE, PRECISIONS, SMALL
+from gpu.measurements import Measurements, Save, max_abs, relative_l2, unequal
 
 from fcntag import oracle
 from fcntag.catalogue.names import load_any
 from fcntag.engine.cuda import CudaEngine
 
-Save = Callable[[dict[str, Any]], None]
-
-# docs/numerics.md: sigmoid scores on real audio; and of networks whose logits are large, as much a unit of logit.
+# A measurement above its limit fails, and with it the run. docs/numerics.md lists these limits.
+# Differences of sigmoid scores on real audio. Where the largest logit is above 1, the limit is as many times larger.
 SCORES = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
-FLOAT32_BLOCKS = 3e-6  # relative L2: five blocks of 1e-6 each, independent
-# Half types: twice the error of the oracle's own arithmetic with maps and weights rounded to that type.
+# Relative L2 of a block's maps: five blocks add independent errors of 1e-6 each.
+FLOAT32_BLOCKS = 3e-6
+# The other types may have twice the error that the oracle's own arithmetic has with maps and weights rounded to that
+# type, and the floor on top.
 ROUNDED_FACTOR, ROUNDED_FLOOR = 2.0, 1e-6
-# Log-mel, relative L2. float32 transforms in double precision; the others in float, on sounds without silent bands;
-# where the power is rounded to float16, the last bit may fall either way.
+# Relative L2 of the log-mel. The float32 engine transforms in double precision, the others in float, here on sounds
+# without silent bands. Where a document rounds the power to float16, its last bit may fall either way.
 LOG_MEL = {"float32": 2e-6, "other": 2e-5, "float16 power": 2e-4}
-RESAMPLED = 1e-4  # scores from PCM: two float32 roundings of every sample
-MFCC = 1e-5  # relative L2
+# Differences of scores from PCM, every sample of which was rounded to float32 twice.
+RESAMPLED = 1e-4
+# Relative L2 of MFCCs.
+MFCC = 1e-5
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One measurement. ``value`` is a difference; it holds if it is at most ``allowed``."""
-
-    case: str
-    precision: str
-    what: str
-    value: float
-    allowed: float
-    seconds: float
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """False for NaN, too."""
-        return self.value <= self.allowed
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON has no NaN and no infinity."""
-        value = self.value if np.isfinite(self.value) else str(self.value)
-        return {**dataclasses.asdict(self), "value": value, "passed": self.passed}
-
-
-def max_abs(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference; infinite for another shape or a value that is not finite."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    return float(np.abs(actual - expected).max()) if actual.size else 0.0
-
-
-def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
-    """||actual - expected|| / ||expected||; infinite for another shape or a value that is not finite."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    norm = float(np.linalg.norm(expected))
-    error = float(np.linalg.norm(actual - expected))
-    return error / norm if norm else (0.0 if error == 0 else float("inf"))
-
-
-def unequal(a: np.ndarray, b: np.ndarray) -> float:
-    """How many values differ in any bit (NaN equals NaN)."""
-    if a.shape != b.shape:
-        return float("inf")
-    return float(np.count_nonzero(a.view(np.uint32) != b.view(np.uint32)))
-
-
-class Checker:
-    """Runs cases one after the other; what one of them raises is a row that failed, and the next one goes on."""
-
-    def __init__(
-        self,
-        precisions: tuple[str, ...],
-        say: Callable[[str], None],
-        save: Callable[[dict[str, Any]], None],
-        end: float,
-    ) -> None:
-        self.precisions, self.say, self.save, self.end = precisions, say, save, end
-        self.rows: list[Row] = []
-        self.left_out: list[str] = []
-        self.plans: set[tuple[Any, ...]] = set()
-        self._started = time.monotonic()
-
-    def add(self, case: str, precision: str, what: str, value: float, allowed: float, note: str = "") -> None:
-        now = time.monotonic()
-        row = Row(case, precision, what, value, allowed, round(now - self._started, 3), note)
-        self._started = now
-        self.rows.append(row)
-        if not row.passed:
-            self.say(f"FAILED {case}, {precision}, {what}: {value:.3g}, allowed {allowed:.3g} {note}")
-
-    @contextlib.contextmanager
-    def case(self, name: str, precision: str) -> Iterator[bool]:
-        """True if there is time for it. An exception inside is recorded."""
-        if time.monotonic() > self.end:
-            self.left_out.append(f"{name}, {precision}")
-            yield False
-            return
-        self._started = time.monotonic()
-        try:
-            yield True
-        except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self.add(name, precision, "no error", float("inf"), 0.0, text)
-
-    def result(self) -> dict[str, Any]:
-        """What is known so far, as plain JSON types."""
-        names = ("precision", "rows", "channels", "threads", "split")
-        return {
-            "rows": [row.to_dict() for row in self.rows],
-            "failed": sum(not row.passed for row in self.rows),
-            "left_out": self.left_out,
-            "kernels": sorted((dict(zip(names, plan, strict=True)) for plan in self.plans), key=str),
-        }
-
-    def begin(self, what: str) -> None:
-        """Say what comes, and save what is there: should the GPU hang, that is left."""
-        self.save(self.result())
-        self.say(what)
+class Checker(Measurements):
+    """The cases: each runs the engine and the oracle on the same input, and measures how far they are apart."""
 
     # ---- networks ----
 
@@ -178,7 +84,7 @@ class Checker:
         if precision not in ("float32", "tf32x3"):
             rounded = cases.rounded_blocks(model, x, precision)
             allowed = [ROUNDED_FACTOR * relative_l2(r, m) + ROUNDED_FLOOR for r, m in zip(rounded, maps, strict=True)]
-        # tf32x3: float32 by three products of tf32 parts.
+        # tf32x3 is float32 computed by three products of tf32 parts: an algorithm, and no precision of its own.
         how = {"algorithm": "tf32x3"} if precision == "tf32x3" else {"precision": precision}
         with CudaEngine(model, max_batch=max(len(x), *batches), **how) as engine:
             for i, (ours, theirs) in enumerate(zip(engine.blocks(x), maps, strict=True)):
@@ -199,7 +105,7 @@ class Checker:
     # ---- front ends ----
 
     def front_end(self, name: str, model: Any, waves: np.ndarray) -> None:
-        """Log-mel of waves [B, n_samples], by the transform in double and in float."""
+        """Log-mel of waves [B, n_samples], by the engines whose transforms are in double and in float."""
         expected = oracle.network_input(model, waves)
         rounded = model.document.frontend.rounding == "float16"
         for precision in [p for p in self.precisions if p in ("float32", "float16")]:
@@ -211,7 +117,7 @@ class Checker:
                     self.add(name, precision, "log-mel, relative L2", relative_l2(ours, expected), limit)
 
     def pcm(self, model: Any, rng: np.random.Generator) -> None:
-        """PCM at other rates, mixed and resampled on the GPU."""
+        """Scores from PCM at other rates, which the GPU mixes and resamples."""
         from fcntag.engine import resample_filter
 
         rate, n_samples = model.document.frontend.sample_rate, model.document.segments.n_samples
@@ -229,6 +135,7 @@ class Checker:
                         self.add(name, "float32", "alone, values of other bits", unequal(alone, ours[1:]), 0)
 
     def mfcc(self, core: Any, rng: np.random.Generator) -> None:
+        """MFCCs and their deltas of random log-mels, against their definition."""
         for n_mels, n_mfcc, n_frames in ((96, 20, 300), (20, 7, 9), (128, 40, 33)):
             name = f"MFCC, {n_mfcc} of {n_mels} bands, {n_frames} frames"
             with self.case(name, "float32") as there_is_time:
@@ -238,7 +145,7 @@ class Checker:
                     expected = cases.mfcc_reference(log_mel, n_mfcc)
                     self.add(name, "float32", "relative L2", relative_l2(ours, expected), MFCC)
 
-    # ---- what must not depend on anything ----
+    # ---- bits that must stay the same ----
 
     def invariance(self, name: str, model: Any, rng: np.random.Generator, repeats: int) -> None:
         """Bits do not depend on batch size, position, graphs, repetition, earlier runs, or what else runs."""
@@ -278,7 +185,7 @@ class Checker:
     def concurrent(
         self, engine: Any, precision: str, waves: np.ndarray, repeats: int, wanted: np.ndarray
     ) -> np.ndarray:
-        """Scores while a second engine runs in another thread; the first result that differs, if one does."""
+        """Scores while a second engine runs in another thread: the first that differ from ``wanted``, else the last."""
         stop = threading.Event()
         with CudaEngine(engine.whole_model, precision=precision, max_batch=3) as other:
 
@@ -325,9 +232,14 @@ def check(
     say: Callable[[str], None] = print,
     save: Save = lambda result: None,
 ) -> dict[str, Any]:
-    """All rows, what there was no time for, and which kernels ran; ``save`` gets them as they grow.
+    """Run the cases; return all rows, the cases that there was no time for, and the kernels that ran.
 
-    ``core``: a module to put in the place of ``fcntag._cuda``, compiled for the emulator: then only small cases.
+    Parameters
+    ----------
+    core : a module compiled for the emulator, to put in the place of ``fcntag._cuda``; it gets the small cases only
+    precisions : those to check, if the GPU has them
+    minutes : no case begins after so long
+    say, save : get the progress, and the result as it grows
     """
     with cases.installed(core):
         module = _usable(core)
@@ -367,13 +279,13 @@ def _usable(core: Any) -> Any:
 
 
 def _precisions(module: Any) -> tuple[str, ...]:
-    """Those that the GPU has: before compute capability 8.0 neither tf32 nor bfloat16."""
+    """The precisions that the GPU has: tf32 and bfloat16 came with compute capability 8.0."""
     new = tuple(module.device_info(0)["capability"]) >= (8, 0)
     return PRECISIONS if new else ("float32", "float16")
 
 
 def once(core: Any = None) -> int:
-    """Every kind of kernel a single time on tiny networks, in every precision; results are looked at elsewhere."""
+    """Run every kind of kernel a single time, on tiny networks, in every precision, and compare nothing."""
     with cases.installed(core):
         module = _usable(core)
         precisions = _precisions(module)
@@ -402,6 +314,7 @@ def once(core: Any = None) -> int:
 
 
 def main() -> int:
+    """The command; its exit code is 1 if a measurement failed."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--json", help="write the result here as well")
     options.add_argument("--minutes", type=float, default=60.0, help="begin no case after so long")

@@ -1,7 +1,15 @@
 """``fcntag bench``: stages, networks and peers timed side by side, with the noise stated and the bottleneck named.
 
-networks.py what is timed, clips.py on which audio, peers.py against what, timing.py and measure.py how, machine.py
-where, report.py the result (text and JSON), compare.py two results, plot.py the picture. On a GPU: cuda.py what and in
-which order, cuda_group.py in turn, cuda_peers.py against what (cuda_frontend.py their front ends), cuda_work.py how
-much there is to do, cuda_text.py for people, gpu.py the GPU's own readings.
+===================== =============================================================
+``measure``           the CPU's bench: settings in, a report out
+``shared``            the steps that both benches have
+``variants``          the two forms of a network: original and reduced
+``peers``             the other runtimes; a new one is a row of ``PEERS``
+``clips``             the audio
+``timing, samples``   calls timed in turn, and the statistics of their samples
+``machine``           the CPU, its load, and its measured ceilings
+``report, compare``   the result, as JSON and back; two results
+``text, plot``        a report for people, and as a picture
+``cuda``              the GPU's bench, with modules of the same names
+===================== =============================================================
 """

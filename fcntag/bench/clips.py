@@ -1,4 +1,4 @@
-"""The audio that the bench tags where none is given: the demo piece, as long as a clip of the data sets."""
+"""The clip that the bench tags by default: the demo piece, as long as a clip of the data sets."""
 
 from __future__ import annotations
 

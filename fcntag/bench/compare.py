@@ -1,4 +1,4 @@
-"""Two results of the bench: what became slower beyond noise."""
+"""Two results of the bench compared: rows that became slower beyond noise."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from .samples import MIN_SAMPLES, limit
 
 @dataclass(frozen=True)
 class Change:
-    """One row in both results. ``limit``: the ratio above which it counts as slower (and 1 / limit as faster)."""
+    """One row that both results have.
+
+    Attributes
+    ----------
+    row : of the new result
+    ratio : new median / old median
+    limit : a ratio above it is slower beyond noise, and one below 1 / limit faster
+    """
 
     row: Row
-    ratio: float  # new median / old median
+    ratio: float
     limit: float
 
     @property
     def slower(self) -> bool:
-        """Slower beyond noise."""
+        """Whether the row became slower beyond noise."""
         return self.ratio > self.limit
 
     @property
     def faster(self) -> bool:
-        """Faster beyond noise."""
+        """Whether the row became faster beyond noise."""
         return self.ratio < 1 / self.limit
 
     def __str__(self) -> str:
@@ -33,20 +40,27 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two results say together."""
+    """The judgement on two results.
+
+    Attributes
+    ----------
+    changes : every row that can be judged
+    skipped : rows that cannot be judged, and why
+    warnings : reasons to doubt that the two results can be compared at all
+    """
 
     changes: list[Change]
-    skipped: list[str]  # rows that cannot be judged, and why
-    warnings: list[str]  # why the two may not be comparable at all
+    skipped: list[str]
+    warnings: list[str]
 
     @property
     def regressions(self) -> list[Change]:
-        """fcntag's own rows that became slower; a peer that did is no fault of ours."""
+        """fcntag's own rows that became slower. A peer that became slower is no fault of fcntag's."""
         return [change for change in self.changes if change.slower and change.row.engine == "fcntag"]
 
 
 def compare(old: Report, new: Report) -> Comparison:
-    """Judge every row of ``new`` that ``old`` has, too; raises ValueError if there is none."""
+    """Judge every row of ``new`` that ``old`` has, too. Raises ValueError if there is no such row."""
     earlier_rows = {row.key: row for row in old.rows}
     changes, skipped = [], []
     for row in new.rows:

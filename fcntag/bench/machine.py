@@ -1,4 +1,4 @@
-"""Where the numbers come from: the CPU, the versions, how busy the machine was, and what it can do at most."""
+"""The machine that is timed: its CPU, the versions of the software, its load, and its measured ceilings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+# A ceiling is the best of so many runs.
 CEILING_RUNS = 5
-QUIET_LOAD = 0.5  # load average of others above which a warning is due
+# Above this load of other processes, in cores, the report warns that they disturb the times. Below it, the machine
+# counts as quiet.
+QUIET_LOAD = 0.5
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def environment(threads: int) -> dict[str, Any]:
 def ceilings(threads: int) -> dict[str, float]:
     """Multiply-add peak in GFLOP/s and copy bandwidth (read + written) in GB/s of ``threads`` threads, measured.
 
-    The best of several: whoever else is at work makes a ceiling look lower, and nothing makes it look higher.
+    Each is the best of several runs: other processes make a ceiling look lower, and nothing makes it look higher.
     """
     from .. import _C
 
@@ -58,13 +61,13 @@ def others_load(own: float) -> float | None:
 
 
 class OthersCpu:
-    """How many cores other processes kept busy since this was made; the load average is too slow for that."""
+    """Counts the cores that other processes keep busy from now on. The load average follows too slowly for that."""
 
     def __init__(self) -> None:
         self._start = self._now()
 
     def cores(self) -> float | None:
-        """Mean number of cores, at least 0; None where /proc/stat is missing."""
+        """Mean number of these cores since the object was made, at least 0; None where /proc/stat is missing."""
         start, now = self._start, self._now()
         if start is None or now is None or now[2] <= start[2]:
             return None
@@ -73,7 +76,7 @@ class OthersCpu:
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
-        """CPU seconds of every process, of this one with its ended children, and the clock."""
+        """CPU seconds of all processes, CPU seconds of this one with its ended children, and the clock."""
         try:
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
         except OSError:

@@ -1,13 +1,9 @@
-"""What ``fcntag bench`` times, and how: one report from settings."""
+"""The CPU's bench: its settings, and everything that one run times and checks."""
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,32 +11,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..audio import open_track
-from ..catalogue.names import load_any
 from ..engine import Engine, create_engine
-from ..errors import FcntagError
-from ..model.file import write_model
 from ..pipeline.decode import read_windows
 from ..pipeline.segments import plan_segments
-from ..reduce import reduce_model
 from ..tagger import Tagger
 from . import clips, machine, peers
 from .report import Report, Row
 from .samples import median_ratio
-from .timing import alternate, contention, run_process
+from .shared import Bench, cold_starts, engine_starts, settings_checked
+from .timing import alternate, contention
+from .variants import Variant, original_variant, reduced_variant
 
 if TYPE_CHECKING:
     from ..model.file import Model
 
-# Largest difference of a score between two engines that compute the same thing; more, and one of them does not.
+# A peer's scores may differ from fcntag's float32 ones by so much. A peer that differs more is named and not timed: it
+# computes something else.
 MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 5e-2}
-MAX_STARTS = 5  # processes and engines started per model: the first of each is what is measured, not a mean of many
+# No more processes and engines than these are started for a model, however many samples a row gets: each start is a
+# first time by itself, and takes long.
+MAX_STARTS = 5
+
+Key = tuple[str, str]  # engine, variant
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to time. ``threads`` 0: as the engine chooses; ``audio`` "": the demo piece.
+    """The models, batches and peers to time on the CPU, and how long.
 
-    ``repeats`` samples a row, but no more than ``seconds`` seconds for a group of rows that are timed in turn.
+    Attributes
+    ----------
+    threads : of fcntag and of its peers; 0 leaves the number to the engine
+    peers_reduced : time the peers on the reduced network as well
+    reduce : let fcntag run the reduced network, as it does by default
+    repeats : samples of a row
+    seconds : rows that are timed in turn take no longer than so much, even if their samples are fewer then
+    contend : time the networks again beside so many busy processes; 0 leaves that out
+    audio : path of the clip; "" stands for the demo piece
     """
 
     models: tuple[str, ...] = ("mtt-vgg",)
@@ -57,47 +64,28 @@ class Settings:
     audio: str = ""
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """A network as an engine is given it, and the inputs that fit it."""
-
-    network: str  # "original" or "reduced"
-    model: Model
-    height: int
-    width: int
-    multiply_adds: int  # of one window
-
-    def crop(self, x: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(x[:, : self.height, : self.width])
-
-    def bytes(self, batch: int) -> float:
-        weights = sum(a.nbytes for name, a in self.model.tensors.items() if not name.startswith("input."))
-        return float(weights + 4 * batch * (self.height * self.width + len(self.model.document.tags)))
-
-
-class SettingsError(ValueError):
-    """A setting, or a variable of the environment, that the engine refuses."""
-
-
 def measure(settings: Settings, say: Callable[[str], None]) -> Report:
-    """Time everything that ``settings`` names; ``say`` is told what is going on, one line at a time.
+    """Time everything that ``settings`` names on this machine's CPU.
 
-    Raises ModelError, DeviceError, AudioError or SettingsError before anything is timed.
+    Parameters
+    ----------
+    settings : the models, batches and peers, and how often and how long they are timed
+    say : is told the progress, one line at a time
+
+    Raises
+    ------
+    ModelError, DeviceError, AudioError, SettingsError : before anything is timed
     """
     with tempfile.TemporaryDirectory(prefix="fcntag-bench-") as folder:
-        try:
-            bench = _Bench(settings, Path(folder), say)
-        except FcntagError:
-            raise
-        except ValueError as error:
-            raise SettingsError(str(error)) from None
+        with settings_checked():
+            bench = _CpuBench(settings, Path(folder), say)
         return bench.run()
 
 
-class _Bench:
+class _CpuBench(Bench):
     def __init__(self, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
-        self.settings, self.folder, self.say = settings, folder, say
-        self.loaded = {name: load_any(name) for name in dict.fromkeys(settings.models)}
+        super().__init__(settings.models, say)
+        self.settings = settings
         for model, _ in self.loaded.values():  # a device or model that does not work must fail now, not after minutes
             with self.engine(model) as engine:
                 self.threads = engine.threads
@@ -107,9 +95,10 @@ class _Bench:
         self.report = Report(machine.environment(self.threads), asdict(settings))
         self.report.settings["audio"] = settings.audio or f"demo piece, {self.audio.suffix[1:].upper()}"
         self.report.settings["audio_s"] = self.clip_s
-        self.peers = self.find_peers()
+        self.peers = self.find_peers(settings.peers, peers.version)
 
     def engine(self, model: Model) -> Engine:
+        """An engine for ``model``, as the settings say."""
         s = self.settings
         return create_engine(
             model,
@@ -120,17 +109,8 @@ class _Bench:
             reduce=s.reduce,
         )
 
-    def find_peers(self) -> list[str]:
-        there = []
-        for name in self.settings.peers:
-            try:
-                self.report.peers[name] = peers.version(name)
-                there.append(name)
-            except ImportError as error:
-                self.report.peers[name] = str(error)
-        return there
-
     def run(self) -> Report:
+        """Time every model between two readings of the machine's load."""
         report = self.report
         load = machine.others_load(0)
         report.environment["load_before"] = load
@@ -141,7 +121,7 @@ class _Bench:
         for name, (model, random) in self.loaded.items():
             self.time_model(name, model, random)
             again = machine.ceilings(self.threads)  # the machine may have been busy the first time
-            report.ceilings = {what: max(value, again[what]) for what, value in report.ceilings.items()}
+            report.ceilings = {unit: max(value, again[unit]) for unit, value in report.ceilings.items()}
         load = machine.others_load(self.threads + self.settings.contend)
         report.environment["load_after"] = load
         if load is not None and load > machine.QUIET_LOAD:
@@ -150,9 +130,6 @@ class _Bench:
         if busiest > machine.QUIET_LOAD:
             self.warn(f"other processes kept up to {busiest:.1f} cores busy while something was timed")
         return report
-
-    def warn(self, text: str) -> None:
-        self.report.warnings.append(text)
 
     # ---- one model ----
 
@@ -174,7 +151,7 @@ class _Bench:
             info["memory_bytes"] = engine.memory_bytes
             ours, reduced = self.variants(model, engine)
             info["reduced_multiply_adds"] = reduced.multiply_adds if reduced else None
-            info["fcntag_network"] = ours.network
+            info["fcntag_network"] = ours.name
             self.say(f"{name}: stages of a clip")
             self.time_stages(name, model, engine, ours, windows)
             x = engine.log_mel(windows)
@@ -192,57 +169,45 @@ class _Bench:
             plan = plan_segments(document.segments, document.frontend, track.length(rate))
             return np.stack(list(read_windows(track, plan)))
 
-    def variants(self, model: Model, engine: Engine) -> tuple[_Variant, _Variant | None]:
-        """The network as fcntag runs it, and the reduced one if there is use for it."""
-        original = _Variant("original", model, *model.document.input_size(), model.document.multiply_adds())
+    def variants(self, model: Model, engine: Engine) -> tuple[Variant, Variant | None]:
+        """The network as fcntag runs it, and the reduced one where fcntag or a peer is timed on it."""
         engine_reduces = engine.reduction is not None
         if not (engine_reduces or (self.settings.peers_reduced and self.peers)):
-            return original, None
-        small, reduction = reduce_model(model)
-        reduced = _Variant("reduced", small, *reduction.input_after, reduction.macs_after)
-        return (reduced if engine_reduces else original), reduced
+            return original_variant(model), None
+        reduced = reduced_variant(model)
+        return (reduced if engine_reduces else original_variant(model)), reduced
 
     def time_cold(self, name: str, model: Model) -> None:
-        """A user's first `fcntag tag`: a new process, from its start to its end."""
+        """A user's first ``fcntag tag``: a new process, from its start to its end."""
         s = self.settings
-        path = self.folder / "model.safetensors"
-        write_model(path, model.document, model.tensors)
-        package = str(Path(__file__).resolve().parent.parent.parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
-        command = [sys.executable, "-m", "fcntag", "tag", "-q", "-f", "jsonl", "--model", str(path)]
-        command += ["--device", s.device, "--precision", s.precision, "--threads", str(s.threads), str(self.audio)]
-        command += [] if s.reduce else ["--no-reduce"]
-        run_process(command, environment)  # fills the file cache and writes bytecode
-        others = machine.OthersCpu()
-        runs = [run_process(command, environment) for _ in range(min(s.repeats, MAX_STARTS))]
+
+        def arguments(path: Path) -> list[str]:
+            command = ["-m", "fcntag", "tag", "-q", "-f", "jsonl", "--model", str(path)]
+            command += ["--device", s.device, "--precision", s.precision, "--threads", str(s.threads), str(self.audio)]
+            return command if s.reduce else [*command, "--no-reduce"]
+
+        starts = cold_starts(model, arguments, min(s.repeats, MAX_STARTS))
         self.add(
             Row(
                 model=name,
                 stage="cold",
                 engine="fcntag",
                 batch=0,
-                samples_s=tuple(run.wall_s for run in runs),
+                samples_s=starts.samples_s,
                 audio_s=self.clip_s,
-                others_cores=others.cores(),
-                peak_rss_bytes=max(run.peak_rss_bytes for run in runs),
+                others_cores=starts.others_cores,
+                peak_rss_bytes=starts.peak_rss_bytes,
             )
         )
-        path.unlink()
 
     def time_first(self, name: str, model: Model, windows: np.ndarray) -> None:
-        load, first = [], []
-        for _ in range(min(self.settings.repeats, MAX_STARTS)):
-            start = time.perf_counter()
-            with self.engine(model) as engine:
-                loaded = time.perf_counter()
-                engine.scores(windows)
-                load.append(loaded - start)
-                first.append(time.perf_counter() - loaded)
-            gc.collect()
-        self.add(Row(name, "load", "fcntag", 0, tuple(load)))
-        self.add(Row(name, "first", "fcntag", 0, tuple(first), audio_s=self.clip_s))
+        """An engine made of a model in memory, and its first call."""
+        count = min(self.settings.repeats, MAX_STARTS)
+        load, first = engine_starts(lambda: self.engine(model), windows, count)
+        self.add(Row(name, "load", "fcntag", 0, load))
+        self.add(Row(name, "first", "fcntag", 0, first, audio_s=self.clip_s))
 
-    def time_stages(self, name: str, model: Model, engine: Engine, ours: _Variant, windows: np.ndarray) -> None:
+    def time_stages(self, name: str, model: Model, engine: Engine, ours: Variant, windows: np.ndarray) -> None:
         """Decode, resample, mel and network of one clip apart, and the whole path."""
         document, audio = model.document, self.audio
         rate = document.frontend.sample_rate
@@ -278,7 +243,7 @@ class _Bench:
             samples = alternate(calls, s.repeats, s.seconds, pause=0.0)
         cores = others.cores()
         for stage, values in samples.items():
-            network = stage == "network"
+            counted = stage == "network"  # the only stage whose operations are counted
             self.add(
                 Row(
                     model=name,
@@ -286,20 +251,20 @@ class _Bench:
                     engine="fcntag",
                     batch=0,
                     samples_s=tuple(values),
-                    network=ours.network if stage in ("network", "tag") else "original",
+                    variant=ours.name if stage in ("network", "tag") else "original",
                     audio_s=self.clip_s,
-                    flop=2.0 * len(windows) * ours.multiply_adds if network else 0.0,
-                    bytes=ours.bytes(len(windows)) if network else 0.0,
+                    flop=2.0 * len(windows) * ours.multiply_adds if counted else 0.0,
+                    bytes=ours.min_bytes(len(windows)) if counted else 0.0,
                     others_cores=cores,
                 )
             )
 
-    def time_blocks(self, name: str, engine: Engine, ours: _Variant, x: np.ndarray) -> None:
-        """Every block and the rest, by the engine's own clocks, inside whole runs."""
+    def time_blocks(self, name: str, engine: Engine, ours: Variant, x: np.ndarray) -> None:
+        """Every block, and the head, by the engine's own clocks, inside whole runs."""
         engine.scores_of(x)
         others = machine.OthersCpu()
         times: list[list[float]] = []
-        # Two runs a round, both of which count: what is timed is inside them.
+        # alternate() puts an untimed run in front of a timed one. Both count here: the engine's clocks are inside them.
         rounds = (self.settings.repeats + 1) // 2
         alternate({"run": lambda: times.append(engine.block_times(x))}, rounds, self.settings.seconds)
         cores = others.cores()
@@ -311,23 +276,23 @@ class _Bench:
             if i < len(blocks):
                 macs = sizes[i][0] * sizes[i][1] * blocks[i].kernel ** 2
                 flop = 2.0 * len(x) * macs * blocks[i].in_channels * blocks[i].out_channels
-            self.add(Row(name, stage, "fcntag", len(x), samples, network=ours.network, flop=flop, others_cores=cores))
+            self.add(Row(name, stage, "fcntag", len(x), samples, variant=ours.name, flop=flop, others_cores=cores))
 
     def time_network(
-        self, name: str, model: Model, engine: Engine, ours: _Variant, reduced: _Variant | None, x: np.ndarray
+        self, name: str, model: Model, engine: Engine, ours: Variant, reduced: Variant | None, x: np.ndarray
     ) -> None:
         """Blocks and head of one batch, ours and every peer's in turn, after a check that all compute the same."""
         reference, own_difference = self.reference(model, engine, x)
-        calls: dict[tuple[str, str], Callable[[], Any]] = {("fcntag", ours.network): lambda: engine.scores_of(x)}
-        variants = {ours.network: ours}
-        differences = {("fcntag", ours.network): own_difference}
-        original = _Variant("original", model, *model.document.input_size(), model.document.multiply_adds())
+        calls: dict[Key, Callable[[], Any]] = {("fcntag", ours.name): lambda: engine.scores_of(x)}
+        variants = {ours.name: ours}
+        differences = {("fcntag", ours.name): own_difference}
+        original = original_variant(model)
         for variant in [original] if reduced is None or not self.settings.peers_reduced else [original, reduced]:
-            variants[variant.network] = variant
+            variants[variant.name] = variant
             for peer in self.peers:
                 made = self.peer(peer, name, variant, x, reference)
                 if made is not None:
-                    calls[peer, variant.network], differences[peer, variant.network] = made
+                    calls[peer, variant.name], differences[peer, variant.name] = made
         for contend in (0, self.settings.contend) if self.settings.contend else (0,):
             with contention(contend):
                 others = machine.OthersCpu()
@@ -341,16 +306,16 @@ class _Bench:
         self,
         name: str,
         samples: dict[str, list[float]],
-        keys: Any,
-        variants: dict[str, _Variant],
-        differences: dict[tuple[str, str], float | None],
+        keys: Iterable[Key],
+        variants: dict[str, Variant],
+        differences: dict[Key, float | None],
         batch: int,
         contend: int,
         cores: float | None,
     ) -> None:
         baseline = next(iter(samples.values()))
         for key in keys:
-            peer, network = key
+            peer, variant = key
             values = samples["/".join(key)]
             self.add(
                 Row(
@@ -359,11 +324,11 @@ class _Bench:
                     engine=peer,
                     batch=batch,
                     samples_s=tuple(values),
-                    network=network,
+                    variant=variant,
                     contend=contend,
                     audio_s=batch * self.report.models[name]["window_s"],
-                    flop=2.0 * batch * variants[network].multiply_adds,
-                    bytes=variants[network].bytes(batch),
+                    flop=2.0 * batch * variants[variant].multiply_adds,
+                    bytes=variants[variant].min_bytes(batch),
                     max_score_difference=differences[key],
                     ratio=None if peer == "fcntag" else median_ratio(values, baseline),
                     others_cores=cores,
@@ -371,7 +336,7 @@ class _Bench:
             )
 
     def reference(self, model: Model, engine: Engine, x: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """fcntag's float32 scores of ``x``, and how far this engine is from them if it is not a float32 one."""
+        """fcntag's float32 scores of ``x``, and this engine's distance from them; None if it is a float32 one."""
         if self.settings.precision == "float32":
             return engine.scores_of(x), None
         with create_engine(model, device=self.settings.device, threads=self.settings.threads) as exact:
@@ -379,25 +344,25 @@ class _Bench:
         return reference, float(np.abs(engine.scores_of(x) - reference).max())
 
     def peer(
-        self, peer: str, name: str, variant: _Variant, x: np.ndarray, reference: np.ndarray
+        self, peer: str, name: str, variant: Variant, x: np.ndarray, reference: np.ndarray
     ) -> tuple[Callable[[], Any], float] | None:
-        """A call of ``peer`` and its largest score difference; None, and a word in the report, if it does not fit."""
-        where = f"{peer} on {name} ({variant.network}), batch {len(x)}"
+        """A call of ``peer`` and its largest score difference.
+
+        A peer that fails, or whose scores differ too much, gives None, and the report names it.
+        """
+        where = f"{peer} on {name} ({variant.name}), batch {len(x)}"
         inputs = variant.crop(x)
         try:
             made = peers.make(peer, variant.model, len(x), variant.height, variant.width, self.threads)
             difference = float(np.abs(made.run(inputs) - reference).max())
-        except Exception as error:  # whatever a runtime does, the others are timed
+        except Exception as error:  # a runtime may raise anything; the others are timed all the same
             text = " ".join(str(error).split())[:200]
             self.report.refused.append(f"{where}: not timed: {type(error).__name__}: {text}")
             return None
         allowed = MAX_DIFFERENCE["bfloat16" if "bf16" in peer else "float32"]
-        if not difference <= allowed:  # NaN is a difference, too
+        if not difference <= allowed:  # this refuses NaN as well
             self.report.refused.append(
                 f"{where}: not timed: scores differ by {difference:.1e}, more than {allowed:.0e}"
             )
             return None
         return (lambda: made.run(inputs)), difference
-
-    def add(self, row: Row) -> None:
-        self.report.rows.append(row)

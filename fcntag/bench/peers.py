@@ -1,7 +1,7 @@
-"""The same network in other runtimes: same weights, same order of operations as the model document says.
+"""The peers on the CPU: the same network in other runtimes, with the same weights and order of operations.
 
-Each gets what its documentation recommends for latency on a CPU: static shapes, as many threads as fcntag has, weights
-packed ahead, denormals flushed. Everything here is imported on first use; a runtime that is missing is named.
+Each peer is set up as its documentation recommends for latency on a CPU: static shapes, as many threads as fcntag has,
+weights packed ahead, denormals flushed. A runtime is imported when its peer is made; a missing one is named.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,10 @@ class Peer(Protocol):
 
 @contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Denormals flushed on this thread, for this block only: the mode would change every later computation here.
+    """Flush denormals on this thread within the block only: the mode would change every later computation here.
 
-    PyTorch's threads inherit it from the thread that starts them; ONNX Runtime and OpenVINO set it and leave it so.
+    PyTorch's threads inherit the mode from the thread that starts them. ONNX Runtime and OpenVINO set it and leave it
+    set, which the end of the block undoes.
     """
     from fcntag import _C
 
@@ -55,7 +57,7 @@ class Torch:
         module = torch.nn.Sequential(*network_layers(model)).eval()
         x = torch.zeros(batch, 1, height, width)
         with denormals_flushed(), torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is deprecated, and still the fastest eager-free path on a CPU
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, and still PyTorch's fastest way on a CPU
             frozen = torch.jit.freeze(torch.jit.trace(module, x))
             self._module = torch.jit.optimize_for_inference(frozen)
             for _ in range(3):  # the profiling executor compiles on its second run
@@ -81,7 +83,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        # Spinning is the fastest for one caller; where other threads decode at the same time it takes their cores.
+        # Spinning is fastest for a single caller. Beside threads that decode, it would take their cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         graph = network_bytes(model, batch, height, width)
         with denormals_flushed():
@@ -130,29 +132,37 @@ class OpenVinoBfloat16(OpenVino):
     precision = "bf16"
 
 
-PEERS: dict[str, type[Torch] | type[OnnxRuntime] | type[OpenVino]] = {
-    "torch": Torch,
-    "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
-    "openvino-bf16": OpenVinoBfloat16,
-}
-_NEEDS = {  # modules; the peers but torch read an ONNX graph
-    "torch": ("torch",),
-    "onnxruntime": ("onnxruntime", "onnx"),
-    "openvino": ("openvino", "onnx"),
-    "openvino-bf16": ("openvino", "onnx"),
+@dataclass(frozen=True)
+class PeerEntry:
+    """A peer that the bench can time: the modules that it needs, the first of which has its version, and its maker."""
+
+    needs: tuple[str, ...]
+    make: Callable[..., Any]
+
+    def version(self) -> str:
+        """Version of the runtime behind the peer. Raises ImportError, "not installed", that names a second module."""
+        for module in self.needs:
+            if importlib.util.find_spec(module) is None:
+                also = "" if module == self.needs[0] else f" (needs {module})"
+                raise ImportError(f"not installed{also}")
+        return importlib.metadata.version(self.needs[0])
+
+
+# A new peer is a class above and a row here. fcntag/cli/bench.py repeats the names, for its help; a test compares them.
+# Every peer but PyTorch reads an ONNX graph.
+PEERS: dict[str, PeerEntry] = {
+    "torch": PeerEntry(("torch",), Torch),
+    "onnxruntime": PeerEntry(("onnxruntime", "onnx"), OnnxRuntime),
+    "openvino": PeerEntry(("openvino", "onnx"), OpenVino),
+    "openvino-bf16": PeerEntry(("openvino", "onnx"), OpenVinoBfloat16),
 }
 
 
 def version(name: str) -> str:
-    """Version of the runtime behind peer ``name``. Raises ImportError, "not installed", that says what is missing."""
-    for module in _NEEDS[name]:
-        if importlib.util.find_spec(module) is None:
-            also = "" if module == _NEEDS[name][0] else f" (needs {module})"
-            raise ImportError(f"not installed{also}")
-    return importlib.metadata.version(_NEEDS[name][0])
+    """Version of the runtime behind peer ``name``. Raises ImportError where it is not installed."""
+    return PEERS[name].version()
 
 
 def make(name: str, model: Model, batch: int, height: int, width: int, threads: int) -> Peer:
     """Peer ``name`` with ``model``, for inputs [batch, height, width]. Raises whatever the runtime raises."""
-    return PEERS[name](model, batch, height, width, threads)
+    return PEERS[name].make(model, batch, height, width, threads)

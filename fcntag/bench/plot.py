@@ -53,7 +53,7 @@ def _roofline(axes: Any, report: Report, rows: list[Row], colours: dict[str, str
 
 
 def _bars(axes: Any, rows: list[Row], colours: dict[str, str]) -> None:
-    labels = [f"{row.model}, batch {row.batch}, {row.engine} ({row.network})" for row in rows]
+    labels = [f"{row.model}, batch {row.batch}, {row.engine} ({row.variant})" for row in rows]
     times = [1e3 * row.median_s for row in rows]
     axes.barh(range(len(rows)), times, color=[colours[row.engine] for row in rows])
     axes.set_yticks(range(len(rows)), labels, fontsize=8)

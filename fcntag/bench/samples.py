@@ -1,4 +1,4 @@
-"""Statistics of timing samples: percentiles, a robust spread, and what counts as a change."""
+"""Statistics of timing samples: percentiles, a robust spread, and the limit above which a change is no noise."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 import statistics
 from collections.abc import Sequence
 
-# Two quiet runs on one machine differ by some per cent in the median, whatever the samples within each run say:
-# frequency, memory layout and neighbours stay the same during a run and change between runs.
+# A median that changes by less than this share is taken for unchanged. Two quiet runs on one machine differ by some
+# per cent, whatever the samples within each run say: frequency, memory layout and neighbours stay the same during a
+# run, and change between runs.
 MIN_CHANGE = 0.05
-SPREADS = 3.0  # a change of more than three robust standard deviations of the samples is not their noise
-MIN_SAMPLES = 5  # the median absolute deviation of fewer samples is often near 0 by chance
-_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+# A change of less than three robust standard deviations of the samples is taken for their noise.
+SPREADS = 3.0
+# Rows with fewer samples are not judged: their median absolute deviation is often near 0 by chance.
+MIN_SAMPLES = 5
+# Of a normal distribution, the standard deviation over the median absolute deviation.
+_MAD_TO_SIGMA = 1.4826
 
 
 def percentile(samples: Sequence[float], q: float) -> float:
@@ -30,7 +34,10 @@ def spread(samples: Sequence[float]) -> float:
 
 
 def median_ratio(samples: Sequence[float], baseline: Sequence[float]) -> float:
-    """Median of the ratios of samples taken in turn: a slow phase of the machine hits both sides of a ratio."""
+    """Median of the ratios of samples that were taken in turn.
+
+    A slow phase of the machine hits both sides of a ratio, and so leaves it as it is.
+    """
     return statistics.median(s / b for s, b in zip(samples, baseline, strict=True))
 
 

@@ -1,4 +1,7 @@
-"""A report for people: tables, ratios, and a last line that names the bottleneck."""
+"""The CPU bench's report for people: tables, ratios, and a last line that names the bottleneck.
+
+The parts that a GPU's report has as well are functions here, which cuda/text.py uses.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,27 @@ from .samples import percentile
 def lines(report: Report) -> Iterator[str]:
     """The report, line by line."""
     e = report.environment
-    commit = f" ({e['commit']})" if e["commit"] else ""
-    yield f"fcntag {e['fcntag']}{commit}, {report.settings['device']}, {report.settings['precision']}"
+    yield title(report)
     yield f"{e['cpu']}, {e['isa']}, {e['threads']} of {e['cpus']} CPUs, Python {e['python']}, NumPy {e['numpy']}"
     c = report.ceilings
     yield f"ceilings: {c['fma_gflops']:.0f} GFLOP/s multiply-add, {c['copy_gbytes']:.1f} GB/s copy (measured)"
     yield f"audio: {report.settings['audio']}, {report.settings['audio_s']:.1f} s"
-    if report.peers:
-        yield "peers: " + ", ".join(
-            f"{name} {text}" if text[:1].isdigit() else f"{name}: {text}" for name, text in report.peers.items()
-        )
+    yield from peers(report)
     for name in report.models:
         yield ""
         yield from _model(report, name)
     yield ""
     if any(row.flop and _share(report, row) > 100 for row in report.rows):
         yield "% FMA: multiply-adds are counted as a direct convolution's; Winograd does fewer, so it may pass 100 %"
-    for text in report.refused:
-        yield text
-    for text in report.warnings:
-        yield f"warning: {text}"
-    for name in report.models:
-        yield report.bottleneck(name)
+    yield from ending(report)
 
 
 def _model(report: Report, name: str) -> Iterator[str]:
     info = report.models[name]
-    random = ", random weights" if info["random_weights"] else ""
-    gmac = f"{info['multiply_adds'] / 1e9:.3g} GMAC a window"
-    if info["reduced_multiply_adds"] and info["reduced_multiply_adds"] != info["multiply_adds"]:
-        gmac += f" ({info['reduced_multiply_adds'] / 1e9:.3g} reduced)"
+    whole, reduced = info["multiply_adds"], info["reduced_multiply_adds"]
+    macs = work(whole, reduced if reduced != whole else None)
     runs = f"fcntag runs the {info['fcntag_network']} network"
-    yield f"{name}{random}: {info['windows_per_clip']} windows a clip, {gmac}, {runs}"
+    yield f"{model_title(report, name)}: {info['windows_per_clip']} windows a clip, {macs}, {runs}"
     clip = report.find(model=name, batch=0)
     yield from _clip(report, [row for row in clip if row.stage not in CLIP_STAGES and row.stage != "tag"], "start")
     peak = next((row.peak_rss_bytes for row in clip if row.peak_rss_bytes), None)
@@ -83,7 +75,7 @@ def _network(report: Report, row: Row) -> tuple[str, ...]:
     bandwidth = row.bytes / row.median_s / 1e9
     return (
         row.engine + (f" +{row.contend} busy" if row.contend else ""),
-        row.network,
+        row.variant,
         str(row.batch),
         *_times(row),
         f"{row.batch / row.median_s:.1f}",
@@ -110,6 +102,44 @@ def _compute(report: Report, row: Row) -> tuple[str, str]:
 def _share(report: Report, row: Row) -> float:
     """Per cent of the multiply-add peak, direct convolution's multiply-adds counted: Winograd's may pass 100."""
     return 100 * row.flop / row.median_s / 1e9 / report.ceilings["fma_gflops"]
+
+
+# ---- the parts of every report ----
+
+
+def title(report: Report) -> str:
+    """The first line: fcntag's version, and the device and precisions."""
+    e = report.environment
+    commit = f" ({e['commit']})" if e["commit"] else ""
+    return f"fcntag {e['fcntag']}{commit}, {report.settings['device']}, {report.settings['precision']}"
+
+
+def peers(report: Report) -> Iterator[str]:
+    """A line with the version of each peer, or the reason for its absence; none if no peer was asked for."""
+    if report.peers:
+        yield "peers: " + ", ".join(
+            f"{name} {text}" if text[:1].isdigit() else f"{name}: {text}" for name, text in report.peers.items()
+        )
+
+
+def model_title(report: Report, name: str) -> str:
+    """A model's name, with a word where its weights are random."""
+    return name + (", random weights" if report.models[name]["random_weights"] else "")
+
+
+def work(multiply_adds: int, reduced: int | None) -> str:
+    """The multiply-adds of one window, and those of the reduced network where the report tells them."""
+    text = f"{multiply_adds / 1e9:.3g} GMAC a window"
+    return text + (f" ({reduced / 1e9:.3g} reduced)" if reduced else "")
+
+
+def ending(report: Report) -> Iterator[str]:
+    """The last lines: peers that were refused, warnings, and each model's bottleneck."""
+    yield from report.refused
+    for text in report.warnings:
+        yield f"warning: {text}"
+    for name in report.models:
+        yield report.bottleneck(name)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Timing of calls that must not disturb one another: taken in turn, in one process, warm."""
+"""Timing of calls that must not disturb one another: in turn, in one process, after a warm-up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 
 from ..errors import FcntagError
 
-# Between two engines: the thread pools of the peers spin for some milliseconds after a run and would take the cores
-# from whoever runs next.
+# The pause before every call. The peers' threads spin for some milliseconds after a run, and would take the cores from
+# the engine that runs next.
 PAUSE_S = 0.04
-MIN_ROUNDS = 3  # that the time limit does not cut
-LONG_S = 0.5  # a call that long warms itself up: no untimed call in front of it
+# So many rounds are run even where the time limit has passed.
+MIN_ROUNDS = 3
+# A call of so many seconds or more warms itself up. A shorter one is preceded by an untimed call.
+LONG_S = 0.5
 
 
 def alternate(
@@ -48,7 +50,7 @@ def alternate(
 
 @contextlib.contextmanager
 def contention(processes: int) -> Iterator[None]:
-    """So many processes that each keep one core busy, pinned nowhere, for the length of the block."""
+    """Keep so many processes running within the block, each of which keeps one core busy and is pinned nowhere."""
     spinners: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(processes):
@@ -57,7 +59,7 @@ def contention(processes: int) -> Iterator[None]:
             )
         for spinner in spinners:
             assert spinner.stdout is not None
-            spinner.stdout.readline()  # it runs
+            spinner.stdout.readline()  # a line says that it runs
         yield
     finally:
         for spinner in spinners:
@@ -74,8 +76,8 @@ class ProcessRun:
     peak_rss_bytes: int
 
 
-# A child's peak RSS starts at that of the process that forked it, so a small one has to: not this one, which may hold
-# several runtimes.
+# A child's peak RSS starts at that of the process that forked it. This process may hold several runtimes, so a small
+# process in between forks.
 _LAUNCHER = """
 import json, os, sys, time
 start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""``fcntag bench``: how fast, against what, and what holds it back."""
+"""``fcntag bench``: fcntag's speed, beside that of other runtimes, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from .writers import import_extra, named
 if TYPE_CHECKING:
     from ..bench.report import Report
 
-# Their names without importing what knows them: help and usage errors are instant.
+# The peers of fcntag/bench/peers.py and of fcntag/bench/cuda/peers.py. The names are repeated here, so that help and
+# usage errors need no import; tests compare them.
 PEERS = ("torch", "onnxruntime", "openvino", "openvino-bf16")
 CUDA_PEERS = ("torch", "torch-graph", "jax", "torchaudio", "torchaudio-graph", "torch-compile")
+# Samples of a row, and seconds for a group of rows, where the options do not say.
 REPEATS = {"cpu": 15, "cuda": 200}
 SECONDS = {"cpu": 20.0, "cuda": 3.0}
 
@@ -120,7 +122,8 @@ def _measure_cpu(arguments: argparse.Namespace) -> Report:
     for option, given in (("--minutes", arguments.minutes), ("--no-cold", arguments.no_cold)):
         if given:
             raise UsageError(f"{option}: goes with --device cuda")
-    from ..bench.measure import Settings, SettingsError, measure
+    from ..bench.measure import Settings, measure
+    from ..bench.shared import SettingsError
 
     settings = Settings(
         models=_models(arguments),
@@ -148,7 +151,7 @@ def _measure_gpu(arguments: argparse.Namespace) -> Report:
             raise UsageError(f"--{name}: not with --device {arguments.device}")
     peers = _fitting_peers(arguments, CUDA_PEERS)
     from ..bench.cuda.measure import Settings, measure
-    from ..bench.measure import SettingsError
+    from ..bench.shared import SettingsError
 
     settings = Settings(
         models=_models(arguments),
@@ -164,7 +167,7 @@ def _measure_gpu(arguments: argparse.Namespace) -> Report:
         cold=not arguments.no_cold,
     )
     try:
-        # Saved as it grows: what was measured is there even if the machine goes away.
+        # The report is saved as it grows, so that the measurements survive the machine.
         return measure(settings, _silent if arguments.quiet else log, lambda report: _save(report, arguments.json))
     except SettingsError as error:
         raise UsageError(str(error)) from None
@@ -175,7 +178,7 @@ def _models(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _fitting_peers(arguments: argparse.Namespace, fitting: tuple[str, ...]) -> tuple[str, ...]:
-    """The peers asked for, where "all" means those of the device."""
+    """The peers that were asked for; "all" stands for those of the device."""
     if arguments.peers == PEERS:
         return fitting
     for name in arguments.peers:
@@ -204,7 +207,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _peers(text: str) -> tuple[str, ...]:
-    """all, none, or a comma list of names; the device is not known yet."""
+    """all, none, or a comma list of peers of any device, for the device is not known yet."""
     if text in ("all", "none"):
         return PEERS if text == "all" else ()
     names = _names(text)
@@ -225,7 +228,7 @@ def _precisions(text: str) -> tuple[str, ...]:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse what would fail only after minutes of measuring."""
+    """Refuse outputs that could not be written, before minutes of measuring."""
     inputs = [name for names in arguments.model or () for name in names]
     inputs += [arguments.audio] if arguments.audio is not None else []
     check_outputs({"--json": arguments.json, "--plot": arguments.plot}, inputs)
@@ -249,7 +252,7 @@ def _read(name: str) -> Report:
 
 
 def _compare(old: Report, new: Report) -> bool:
-    """Print what changed; True if anything of fcntag's became slower beyond noise."""
+    """Print the changes; True if a row of fcntag's became slower beyond noise."""
     from ..bench.compare import compare
 
     try:
@@ -270,4 +273,4 @@ def _compare(old: Report, new: Report) -> bool:
 
 
 def _silent(_: str) -> None:
-    """Progress for nobody."""
+    """Take a line of progress and show it to nobody."""

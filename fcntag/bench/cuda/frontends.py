@@ -1,7 +1,8 @@
-"""A model's front end in PyTorch, JAX and torchaudio: what the GPU peers are given to turn waves into log-mel.
+"""A model's front end in PyTorch, JAX and torchaudio, with which the GPU peers turn waves into log-mel.
 
-Written the way one writes it with each library, from the document's own constants, and complete: every framing,
-logarithm and normalisation that a document may ask for. Checked against the oracle before anything is timed.
+Each is written as one writes it with that library, from the document's own constants, and knows every framing,
+logarithm and normalisation that a document may ask for. The tests compare them with the oracle, and the bench compares
+their results with fcntag's before it times them.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class TorchFrontend:
         return db if f.log.top_db is None else torch.maximum(db, peak - f.log.top_db)
 
     def finish(self, x: Any) -> Any:
-        """Normalise, lay out, and cut to what the network reads."""
+        """Normalise, lay out, and cut to the part that the network reads."""
         if self.frontend.normalization == "standardize":
             x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), correction=0, keepdim=True) + 1e-10)
         elif self.normalise is not None:
@@ -96,7 +97,7 @@ class TorchFrontend:
 
 
 class TorchaudioFrontend(TorchFrontend):
-    """The same by torchaudio, for front ends with plain centred or unpadded frames."""
+    """The same front end by torchaudio, where its frames are centred or unpadded, and its window is Hann's."""
 
     def __init__(self, model: Model, height: int, width: int, device: str) -> None:
         import warnings
@@ -110,7 +111,8 @@ class TorchaudioFrontend(TorchFrontend):
         if f.framing not in ("center", "valid") or f.window != "hann":
             raise ValueError(f"torchaudio has no framing {f.framing!r} with window {f.window!r}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of mel filters between two bins, which the document asks for
+            # torchaudio warns of mel filters that lie between two bins, which the document asks for.
+            warnings.simplefilter("ignore")
             self.transform = torchaudio.transforms.MelSpectrogram(
                 sample_rate=f.sample_rate,
                 n_fft=f.n_fft,
@@ -133,7 +135,7 @@ class TorchaudioFrontend(TorchFrontend):
         return self.transform(waves)
 
     def log(self, power: Any) -> Any:
-        # A channel axis of one: without it the floor of top_db would be that of the loudest clip.
+        # Without a channel axis, top_db would be counted from the loudest clip of the batch, and not in each clip.
         return super().log(power) if self.to_db is None else self.to_db(power[:, None])[:, 0]
 
 

@@ -1,6 +1,6 @@
 """The GPU: its ceilings, measured now, and its clocks, power and temperature as the driver's tool reports them.
 
-Nothing here sets anything.
+This module reads, and changes no setting of the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ...engine.cuda_core import core
 
-# Every driver that the kernels run on knows the first line; the rest depends on the driver and the card.
+# Every driver that the kernels run on knows _BASIC; _MORE depends on the driver and the card.
 _BASIC = ("name", "driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "memory.total")
 _MORE = (
     "clocks.max.sm",
@@ -30,14 +30,14 @@ _MORE = (
 
 
 def state(index: int = 0) -> dict[str, str]:
-    """nvidia-smi's readings of GPU ``index`` (CUDA's number), with their units; {} where there is no such tool."""
+    """nvidia-smi's readings of GPU ``index``, counted as CUDA does, with their units; {} where that tool is missing."""
     which = _smi_index(index)
     found = _query(which, _BASIC + _MORE) or _query(which, _BASIC)
     return {name: value for name, value in found.items() if not value.startswith("[") and value != "N/A"}
 
 
 def _smi_index(index: int) -> str:
-    """What nvidia-smi calls CUDA's GPU ``index``: CUDA sees only what CUDA_VISIBLE_DEVICES lists, in its order."""
+    """nvidia-smi's name of CUDA's GPU ``index``: CUDA counts the GPUs that CUDA_VISIBLE_DEVICES lists, in its order."""
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return visible[index] if index < len(visible) else str(index)
 
@@ -55,7 +55,7 @@ def _query(which: str, fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def ceilings(device: int = 0) -> dict[str, Any]:
-    """What GPU ``device`` can do at most, measured now: the denominators of every percentage.
+    """Measure the ceilings of GPU ``device``, of which the bench's percentages are.
 
     Returns
     -------

@@ -5,37 +5,87 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...engine import create_engine
+from ..variants import Variant
 from . import peers
 from .peers import STAGES, Contender, n_inputs
-from .work import Variant, network_stages
+from .work import network_stages
 
-Key = tuple[str, str]  # engine, network
+if TYPE_CHECKING:
+    from ...model.file import Model
 
-# Largest difference of a score from float32's: more, and what is timed is not this network.
+Key = tuple[str, str]  # engine, variant
+
+# Scores may differ from float32's by so much. An engine or peer that differs more computes another network, and is not
+# timed.
 MAX_DIFFERENCE = {"float32": 1e-4, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
-MAX_MEL_DIFFERENCE = 1e-3  # relative L2 of a peer's log-mel of noise, which leaves no band near the logarithm's floor
+# The same for a peer that is a front end alone: relative L2 of its log-mel of noise. Noise leaves no band near the
+# logarithm's floor, where float32 says little.
+MAX_MEL_DIFFERENCE = 1e-3
+# So many random clips are compared; a batch repeats them.
 CHECKED_CLIPS = 4
-ROUNDS = 4  # in which contenders take turns: A B C, B C A, ...
+# Contenders take turns in so many rounds, each of which begins with another one: A B C, B C A, ...
+ROUNDS = 4
+# A row gets at least so many samples, however long they take.
 MIN_REPEATS = 12
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Random clips [CHECKED_CLIPS, n_samples] and what fcntag makes of them in float32: scores and network input."""
+    """fcntag's float32 results, which all others are compared with.
+
+    Attributes
+    ----------
+    waves : random clips [CHECKED_CLIPS, n_samples]
+    scores : [CHECKED_CLIPS, n_tags]
+    log_mel : the network's inputs [CHECKED_CLIPS, H, W]
+    difference : of the first clip's scores from those of ``checked_against``
+    checked_against : in words, the computation that the first clip was checked against
+    """
 
     waves: np.ndarray
     scores: np.ndarray
     log_mel: np.ndarray
+    difference: float
+    checked_against: str
+
+
+def make_reference(model: Model, make_engine: Callable[[], Any]) -> Reference:
+    """Random clips, and the results of ``make_engine()``, a float32 engine of ``model``, for them."""
+    rng = np.random.default_rng(0)
+    waves = rng.random((CHECKED_CLIPS, model.document.segments.n_samples), np.float32) - np.float32(0.5)
+    with make_engine() as engine:
+        scores, log_mel = engine.scores(waves), engine.log_mel(waves)
+    try:
+        from ... import oracle
+
+        expected, against = oracle.scores(model, waves[:1]), "the float64 oracle"
+    except ImportError:
+        with create_engine(model, device="cpu") as exact:
+            expected, against = exact.scores(waves[:1]), "fcntag's CPU engine (the oracle needs numba)"
+    return Reference(waves, scores, log_mel, float(np.abs(scores[:1] - expected).max()), against)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A contender that computes the network, the variant that it was given, and its scores' largest difference.
+
+    The difference of a front end is that of its log-mel: relative L2.
+    """
+
+    contender: Contender
+    variant: Variant
+    difference: float
 
 
 class Ours:
     """fcntag's engine as a contender."""
 
-    stages = STAGES
+    stages: tuple[str, ...] = STAGES
 
     def __init__(self, engine: Any, batch: int) -> None:
         self._engine, self._batch = engine, batch
@@ -52,19 +102,18 @@ class Ours:
         times = self._engine.stage_times(self._batch, repeats)
         if stage == "mel":
             return times["mel"]
-        # Apart and added up: the gaps between kernels count in full, which a recorded graph shortens.
+        # The stages are timed apart and added up, so the gaps between kernels count in full. A recorded graph shortens
+        # them.
         return [sum(parts) for parts in zip(*(times[name] for name in network_stages(times)), strict=True)]
 
     def close(self) -> None:
-        """The engine is the bench's."""
+        """Do nothing: the bench made the engine, and closes it."""
 
 
-def checked_peer(
-    name: str, variant: Variant, precision: str, batch: int, device: str, reference: Reference
-) -> tuple[Contender, float]:
-    """Peer ``name`` on a batch, and how far its results are from ``reference``.
+def checked_peer(name: str, variant: Variant, precision: str, batch: int, device: str, reference: Reference) -> Checked:
+    """Peer ``name`` on a batch, compared with ``reference``.
 
-    Raises RuntimeError if that is too far, or whatever its runtime raises.
+    Raises RuntimeError if its results differ too much, or whatever its runtime raises.
     """
     contender = peers.make(name, variant, precision, batch, peers.device_name(device))
     try:
@@ -77,12 +126,12 @@ def checked_peer(
         else:
             difference = float(np.abs(found - np.resize(reference.scores, found.shape)).max())
             allowed = MAX_DIFFERENCE[precision]
-        if not difference <= allowed:  # NaN is a difference, too
+        if not difference <= allowed:  # this refuses NaN as well
             raise RuntimeError(f"its results differ by {difference:.1e}, more than {allowed:.0e}")
     except Exception:
         contender.close()
         raise
-    return contender, difference
+    return Checked(contender, variant, difference)
 
 
 def alternate(
@@ -93,8 +142,12 @@ def alternate(
 ) -> dict[Key, list[list[float]]]:
     """Seconds of ``stage`` by round, of every contender that got through all rounds.
 
-    ``repeats`` gives the samples of one that takes so many seconds a call. The first contender is fcntag's, and what it
-    raises is raised; what another raises goes to ``failed`` and ends its part.
+    The first contender is fcntag's.
+
+    Parameters
+    ----------
+    repeats : from the seconds of one call to the number of samples
+    failed : is told the exception of a peer, whose part ends with it; fcntag's exceptions are raised
     """
     ours = next(iter(contenders))
     dropped: set[Key] = set()

@@ -1,43 +1,52 @@
-"""What ``fcntag bench --device cuda`` times, and how: stages by events, whole runs beside peers in turn."""
+"""The GPU's bench: its settings, and everything that one run times: stages by events, whole runs beside peers."""
 
 from __future__ import annotations
 
 import gc
-import os
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...catalogue.names import load_any
 from ...engine import MAX_GPU_BATCH, create_engine
-from ...errors import DeviceError, FcntagError
-from ...model.file import write_model
-from ...reduce import reduce_model
+from ...errors import DeviceError
 from .. import machine
-from ..measure import SettingsError
 from ..report import Report, Row
-from ..timing import run_process
+from ..shared import Bench, cold_starts, engine_starts, settings_checked
+from ..variants import Variant, original_variant, reduced_variant
 from . import gpu, peers, work
-from .group import CHECKED_CLIPS, MAX_DIFFERENCE, MIN_REPEATS, Key, Ours, Reference, alternate, checked_peer
-from .peers import STAGES, Contender, n_inputs
-from .work import Variant
+from .group import (
+    CHECKED_CLIPS,
+    MAX_DIFFERENCE,
+    MIN_REPEATS,
+    Checked,
+    Key,
+    Ours,
+    Reference,
+    alternate,
+    checked_peer,
+    make_reference,
+)
+from .peers import STAGES, n_inputs
 
 if TYPE_CHECKING:
     from ...model.file import Model
 
+# No more processes and engines than these are started for a model and precision: a start with a GPU takes seconds.
 MAX_STARTS = 3
-COLD_CACHE_BYTES = 1 << 28  # cleared before a run "from a cold cache": more than any level-2 cache
-MAX_COPIED_BYTES = 1 << 27  # of a batch of waves timed "end to end": beyond that it times the host's memory
-COMPILE_S = 60.0  # that one search of the longest-searching peer may take: none starts later than this before the end
+# So many bytes are cleared before a run "from a cold cache": more than any level-2 cache holds.
+COLD_CACHE_BYTES = 1 << 28
+# A batch whose waves have more bytes than this is not timed "end to end": it would time the host's memory.
+MAX_COPIED_BYTES = 1 << 27
+# The peers of _SLOW search for their best kernels, up to a minute each time: none starts later than so many seconds
+# before the end.
+COMPILE_S = 60.0
 _SLOW = ("torch-compile",)
 
+# A new process as ``cold`` times it: the program's arguments are model file, device, precision, and 1 to reduce.
 _COLD = """
 import sys
 import numpy as np
@@ -52,10 +61,16 @@ with create_engine(model, device=sys.argv[2], precision=sys.argv[3], max_batch=1
 
 @dataclass(frozen=True)
 class Settings:
-    """What to time, on one GPU.
+    """The models, batches, precisions and peers to time on one GPU, and how long.
 
-    ``repeats`` samples a row, fewer where a group of contenders would take longer than ``seconds`` for one stage. After
-    ``minutes`` (0: never) no new group is begun. ``cold``: also a new process for each model, in the first precision.
+    Attributes
+    ----------
+    peers_reduced : time the peers on the reduced network as well, where it saves more than 5 % of the work
+    reduce : let fcntag run the reduced network, as it does by default
+    repeats : samples of a row
+    seconds : one stage of a group takes no longer than about so much, even if its rows get fewer samples then
+    minutes : no new group is begun after so long; 0 sets no limit
+    cold : also time a new process for each model, in the first precision
     """
 
     models: tuple[str, ...] = ("mtt-vgg",)
@@ -74,27 +89,32 @@ class Settings:
 def measure(
     settings: Settings, say: Callable[[str], None], save: Callable[[Report], None] = lambda report: None
 ) -> Report:
-    """Time everything that ``settings`` names; ``say`` is told what is going on, ``save`` gets the report as it grows.
+    """Time everything that ``settings`` names on one GPU.
 
-    Raises ModelError, DeviceError or SettingsError before anything is timed.
+    Parameters
+    ----------
+    settings : the models, batches, precisions and peers, and how often and how long they are timed
+    say : is told the progress, one line at a time
+    save : gets the report whenever it has grown
+
+    Raises
+    ------
+    ModelError, DeviceError, SettingsError : before anything is timed
     """
-    try:
-        bench = _Bench(settings, say, save)
-    except FcntagError:
-        raise
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+    with settings_checked():
+        bench = _CudaBench(settings, say, save)
     return bench.run()
 
 
-class _Bench:
+class _CudaBench(Bench):
     def __init__(self, settings: Settings, say: Callable[[str], None], save: Callable[[Report], None]) -> None:
-        self.settings, self.say, self.save = settings, say, save
         if max(settings.batches) > MAX_GPU_BATCH:
             raise ValueError(f"batch {max(settings.batches)}: at most {MAX_GPU_BATCH} on a GPU")
         self.end = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
-        self.loaded = {name: load_any(name) for name in dict.fromkeys(settings.models)}
-        for model, _ in self.loaded.values():  # what does not work must fail now, not after minutes
+        super().__init__(settings.models, say)
+        self.settings, self.save = settings, save
+        # A model or precision that does not work must fail now, not after minutes.
+        for model, _ in self.loaded.values():
             for precision in settings.precisions:
                 with self.engine(model, precision, 1) as engine:
                     info, self.device = dict(engine.device_info), str(engine.device)
@@ -105,10 +125,10 @@ class _Bench:
         self.report.settings["precision"] = ", ".join(settings.precisions)
         self.cached_variants: dict[str, list[Variant]] = {}
         self.references: dict[str, Reference] = {}
-        self.peers = self.find_peers()
+        self.peers = self.find_peers((name for name in peers.PEERS if name in settings.peers), peers.version)
 
     def engine(self, model: Model, precision: str, max_batch: int = 0) -> Any:
-        """An engine for the largest batch that is timed, or the largest that the GPU's memory holds."""
+        """An engine for the largest batch that is timed, or for the largest one that the GPU's memory holds."""
         s = self.settings
         limits = [max_batch] if max_batch else sorted({CHECKED_CLIPS, *s.batches}, reverse=True)
         for limit in limits:
@@ -119,18 +139,8 @@ class _Bench:
                     raise
                 text = f"{model.document.name}, {precision}: no memory for batch {limit}: {error}"
                 if text not in self.report.warnings:
-                    self.report.warnings.append(text)
+                    self.warn(text)
         raise AssertionError("unreachable")
-
-    def find_peers(self) -> list[str]:
-        there = []
-        for name in (name for name in peers.PEERS if name in self.settings.peers):
-            try:
-                self.report.peers[name] = peers.version(name)
-                there.append(name)
-            except ImportError as error:
-                self.report.peers[name] = str(error)
-        return there
 
     def run(self) -> Report:
         report = self.report
@@ -188,14 +198,14 @@ class _Bench:
             return
         for precision in self.settings.precisions:
             if time.monotonic() > self.end:
-                self.report.warnings.append(f"no time left for {name}, {precision}")
+                self.warn(f"no time left for {name}, {precision}")
                 continue
             try:
                 self.time_starts(name, model, precision)
                 with self.engine(model, precision) as engine:
                     info["memory_bytes"][precision] = int(engine.memory_bytes)
                     variant = self.variants(name, model)[0]
-                    info["reduced_multiply_adds"] = variant.multiply_adds if variant.network == "reduced" else None
+                    info["reduced_multiply_adds"] = variant.multiply_adds if variant.name == "reduced" else None
                     for batch in (b for b in self.settings.batches if b <= engine.max_batch):
                         self.say(f"{name}, {precision}: stages of batch {batch}")
                         self.time_stages(name, variant, precision, engine, batch)
@@ -204,70 +214,34 @@ class _Bench:
             self.save(self.report)
 
     def reference(self, name: str, model: Model) -> Reference:
-        """Random clips, and what fcntag makes of them in float32, itself checked on the first clip."""
-        rng = np.random.default_rng(0)
-        waves = rng.random((CHECKED_CLIPS, model.document.segments.n_samples), np.float32) - np.float32(0.5)
-        with self.engine(model, "float32", CHECKED_CLIPS) as engine:
-            scores, log_mel = engine.scores(waves), engine.log_mel(waves)
-        try:
-            from ... import oracle
-
-            expected, against = oracle.scores(model, waves[:1]), "the float64 oracle"
-        except ImportError:
-            with create_engine(model, device="cpu") as exact:
-                expected, against = exact.scores(waves[:1]), "fcntag's CPU engine (the oracle needs numba)"
-        difference = float(np.abs(scores[:1] - expected).max())
-        self.report.models[name]["float32_difference"] = difference
-        self.report.models[name]["checked_against"] = against
-        if not difference <= MAX_DIFFERENCE["float32"]:
-            raise RuntimeError(f"float32 scores differ from {against} by {difference:.1e}")
-        return Reference(waves, scores, log_mel)
+        """fcntag's float32 results; RuntimeError if they are wrong, for then nothing can be compared with them."""
+        reference = make_reference(model, lambda: self.engine(model, "float32", CHECKED_CLIPS))
+        self.report.models[name]["float32_difference"] = reference.difference
+        self.report.models[name]["checked_against"] = reference.checked_against
+        if not reference.difference <= MAX_DIFFERENCE["float32"]:
+            raise RuntimeError(f"float32 scores differ from {reference.checked_against} by {reference.difference:.1e}")
+        return reference
 
     def variants(self, name: str, model: Model) -> list[Variant]:
-        """The network as fcntag runs it first; then, if it is another, the original."""
+        """The network as fcntag runs it, and, if that is the reduced one, the original after it."""
         if name not in self.cached_variants:
-            self.cached_variants[name] = self.make_variants(model)
+            reduced = [reduced_variant(model)] if self.settings.reduce else []
+            self.cached_variants[name] = [*reduced, original_variant(model)]
         return self.cached_variants[name]
 
-    def make_variants(self, model: Model) -> list[Variant]:
-        original = Variant("original", model, model, *model.document.input_size(), model.document.multiply_adds())
-        if not self.settings.reduce:
-            return [original]
-        small, reduction = reduce_model(model)
-        return [Variant("reduced", model, small, *reduction.input_after, reduction.macs_after), original]
-
     def time_starts(self, name: str, model: Model, precision: str) -> None:
-        """A new process to its end; an engine from a model in memory; its first call."""
-        starts = min(self.settings.repeats, MAX_STARTS)
+        """Time new processes to their end, engines made of a model in memory, and their first calls."""
+        count = min(self.settings.repeats, MAX_STARTS)
         if self.settings.cold and precision == self.settings.precisions[0]:
-            self.time_cold(name, model, precision, starts)
+            self.say(f"{name}, {precision}: cold start")
+            options = [self.settings.device, precision, str(int(self.settings.reduce))]
+            starts = cold_starts(model, lambda path: ["-c", _COLD, str(path), *options], count)
+            peak = starts.peak_rss_bytes
+            self.add(Row(name, "cold", "fcntag", 0, starts.samples_s, precision=precision, peak_rss_bytes=peak))
         waves = np.zeros((1, model.document.segments.n_samples), np.float32)
-        load, first = [], []
-        for _ in range(starts):
-            start = time.perf_counter()
-            with self.engine(model, precision) as engine:
-                loaded = time.perf_counter()
-                engine.scores(waves)
-                load.append(loaded - start)
-                first.append(time.perf_counter() - loaded)
-            gc.collect()
+        load, first = engine_starts(lambda: self.engine(model, precision), waves, count)
         for stage, samples in (("load", load), ("first", first)):
-            self.add(Row(name, stage, "fcntag", 0, tuple(samples), precision=precision))
-
-    def time_cold(self, name: str, model: Model, precision: str, starts: int) -> None:
-        self.say(f"{name}, {precision}: cold start")
-        with tempfile.TemporaryDirectory(prefix="fcntag-bench-") as folder:
-            path = Path(folder) / "model.safetensors"
-            write_model(path, model.document, model.tensors)
-            package = str(Path(__file__).resolve().parent.parent.parent)
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
-            command = [sys.executable, "-c", _COLD, str(path), self.settings.device, precision]
-            command.append(str(int(self.settings.reduce)))
-            run_process(command, environment)  # fills the file cache
-            runs = [run_process(command, environment) for _ in range(starts)]
-        peak = max(run.peak_rss_bytes for run in runs)
-        samples = tuple(run.wall_s for run in runs)
-        self.add(Row(name, "cold", "fcntag", 0, samples, precision=precision, peak_rss_bytes=peak))
+            self.add(Row(name, stage, "fcntag", 0, samples, precision=precision))
 
     def time_stages(self, name: str, variant: Variant, precision: str, engine: Any, batch: int) -> None:
         probe = engine.stage_times(batch, 2)
@@ -287,13 +261,13 @@ class _Bench:
     # ---- beside peers ----
 
     def time_beside(self, names: list[str], reserve: float) -> None:
-        """fcntag and the peers ``names`` in turn; nothing begins within ``reserve`` seconds of the end."""
+        """Time fcntag and the peers ``names`` in turn; no group begins within ``reserve`` seconds of the end."""
         for name, (model, _) in self.loaded.items():
             if name not in self.references:
                 continue
             for precision in self.settings.precisions:
                 if precision not in self.report.models[name]["memory_bytes"]:
-                    continue  # refused before
+                    continue  # time_alone refused it
                 left = list(self.settings.batches)
                 try:
                     with self.engine(model, precision) as engine:
@@ -309,7 +283,7 @@ class _Bench:
                 if left:
                     batches = ", ".join(map(str, left))
                     what = f"{name}, {precision}, batch {batches}: beside {', '.join(names) or 'no peer'}"
-                    self.report.warnings.append(f"no time left for {what}")
+                    self.warn(f"no time left for {what}")
 
     def that_fit(self, names: list[str], variant: Variant, batch: int, precision: str) -> list[list[str]]:
         """``names`` in parts, each of as many peers as the GPU's memory holds at once."""
@@ -318,79 +292,55 @@ class _Bench:
         return [names[i : i + count] for i in range(0, len(names), count)] or [[]]
 
     def time_group(self, name: str, model: Model, precision: str, engine: Any, batch: int, names: list[str]) -> None:
+        """Make and check fcntag and the peers ``names`` on one batch, then time them in turn, stage by stage."""
         variants = self.variants(name, model)
-        ours = ("fcntag", variants[0].network)
         reference = self.references[name]
         difference = float(np.abs(engine.scores(reference.waves) - reference.scores).max())
         if not difference <= MAX_DIFFERENCE[precision]:
             self.refuse(f"{name}, {precision}", f"scores differ from float32's by {difference:.1e}")
             return
-        made: dict[Key, Contender] = {ours: Ours(engine, batch)}
-        differences: dict[Key, float] = {ours: difference}
-        by_network = {variant.network: variant for variant in variants}
-        wanted = ["original"]
+        checked = {("fcntag", variants[0].name): Checked(Ours(engine, batch), variants[0], difference)}
+        wanted = [variants[-1]]  # the original
         if self.settings.peers_reduced and variants[0].multiply_adds < 0.95 * variants[-1].multiply_adds:
-            wanted.append(variants[0].network)
-        for network in wanted:
+            wanted.append(variants[0])
+        for variant in wanted:
             for peer in names:
-                if network == "original" or peer not in peers.FRONT_ENDS:
-                    self.add_peer(name, peer, by_network[network], precision, batch, made, differences)
+                if variant.name == "original" or peer not in peers.FRONT_ENDS:
+                    try:
+                        made = checked_peer(peer, variant, precision, batch, self.device, reference)
+                        checked[peer, variant.name] = made
+                    except Exception as error:  # a runtime may raise anything; the others are timed all the same
+                        self.refuse(f"{peer} on {name} ({variant.name}), {precision}, batch {batch}", error)
         try:
             for stage in STAGES:
                 if stage == "end to end" and 4 * batch * variants[0].n_samples > MAX_COPIED_BYTES:
                     continue
-                self.time_stage(name, stage, by_network, precision, batch, made, differences)
+                self.time_stage(name, stage, precision, batch, checked)
         finally:
-            for contender in made.values():
-                contender.close()
+            for one in checked.values():
+                one.contender.close()
             gc.collect()
 
-    def add_peer(
-        self,
-        name: str,
-        peer: str,
-        variant: Variant,
-        precision: str,
-        batch: int,
-        made: dict[Key, Contender],
-        differences: dict[Key, float],
-    ) -> None:
-        """Make a peer and check it; a word in the report if it does not fit."""
-        try:
-            contender, difference = checked_peer(peer, variant, precision, batch, self.device, self.references[name])
-        except Exception as error:  # whatever a runtime does, the others are timed
-            self.refuse(f"{peer} on {name} ({variant.network}), {precision}, batch {batch}", error)
-            return
-        made[peer, variant.network], differences[peer, variant.network] = contender, difference
-
-    def time_stage(
-        self,
-        name: str,
-        stage: str,
-        by_network: dict[str, Variant],
-        precision: str,
-        batch: int,
-        made: dict[Key, Contender],
-        differences: dict[Key, float],
-    ) -> None:
-        taking_part = {key: contender for key, contender in made.items() if stage in contender.stages}
+    def time_stage(self, name: str, stage: str, precision: str, batch: int, checked: dict[Key, Checked]) -> None:
+        """Time one stage of the contenders that have it, in turn. The first of ``checked`` is fcntag."""
+        taking_part = {key: one.contender for key, one in checked.items() if stage in one.contender.stages}
         if stage == "mel" and len(taking_part) == 1:
-            return  # timed among the stages
+            return  # fcntag's is timed among its own stages
         rounds = alternate(
             taking_part,
             stage,
             lambda once: self.repeats(once, len(taking_part)),
             lambda key, error: self.refuse(f"{key[0]} on {name} ({key[1]}), {precision}, {stage} of {batch}", error),
         )
-        ours = next(iter(made))
+        ours = next(iter(checked))
         for key, samples in rounds.items():
             ratio = None
             if key != ours:
                 pairs = zip(samples, rounds[ours], strict=True)
                 ratio = statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
-            everything = [s for part in samples for s in part]
-            row = self.row(name, stage, by_network[key[1]], precision, batch, everything, key[0])
-            self.add(replace(row, max_score_difference=differences[key], ratio=ratio))
+            one, everything = checked[key], [s for part in samples for s in part]
+            row = self.row(name, stage, one.variant, precision, batch, everything, key[0])
+            self.add(replace(row, max_score_difference=one.difference, ratio=ratio))
 
     def row(
         self,
@@ -408,7 +358,7 @@ class _Bench:
             engine=engine,
             batch=batch,
             samples_s=tuple(samples),
-            network=variant.network,
+            variant=variant.name,
             audio_s=batch * self.report.models[name]["window_s"] if stage in (*STAGES, "scores, cold cache") else 0.0,
             flop=work.flop(variant, stage, batch),
             bytes=work.bytes_moved(variant, stage, batch, precision),
@@ -416,7 +366,7 @@ class _Bench:
         )
 
     def add(self, row: Row) -> None:
-        """A row; what a later group times again of fcntag's joins the samples of the same row."""
+        """Add a row. A row of fcntag's that is there already gets the new samples: every group times fcntag again."""
         rows = self.report.rows
         for i, earlier in enumerate(rows):
             if earlier.key == row.key and row.engine == "fcntag":

@@ -1,42 +1,46 @@
-"""The same model on a GPU in other runtimes: same weights, same order of operations, waves to scores.
+"""The peers on a GPU: the same model in other runtimes, with the same weights and order of operations, waves to scores.
 
-Each gets what makes it fast: channels-last maps, cuDNN's own search for the best algorithm, activations in place, half
-precisions throughout, recorded CUDA graphs (one per input, so that none is copied first), and the compilers' longest
-search. Batch-norm is folded for all of them. What a peer is timed on lies in GPU memory, a different input each time.
+Each peer is set up to be fast: channels-last maps, cuDNN's own search for the best algorithm, activations in place,
+half precisions throughout, recorded CUDA graphs (one for each input, so that no input is copied first), and the
+compilers' longest search. Batch-norm is folded for all of them. The inputs lie in GPU memory, and each call takes
+another one.
 
-On ``device="cpu"`` they compute the same and are timed by the wall clock: that is for the tests.
+With ``device="cpu"`` the peers compute the same and are timed by the wall clock, for the tests.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..peers import PeerEntry
 from .frontends import TorchaudioFrontend, TorchFrontend, jax_frontend
 
 if TYPE_CHECKING:
-    from .work import Variant
+    from ..variants import Variant
 
+# The stages that contenders are timed on: a front end, a network, both, and both with the copies to and from the host.
 STAGES = ("mel", "network", "scores", "end to end")
-WARM_UP = 3  # untimed calls in front of every series, after the first of each input
-_ROTATED_BYTES = 1 << 28  # of inputs: more than any level-2 cache
+# Untimed calls in front of every series, beside one with each input.
+WARM_UP = 3
+# The inputs that are used in turn have about so many bytes together: more than any level-2 cache holds.
+_ROTATED_BYTES = 1 << 28
 
 
 class Contender(Protocol):
     """One engine with one network, precision and batch size, ready to be timed."""
 
-    stages: tuple[str, ...]  # of STAGES, those that it can be timed on
+    stages: tuple[str, ...]  # those of STAGES that it has
 
     def output(self, waves: np.ndarray) -> np.ndarray:
-        """What it makes of waves [batch, n_samples]: scores [batch, n_tags]; a front end alone, the network's input."""
+        """Scores [batch, n_tags] of waves [batch, n_samples]. A front end alone gives the network's input."""
 
     def times(self, stage: str, repeats: int) -> list[float]:
         """Seconds of ``repeats`` calls."""
@@ -46,7 +50,7 @@ class Contender(Protocol):
 
 
 def n_inputs(batch: int, n_samples: int) -> int:
-    """How many input sets are used in turn: 8, or fewer where so many are beyond every cache anyway, at least 2."""
+    """Number of inputs that are used in turn: 8, or fewer where these outgrow every cache, but at least 2."""
     return max(2, min(8, _ROTATED_BYTES // (4 * batch * n_samples)))
 
 
@@ -55,12 +59,12 @@ def n_inputs(batch: int, n_samples: int) -> int:
 
 @contextlib.contextmanager
 def torch_settings(precision: str) -> Iterator[None]:
-    """cuDNN's search switched on; TF32 in convolutions only where that is the precision asked for."""
+    """Switch cuDNN's search on within the block, and TF32 in convolutions only for precision "tf32"."""
     import torch
 
     saved = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer versions have a second way to say it, and do not mix the two
+        warnings.simplefilter("ignore")  # newer versions have other names for these settings, and warn of these
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = False  # the mel filters must not be rounded
@@ -72,7 +76,7 @@ def torch_settings(precision: str) -> Iterator[None]:
 
 
 def record(cuda: Any, call: Callable[[], Any], pool: Any) -> tuple[Any, Any]:
-    """``call`` as a CUDA graph, and the result that each replay overwrites. ``cuda``: the module torch.cuda."""
+    """``call`` as a CUDA graph, and the result that each replay overwrites. ``cuda`` is the module torch.cuda."""
     stream = cuda.Stream()
     stream.wait_stream(cuda.current_stream())
     with cuda.stream(stream):
@@ -101,8 +105,11 @@ def event_times(cuda: Any, call: Callable[[int], Any], count: int, repeats: int)
 
 
 class Torch:
-    """PyTorch, operation by operation ("eager"), the same as one recorded CUDA graph ("graph"), or the network compiled
-    with the longest search and recorded ("compile")."""
+    """PyTorch in one of three modes.
+
+    "eager" runs operation by operation. "graph" records these operations as a CUDA graph. "compile" compiles the
+    network with the longest search, and records that.
+    """
 
     stages: tuple[str, ...] = ("network", "scores", "end to end")
     whole = "scores"  # the stage whose result is checked
@@ -142,7 +149,7 @@ class Torch:
         module = module.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)
         self.network = module
         if self.mode == "compile":
-            torch._dynamo.reset()  # after eight networks it would run the next ones uncompiled, without a word
+            torch._dynamo.reset()  # after eight networks, dynamo would silently run the next ones uncompiled
             self.network = torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
         self.dtype = dtype
         with self.settings():
@@ -158,11 +165,11 @@ class Torch:
             yield
 
     def run_network(self, x: Any) -> Any:
-        # [B, 1, H, W] whose strides say channels-last: with one channel, .to(memory_format) changes nothing.
+        # This makes [B, 1, H, W] with the strides of channels-last. With one channel, .to(memory_format) would not.
         return self.network(x.to(self.dtype)[..., None].permute(0, 3, 1, 2)).float()
 
     def callable(self, stage: str, call: Callable[[int], Any]) -> Callable[[int], Any]:
-        """``call`` itself, or its recorded graphs, one an input."""
+        """``call`` itself, or, in the other modes, the replay of its graphs, of which each input has one."""
         if self.mode == "eager":
             return call
         if self.pool is None:
@@ -224,12 +231,12 @@ class Torchaudio(Torch):
 
 
 class Jax:
-    """XLA, NHWC. It has no events: times are the wall clock's, until the result is there."""
+    """JAX, compiled by XLA, in NHWC. It has no events: its times are the wall clock's until the result is there."""
 
     stages = ("network", "scores", "end to end")
 
     def __init__(self, variant: Variant, precision: str, batch: int, device: str) -> None:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the others need memory, too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other contenders need memory, too
         import jax
 
         self.jax = jax
@@ -250,7 +257,7 @@ class Jax:
             self.run_network = jax.jit(network)
             self.run = jax.jit(lambda parameters, waves: network(parameters, frontend(waves)))
             self.x = [jax.jit(frontend)(w) for w in self.waves]
-            self.run(self.parameters, self.waves[0]).block_until_ready()  # compiles
+            self.run(self.parameters, self.waves[0]).block_until_ready()  # the first call compiles
 
     def output(self, waves: np.ndarray) -> np.ndarray:
         with self.jax.default_matmul_precision(self.rounding):
@@ -322,40 +329,31 @@ def _wall_times(call: Callable[[int], Any], count: int, repeats: int) -> list[fl
 
 # ---- all of them ----
 
-# In the order in which they are timed: the compilers' search takes minutes, and what time is left then is theirs.
-PEERS: dict[str, Callable[..., Contender]] = {
-    "torch": Torch,
-    "torch-graph": lambda *arguments: Torch(*arguments, mode="graph"),
-    "jax": Jax,
-    "torchaudio": Torchaudio,
-    "torchaudio-graph": lambda *arguments: Torchaudio(*arguments, mode="graph"),
-    "torch-compile": lambda *arguments: Torch(*arguments, mode="compile"),
+# A new peer is a class above and a row here. fcntag/cli/bench.py and benchmarks/gpu/check.py repeat the names; tests
+# compare them. The rows are in the order of timing: the compilers' search takes minutes, so it gets the time that is
+# left at the end.
+PEERS: dict[str, PeerEntry] = {
+    "torch": PeerEntry(("torch",), Torch),
+    "torch-graph": PeerEntry(("torch",), partial(Torch, mode="graph")),
+    "jax": PeerEntry(("jax",), Jax),
+    "torchaudio": PeerEntry(("torchaudio", "torch"), Torchaudio),
+    "torchaudio-graph": PeerEntry(("torchaudio", "torch"), partial(Torchaudio, mode="graph")),
+    "torch-compile": PeerEntry(("torch",), partial(Torch, mode="compile")),
 }
-FRONT_ENDS = ("torchaudio", "torchaudio-graph")  # these have no network, so no use for a reduced one
-_NEEDS = {
-    "torch": ("torch",),
-    "torch-graph": ("torch",),
-    "jax": ("jax",),
-    "torchaudio": ("torchaudio", "torch"),
-    "torchaudio-graph": ("torchaudio", "torch"),
-    "torch-compile": ("torch",),
-}
+# These peers have no network, so they are not timed on a reduced one.
+FRONT_ENDS = ("torchaudio", "torchaudio-graph")
 
 
 def version(name: str) -> str:
-    """Version of the runtime behind peer ``name``. Raises ImportError, "not installed", that says what is missing."""
-    for module in _NEEDS[name]:
-        if importlib.util.find_spec(module) is None:
-            also = "" if module == _NEEDS[name][0] else f" (needs {module})"
-            raise ImportError(f"not installed{also}")
-    return importlib.metadata.version(_NEEDS[name][0])
+    """Version of the runtime behind peer ``name``. Raises ImportError where it is not installed."""
+    return PEERS[name].version()
 
 
 def device_name(device: str) -> str:
-    """What the peers call the engine's device: where that is the emulator, the CPU."""
+    """The peers' name of the engine's device. Beside the emulator, the peers run on the CPU."""
     return device if device.startswith("cuda") else "cpu"
 
 
 def make(name: str, variant: Variant, precision: str, batch: int, device: str) -> Contender:
     """Peer ``name``, its inputs on ``device``. Raises whatever the runtime raises."""
-    return PEERS[name](variant, precision, batch, device)
+    return PEERS[name].make(variant, precision, batch, device)

@@ -1,4 +1,4 @@
-"""A report of the GPU bench for people: stages against the ceilings, whole runs beside peers."""
+"""The GPU bench's report for people: stages against the ceilings, whole runs beside peers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..report import PHASES, Report, Row
 from ..samples import percentile
-from ..text import table
+from ..text import ending, model_title, peers, table, title, work
 from .peers import STAGES
 from .work import peak_tflops
 
@@ -16,8 +16,7 @@ WHOLE = (*STAGES, "scores, cold cache")
 def lines(report: Report) -> Iterator[str]:
     """The report, line by line."""
     e, info = report.environment, report.environment["gpu_info"]
-    commit = f" ({e['commit']})" if e["commit"] else ""
-    yield f"fcntag {e['fcntag']}{commit}, {report.settings['device']}, {report.settings['precision']}"
+    yield title(report)
     capability = ".".join(map(str, info.get("capability", ())))
     yield (
         f"{e['gpu']}, compute capability {capability}, {info.get('multiprocessors')} multiprocessors,"
@@ -30,31 +29,20 @@ def lines(report: Report) -> Iterator[str]:
     c = report.ceilings
     peaks = ", ".join(f"{n.removeprefix('tflops_')} {v:.1f}" for n, v in c.items() if n.startswith("tflops_"))
     yield f"ceilings (measured): copy {c['copy_gbytes']:.0f} GB/s, TFLOP/s {peaks}"
-    if report.peers:
-        yield "peers: " + ", ".join(
-            f"{name} {text}" if text[:1].isdigit() else f"{name}: {text}" for name, text in report.peers.items()
-        )
+    yield from peers(report)
     for name in report.models:
         yield ""
         yield from _model(report, name)
     yield ""
     yield "% peak: of the measured rate of the multiply-adds that a stage uses; % copy: of the measured copy bandwidth"
     yield "scores, network, mel: resident in GPU memory, by events, GPU idle before; jax: by the wall clock, no events"
-    for text in report.refused:
-        yield text
-    for text in report.warnings:
-        yield f"warning: {text}"
-    for name in report.models:
-        yield report.bottleneck(name)
+    yield from ending(report)
 
 
 def _model(report: Report, name: str) -> Iterator[str]:
     info = report.models[name]
-    random = ", random weights" if info["random_weights"] else ""
-    gmac = f"{info['multiply_adds'] / 1e9:.3g} GMAC a window"
-    if info["reduced_multiply_adds"]:
-        gmac += f" ({info['reduced_multiply_adds'] / 1e9:.3g} reduced)"
-    yield f"{name}{random}: windows of {info['window_s']:.2f} s, {gmac}"
+    macs = work(info["multiply_adds"], info["reduced_multiply_adds"])
+    yield f"{model_title(report, name)}: windows of {info['window_s']:.2f} s, {macs}"
     if "checked_against" in info:
         yield f"  float32 scores within {info['float32_difference']:.1e} of {info['checked_against']}"
     memory = ", ".join(f"{precision} {size / 1e6:.0f} MB" for precision, size in info["memory_bytes"].items())
@@ -83,7 +71,8 @@ def _model(report: Report, name: str) -> Iterator[str]:
     precisions = list(dict.fromkeys(row.precision for row in rows))
     for stage in WHOLE:
         found = [row for row in rows if row.batch and row.stage == stage]
-        found.sort(key=lambda row: (precisions.index(row.precision), row.batch))  # beside one another what was in turn
+        # Rows that were timed in turn stand beside one another.
+        found.sort(key=lambda row: (precisions.index(row.precision), row.batch))
         if (stage != "mel" and found) or any(row.engine != "fcntag" for row in found):
             more = ("windows/s", "x real time", "max diff", "x fcntag's time")
             yield from table((stage, "of", *head, *more), [_whole(report, row) for row in found])
@@ -107,7 +96,7 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
 def _whole(report: Report, row: Row) -> tuple[str, ...]:
     return (
         row.engine,
-        row.network,
+        row.variant,
         *_cells(report, row),
         f"{_rate(row.batch, row.median_s):.0f}",
         f"{_rate(row.audio_s, row.median_s):.0f}",

@@ -1,10 +1,9 @@
-"""What a stage on the GPU has to compute and to move at least, and the report that says how close it came."""
+"""The least work of a stage on the GPU, in operations and bytes, and the report that compares it with the ceilings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,29 +13,9 @@ from ...reduce.crop import covered, needed_sizes
 from ..report import Report, Row
 
 if TYPE_CHECKING:
-    from ...model.file import Model
+    from ..variants import Variant
 
 _BEFORE_NETWORK = ("h2d", "resample", "mel")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A network as a contender is given it: "original" or "reduced", the part of the input that it reads, and its work.
-
-    ``original`` is the model whose front end makes that input, whatever the network.
-    """
-
-    network: str
-    original: Model
-    model: Model
-    height: int
-    width: int
-    multiply_adds: int  # of one window
-
-    @property
-    def n_samples(self) -> int:
-        """Samples of one window."""
-        return self.original.document.segments.n_samples
 
 
 def network_stages(names: Iterable[str]) -> list[str]:
@@ -45,7 +24,7 @@ def network_stages(names: Iterable[str]) -> list[str]:
 
 
 def flop(variant: Variant, stage: str, batch: int) -> float:
-    """Floating-point operations of ``stage`` for a batch, a multiply-add counted as two; direct convolution's."""
+    """Floating-point operations of ``stage`` for a batch, as a direct convolution has them; a multiply-add is two."""
     if stage == "network" or stage.startswith("scores") or stage == "end to end":
         return 2.0 * batch * variant.multiply_adds
     if stage == "head":
@@ -60,7 +39,7 @@ def flop(variant: Variant, stage: str, batch: int) -> float:
 
 
 def bytes_moved(variant: Variant, stage: str, batch: int, precision: str) -> float:
-    """Bytes that ``stage`` has to read and write at least, once each: its weights, its input, its output.
+    """Bytes that ``stage`` has to move at least: it reads its weights and its input and writes its output, once each.
 
     Maps and weights have the precision's size; waves, log-mel, scores, and the dense layer's weights are float32.
     """
@@ -88,7 +67,7 @@ def bytes_moved(variant: Variant, stage: str, batch: int, precision: str) -> flo
 
 
 def peer_bytes(variant: Variant, batch: int, precision: str) -> float:
-    """GPU memory that a peer takes, roughly: the widest convolution's output, not fused, and as much for the rest."""
+    """A rough bound of the GPU memory that a peer takes: its widest map before pooling, twice."""
     sizes, blocks = _sizes(variant), variant.model.document.blocks
     widest = max(block.out_channels * size[0] * size[1] for block, size in zip(blocks, sizes, strict=False))
     return 2.0 * widest * batch * (2 if precision in ("float16", "bfloat16") else 4)
@@ -99,8 +78,8 @@ def _sizes(variant: Variant) -> list[tuple[int, int]]:
 
 
 def _outputs(variant: Variant, i: int) -> int:
-    """Positions of block ``i``'s convolution: all of them, or in a reduced network those that can reach a score."""
-    if variant.network == "original":
+    """Positions of block ``i``'s convolution: all of them, or, in a reduced network, those that can reach a score."""
+    if variant.name == "original":
         height, width = _sizes(variant)[i]
         return height * width
     document = variant.model.document
@@ -114,7 +93,7 @@ def _dense(variant: Variant) -> int:
 
 
 def _mel_flop(variant: Variant) -> float:
-    """Of one window: real FFT (2.5 N log2 N, the usual count), power of every bin, filters where not 0, DCT."""
+    """Operations of one window: real FFT (2.5 N log2 N, as usual), every bin's power, the filters' non-zeros, DCT."""
     document = variant.original.document
     f = document.frontend
     n_frames = f.n_frames(variant.n_samples)
@@ -142,7 +121,7 @@ class CudaReport(Report):
     """A report whose bottleneck is a stage on the GPU."""
 
     def bottleneck(self, model: str) -> str:
-        """One sentence: which stage takes most of the largest batch in the first precision."""
+        """A sentence that names the stage which takes most of the largest batch in the first precision."""
         ours = [row for row in self.rows if row.model == model and row.batch and row.engine == "fcntag"]
         stages = [row for row in ours if row.stage in ("mel", "head") or row.stage.startswith("block ")]
         if not stages:
