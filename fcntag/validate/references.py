@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..model.activation import sigmoid
+
 if TYPE_CHECKING:
     from ..model.file import Model
 
@@ -151,4 +153,4 @@ def chain(reference: Reference, x: Array) -> tuple[list[Array], Array]:
         y = reference.block(i, y)
         maps.append(y)
     z = np.asarray(reference.logits(y), np.float64)
-    return maps, np.exp(-np.logaddexp(0.0, -z))
+    return maps, sigmoid(z)
