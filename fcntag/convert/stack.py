@@ -135,9 +135,10 @@ class Stack:
         elif not logits:
             end = layers[-1].where if layers else "the input"
             raise ModelError(f"{end}: the network must end in a sigmoid; say --logits if scores are its sigmoid")
-        last = max((i for i, layer in enumerate(layers) if isinstance(layer, (Conv, Dense))), default=-1)
-        if last < 0:
+        weighted = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, (Conv, Dense))]
+        if not weighted:
             raise ModelError("no convolution and no dense layer in it")
+        last, head = weighted[-1]
         steps: dict[type[Layer], Callable[..., None]] = {
             Conv: self._conv,
             Dense: self._dense,
@@ -149,7 +150,7 @@ class Stack:
         }
         for layer in layers[:last]:
             steps[type(layer)](layer)
-        return self._head(layers[last], layers[last + 1 :])
+        return self._head(head, layers[last + 1 :])
 
     # ---- layers ----
 
@@ -245,8 +246,7 @@ class Stack:
             self._now, self._global = self._before, None
             self._max_pool(MaxPool(self._blocks[-1].where, self._now, self._now))
 
-    def _head(self, layer: Layer, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
-        assert isinstance(layer, (Conv, Dense))
+    def _head(self, layer: Conv | Dense, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
         if isinstance(layer, Conv):
             behind = self._head_pool(layer, behind)
             layer = self._whole_map(layer)

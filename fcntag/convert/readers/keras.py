@@ -79,8 +79,23 @@ class KerasFile:
     layers: list[Convolution | BatchNorm | Dense]
 
     def signature(self) -> str:
-        """The layers as text, e.g. ``bn1366 conv1x32k3 bn32 dense256x50``: what a converter recognises a file by."""
+        """The layers as text, e.g. ``bn1366 conv1x32k3 bn32 dense256x50``; a converter recognises a file by it."""
         return " ".join(_signature(layer) for layer in self.layers)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """The convolutions, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, Convolution)]
+
+    @property
+    def batch_norms(self) -> list[BatchNorm]:
+        """The batch-norms, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, BatchNorm)]
+
+    @property
+    def dense_layers(self) -> list[Dense]:
+        """The dense layers, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, Dense)]
 
 
 def read_keras(path: str | os.PathLike[str], backend: Backend | None = None) -> KerasFile:
