@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine import CpuEngine
 from ..errors import ModelError
 from . import rows_and_frames
 
@@ -23,8 +24,6 @@ def difference(model: Model, path: str, *, frontend: bool = False, blocks: bool 
     Arguments as the file was exported with. Raises ImportError where ONNX Runtime is missing, ModelError if the file's
     output is not what it should be.
     """
-    from ..engine import CpuEngine
-
     rng = np.random.default_rng(0)
     with CpuEngine(model, max_batch=SEGMENTS, reduce=False) as engine:
         if frontend:

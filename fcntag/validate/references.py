@@ -1,6 +1,6 @@
-"""What the engine is compared with: the float64 oracle, PyTorch in float64, ONNX Runtime in float32.
+"""The references that the engine is compared with: the float64 oracle, PyTorch in float64, ONNX Runtime in float32.
 
-Each computes one stage at a time, from whatever input it is given.
+Each computes one stage at a time, from any input that it is given.
 """
 
 from __future__ import annotations
