@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from ..errors import DeviceError, FcntagError, ModelError
 from . import bench, convert, demo, doctor, embed, eval, export, models, tag, taggram, validate
-from .options import logging_shown
-from .streams import UsageError, libraries_hushed, log, prepare_streams
+from .streams import UsageError, libraries_hushed, log, logging_shown, prepare_streams
 
 COMMANDS = (tag, taggram, embed, eval, models, convert, export, validate, bench, doctor, demo)
 
