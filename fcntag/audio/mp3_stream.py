@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from .mp3 import FrameFormat, Scan, parse_header
+from .mp3 import FrameFormat, Scan
 from .source import Source, Stream
 
 # libmpg123's filter bank turns a ring of 16 buffers, once for every 32 samples, and its sums run in the ring's order:
@@ -35,11 +35,10 @@ def preroll_frames(frame_format: FrameFormat) -> int:
 def _main_data_begin(source: Source, offset: int, frame_format: FrameFormat) -> tuple[int, int]:
     """How many bytes before its own main data the frame's sound starts, and how many bytes of main data it adds."""
     head = source.read_at(offset, 8)
-    parsed = parse_header(head[:4])
-    assert parsed is not None
+    size = frame_format.sizes[head[1] << 8 | head[2]]
     at = 4 if head[1] & 1 else 6
     begin = head[at] << 1 | head[at + 1] >> 7 if frame_format.version == 3 else head[at]
-    return begin, parsed[1] - at - frame_format.side_info_bytes
+    return begin, size - at - frame_format.side_info_bytes
 
 
 def _bad_frames(source: Source, result: Scan, first: int) -> set[int]:

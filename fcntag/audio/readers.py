@@ -143,13 +143,12 @@ class SndReader:
         self._seek_is_exact = seek_is_exact
         self._stream: Stream | None = None
         self._file: Any = None
-        self._open()
-        assert self._file is not None
-        self.sample_rate: int = self._file.samplerate
-        self.n_channels: int = self._file.channels
-        # 2**63 - 1 is libsndfile's way of not knowing.
-        self.n_frames: int | None = self._file.frames if 0 <= self._file.frames < 1 << 62 else None
-        if self._file.subtype not in _EXACT_SUBTYPES:
+        file = self._open()
+        self.sample_rate: int = file.samplerate
+        self.n_channels: int = file.channels
+        # libsndfile says 2**63 - 1 where it does not know the number.
+        self.n_frames: int | None = file.frames if 0 <= file.frames < 1 << 62 else None
+        if file.subtype not in _EXACT_SUBTYPES:
             self.preroll = None
 
     def can_seek(self) -> bool:
@@ -159,25 +158,26 @@ class SndReader:
             self._seek_is_exact = None
         return self.preroll is not None
 
-    def _open(self, stream: Stream | None = None) -> None:
+    def _open(self, stream: Stream | None = None) -> Any:
+        """Start a new decoder, on ``stream`` or else on the whole source; returns soundfile's object."""
         self.close()
         if stream is None and self.make_stream is not None:
             stream = self.make_stream()
-        if stream is None and self.source.descriptor is None:
-            stream = Stream(self.source, [(0, self.source.size)])
-        self._stream = stream
-        if stream is not None:
+        descriptor = self.source.descriptor
+        if stream is None and descriptor is not None:
+            self._stream = None
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            self._file = _sequential_file()(descriptor, closefd=False)
+        else:
+            self._stream = stream = stream or Stream(self.source, [(0, self.source.size)])
             try:
                 self._file = _sequential_file()(stream)
             finally:
                 stream.check()
-        else:
-            assert self.source.descriptor is not None
-            os.lseek(self.source.descriptor, 0, os.SEEK_SET)
-            self._file = _sequential_file()(self.source.descriptor, closefd=False)
         self.position = 0
         self._fresh = True
         self._failure: str | None = None
+        return self._file
 
     def close(self) -> None:
         if self._file is not None:

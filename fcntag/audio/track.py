@@ -77,11 +77,10 @@ class Track:
 
         Raises :class:`AudioError` if there are none.
         """
-        if self.n_frames is None:
-            for _ in self._frames(0):
-                pass
-        assert self.n_frames is not None
-        return resample.output_length(self.n_frames, self.sample_rate, rate)
+        n_frames = self.n_frames
+        if n_frames is None:
+            n_frames = sum(len(block) for block in self._frames(0))
+        return resample.output_length(n_frames, self.sample_rate, rate)
 
     def blocks(self, rate: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield the mono mix at ``rate`` Hz as consecutive float32 arrays [n] that cover samples [start, stop).

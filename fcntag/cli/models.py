@@ -1,4 +1,4 @@
-"""``fcntag models``: what there is, what is known about it, and how to get the rest."""
+"""``fcntag models``: the models that exist, the facts about them, and how to get those that are not here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import json
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from . import options
 from .paths import check_outputs
 from .streams import Progress, UsageError, log
@@ -111,7 +114,6 @@ def _state(entry: Entry) -> str:
 def run_info(arguments: argparse.Namespace) -> int:
     """Print the catalogue's entry and, where the model is here, its document."""
     from .. import catalogue
-    from ..errors import ModelError
     from ..model import paper
 
     if arguments.name in paper.PAPER:
@@ -222,8 +224,6 @@ def run_path(arguments: argparse.Namespace) -> int:
 
 def run_pull(arguments: argparse.Namespace) -> int:
     """Fetch a model; print where it lies then."""
-    from pathlib import Path
-
     from ..catalogue.facts import entry
     from ..pull import pull
 
@@ -238,9 +238,6 @@ def run_pull(arguments: argparse.Namespace) -> int:
 
 def run_new(arguments: argparse.Namespace) -> int:
     """Write a model file with random weights; print its sha256."""
-    import os
-
-    from ..errors import ModelError
     from ..model import paper
     from ..model.file import read_model, write_model
 
@@ -271,7 +268,6 @@ def _labels(path: str) -> tuple[str, ...]:
 
 def _read_document(path: str) -> ModelDocument:
     """The document in a JSON file, or in what ``models info --json`` printed."""
-    from ..errors import ModelError
     from ..model.document import ModelDocument
 
     text = _read_text(path)
@@ -301,7 +297,6 @@ def _read_text(path: str) -> str:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check models; 3 if one is missing or bad, after checking the others."""
     from .. import catalogue
-    from ..errors import ModelError
 
     names = arguments.names or [entry.name for entry in catalogue.entries() if _state(entry) != "to pull"]
     code, found = 0, []

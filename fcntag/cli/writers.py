@@ -152,10 +152,9 @@ class TableWriter(TextWriter):
         self._first = True
 
     def write(self, result: Result) -> None:
-        if result.error is not None:
+        if result.error is not None or result.duration_s is None:
             return
         count = len(result.start_s)
-        assert result.duration_s is not None
         lines = [f"{show_line(result.path)}  ({clock(result.duration_s)}, {count} segment{'' if count == 1 else 's'})"]
         width = max(map(len, result.tags))
         lines += [f"  {label:<{width}}  {score:.3f}" for label, score in result.top(self._n, self._threshold)]

@@ -113,7 +113,7 @@ def _outputs(proto: Any, wanted: list[str], inputs: dict[str, np.ndarray]) -> tu
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        return ReferenceEvaluator(proto).run(wanted, inputs), f"onnx {onnx.__version__}"
+        return list(ReferenceEvaluator(proto).run(wanted, inputs)), f"onnx {onnx.__version__}"
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal: an error is raised, and need not be printed as well
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

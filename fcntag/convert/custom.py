@@ -81,7 +81,9 @@ def _from_onnx(data: bytes, file: str, digest: str, options: dict[str, Any], log
         bands_first = (graph.orientation == "ab") == (template.frontend.time_axis == 1)
     time_major = bands_first != (graph.orientation == "ab")
     along = "" if not graph.axis else "per_mel" if (graph.axis == "a") == bands_first else "per_frame"
-    own = None if graph.scale is None or graph.shift is None else (along or "scalar", graph.scale, graph.shift)
+    own: tuple[str, Array | None, Array | None] | None = None
+    if graph.scale is not None and graph.shift is not None:
+        own = (along or "scalar", graph.scale, graph.shift)
     if graph.standardized:
         own = ("standardize", None, None)
     size = graph.image if graph.orientation == "ab" else graph.image[::-1]

@@ -249,8 +249,7 @@ def _layer(kind: str, what: list[Any], where: str, epsilon: float) -> tuple[Laye
     if kind == "norm":
         return Affine(what[0].name, *_affine(what[0], epsilon)), _torch_norm(what[0], epsilon)
     if kind == "activation":
-        call = {"relu": functions.relu, "elu": functions.elu}[what[0]]
-        return Activation(f"{where}'s activation", what[0]), call
+        return Activation(f"{where}'s activation", what[0]), getattr(functions, what[0])
     window, stride = what
     return MaxPool(f"{where}'s pool", window, stride), lambda x: functions.max_pool2d(x, window, stride)
 

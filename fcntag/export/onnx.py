@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ModelError
 from . import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ except ImportError:
     raise ImportError('ONNX graphs need onnx, which is not installed: pip install "fcntag[onnx]"') from None
 
 OPSET = 17  # the first with STFT
-IR_VERSION = 8  # what a runtime of that opset's time reads
+IR_VERSION = 8  # runtimes as old as that opset read it
 MAX_BYTES = (1 << 31) - 1  # of one protobuf message
 
 
@@ -116,8 +117,6 @@ def stage_bytes(model: Model, stage: int) -> bytes:
 
 def _checked(proto: Any, name: str) -> bytes:
     if proto.ByteSize() > MAX_BYTES:
-        from ..errors import ModelError
-
         raise ModelError(f"{name}: {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}")
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString()
