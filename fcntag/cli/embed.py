@@ -95,7 +95,7 @@ class NpyWriter(writers.Writer):
     def _header(self) -> None:
         import numpy as np
 
-        # numpy pads the header for a first axis of any size, so the one written at the end fits over this one
+        # NumPy pads the header for a first axis of any size, so the header written at the end fits over this one.
         shape = (len(self._paths), self._features)
         self._file.seek(0)
         np.lib.format.write_array_header_1_0(

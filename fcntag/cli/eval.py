@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv")
 DATASETS = ("magnatagatune", "jamendo", "msd", "csv")
-# Which options belong to which datasets; given elsewhere they would silently do nothing.
+# Each option and the datasets that it goes with. With another dataset it would silently do nothing, so it is refused.
 ONLY = {
     "split": ("magnatagatune", "jamendo", "csv"),
     "subset": ("jamendo",),
@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot work before hours of scoring."""
+    """Raise UsageError for options that cannot work, before hours of scoring."""
     for option, datasets in ONLY.items():
         if getattr(arguments, option) is not None and arguments.dataset not in datasets:
             raise UsageError(f"--{option.replace('_', '-')}: goes with {', '.join(datasets)} only")

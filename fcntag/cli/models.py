@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..catalogue.facts import Entry
     from ..model.document import ModelDocument
 
-UNTRAINED = "no weights"  # state of the paper's networks: what models new makes has random ones
+UNTRAINED = "no weights"  # the state of the paper's networks; models new gives them random ones
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -122,7 +122,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     try:
         model = catalogue.load_model(arguments.name)
     except ModelError:
-        # known but not pulled is a fact to report; a damaged file or an unknown name is an error
+        # That a known model is not pulled is a fact to report. A damaged file or an unknown name is an error.
         if entry is None or _state(entry) != "to pull":
             raise
         model = None
@@ -150,7 +150,7 @@ def _metric(item: dict[str, Any]) -> str:
 
 
 def _network_info(name: str) -> dict[str, Any]:
-    """What is known of a network of the paper, and what is a choice of ours; it has no weights."""
+    """The facts about a network of the paper, which has no weights, and our choices where the paper is silent."""
     from ..model import paper
 
     network, document = paper.PAPER[name], paper.document(name)
@@ -267,7 +267,7 @@ def _labels(path: str) -> tuple[str, ...]:
 
 
 def _read_document(path: str) -> ModelDocument:
-    """The document in a JSON file, or in what ``models info --json`` printed."""
+    """The document in a JSON file. The file may also be the output of ``models info --json``."""
     from ..model.document import ModelDocument
 
     text = _read_text(path)

@@ -36,7 +36,7 @@ def add_parser(commands: options.Subparsers) -> None:
 
 
 def add_tag_options(parser: argparse.ArgumentParser) -> None:
-    """How many tags."""
+    """Add the options for the number of tags."""
     parser.add_argument(
         "-n", "--top", type=options.natural_int, metavar="N", help=f"best tags to give, 0: all (default: {DEFAULT_TOP})"
     )

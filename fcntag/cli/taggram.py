@@ -82,7 +82,7 @@ def _writer(arguments: argparse.Namespace, silent: bool) -> writers.Writer:
 
 
 class _Nothing(writers.Writer):
-    """Where only the picture is wanted."""
+    """Writes nothing: only the picture is wanted."""
 
     def write(self, result: Any) -> None:
         pass
@@ -126,7 +126,7 @@ def _draw_each(results: Iterator[Result], path: str, n: int | None) -> Iterator[
 def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
     """Write a heat map [tags, time] of one track as PNG: best tag on top, from 0 (dark) to the best score (bright).
 
-    The scale ends at 0.1 or more: scores that are all next to nothing stay dark.
+    The scale ends at 0.1 or more, so that scores near zero stay dark.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,7 +155,7 @@ def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
 
 @contextlib.contextmanager
 def _fonts_hushed() -> Iterator[None]:
-    """Without matplotlib's lines about letters that its font lacks: a box stands for them in the picture."""
+    """Silence matplotlib's lines about letters that its font lacks; the picture shows a box for each."""
     import logging
     import warnings
 

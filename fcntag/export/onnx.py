@@ -85,7 +85,7 @@ def model_bytes(model: Model, *, frontend: bool = False, blocks: bool = False) -
 def network_bytes(model: Model, batch: int | str, height: int, width: int) -> bytes:
     """The network alone: x [batch, 1, height, width], normalised -> scores [batch, n_tags].
 
-    ``batch`` may be a name (any size): static shapes are what runtimes optimise best.
+    ``batch`` may be a name, which stands for any size. Runtimes optimise static shapes best.
     """
     graph = _Graph("x")
     for i in range(len(model.document.blocks)):
@@ -257,7 +257,7 @@ def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
     if frontend.normalization == "standardize":
-        # float64: the sums run over a whole segment, and runtimes add them up one by one
+        # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
         mean = graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="mean")
         graph.current = x
