@@ -236,14 +236,14 @@ class Track:
         produced = first_frame * rate // self.sample_rate  # a whole number: first_frame is a multiple of the step
         stream = resample.stream(self.sample_rate, rate)
         ended = False
-        frames = self._frames(first_frame)
+        frames, n_frames = self._frames(first_frame), first_frame
         while not ended:
             block = next(frames, None)
             ended = block is None
+            n_frames += 0 if block is None else len(block)
             output = stream.resample_chunk(np.empty(0, np.float32) if block is None else block, last=ended)
             if ended:
-                assert self.n_frames is not None
-                missing = resample.output_length(self.n_frames, self.sample_rate, rate) - produced - len(output)
+                missing = resample.output_length(n_frames, self.sample_rate, rate) - produced - len(output)
                 output = output[: len(output) + missing] if missing < 0 else np.pad(output, (0, missing))
             if not _all_finite(output):
                 where = f"near {produced / rate:.2f} s"

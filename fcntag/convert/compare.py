@@ -14,7 +14,7 @@ from ..export.check import normalised, random_log_mel
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
 from ..model.file import Model
-from .readers.onnx_operators import Graph
+from .readers.onnx_graph import Graph
 
 # Largest difference of a score: the original and the engine both compute in float32. A conversion that is right differs
 # by 1e-6 as a rule; one that reads a layer wrongly differs by far more.

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...errors import ModelError
 from .onnx_constants import BATCH, Constants, Node
-from .onnx_operators import Graph, Operators
+from .onnx_graph import Graph
+from .onnx_operators import Operators
 
 MAX_NODES = 4096
 
