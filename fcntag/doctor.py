@@ -1,4 +1,4 @@
-"""What is installed, what it can do and what is broken, as plain data for ``fcntag doctor``."""
+"""The state of an installation as plain data for ``fcntag doctor``: its parts, their abilities, its faults."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import platform
 import sys
 from typing import Any
+
+from .errors import DeviceError, ModelError
 
 # Extra -> the packages that it stands for, by their names on the package index.
 EXTRAS = {
@@ -95,7 +97,6 @@ def _cgroup_cpus() -> float | None:
 
 def _cuda() -> dict[str, Any]:
     from .engine import cuda_core
-    from .errors import DeviceError
 
     found: dict[str, Any] = {"driver": _driver() or "none found"}
     try:
@@ -158,7 +159,6 @@ def _version(package: str) -> str | None:
 def _models(problems: list[str]) -> dict[str, Any]:
     """Cache folder, and every model that is here with the result of its check."""
     from . import catalogue
-    from .errors import ModelError
 
     found: dict[str, Any] = {"cache": str(catalogue.home())}
     for entry in catalogue.entries():
@@ -184,7 +184,6 @@ def _engine() -> dict[str, Any]:
     noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     with Tagger() as tagger:
         result = tagger.tag(noise, sample_rate=16000)
-        assert result.scores is not None
         best, score = result.top(1)[0]
         return {
             "model": tagger.model_info.name,

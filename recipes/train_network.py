@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from fcntag.convert.batchnorm import fold, scale_shift
-from fcntag.convert.model_builder import Spec
+from fcntag.convert.model_builder import ModelBuilder
 from fcntag.errors import ModelError
 from fcntag.model.document import ModelDocument
 
@@ -141,10 +141,10 @@ def folded(network: Network, document: ModelDocument) -> tuple[ModelDocument, di
 
     The batch-norms are folded in float64.
     """
-    spec = Spec(document)
+    builder = ModelBuilder(document)
     if network.affine:
-        spec.set("input.scale", _array(network.scale))
-        spec.set("input.shift", _array(network.shift))
+        builder.set("input.scale", _array(network.scale))
+        builder.set("input.shift", _array(network.shift))
     for i, block in enumerate(document.blocks):
         parts: Any = network.blocks[i]
         conv, norm = parts[0], parts[2 if block.post_affine else 1]
@@ -153,15 +153,15 @@ def folded(network: Network, document: ModelDocument) -> tuple[ModelDocument, di
         weight = _array(conv.weight)
         bias = _array(conv.bias) if conv.bias is not None else np.zeros(block.out_channels)
         if block.post_affine:
-            spec.set(f"blocks.{i}.scale", scale)
-            spec.set(f"blocks.{i}.shift", shift)
+            builder.set(f"blocks.{i}.scale", scale)
+            builder.set(f"blocks.{i}.shift", shift)
         else:
             weight, bias = fold(weight, bias, scale, shift)
-        spec.set(f"blocks.{i}.weight", weight)
-        spec.set(f"blocks.{i}.bias", bias)
-    spec.set("head.weight", _array(network.head.weight))
-    spec.set("head.bias", _array(network.head.bias))
-    return spec.build()
+        builder.set(f"blocks.{i}.weight", weight)
+        builder.set(f"blocks.{i}.bias", bias)
+    builder.set("head.weight", _array(network.head.weight))
+    builder.set("head.bias", _array(network.head.bias))
+    return builder.build()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

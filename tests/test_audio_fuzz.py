@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from support.audio_cases import encode, music_like
 
 from fcntag.audio import open_track
+from fcntag.audio.mp3 import parse_header, scan
+from fcntag.audio.source import open_source
 from fcntag.errors import AudioError
 
 KINDS = ("mp3", "mp3_bare", "flac", "oggflac", "ogg", "opus", "wav")
@@ -138,3 +140,18 @@ def test_mutated_headers(kind: str, where: float, value: bytes):
 )
 def test_arbitrary_bytes(head: bytes, body: bytes, tail: bytes):
     decode(head + body + tail)
+
+
+def test_an_mp3_frame_with_the_reserved_emphasis_is_decoded() -> None:
+    """The scan accepts it, and the frames before it need the bit reservoir of frames that were cut off."""
+    rng = np.random.default_rng(0)
+    loudness = np.repeat(rng.uniform(0, 1, 40) ** 3, 2205)  # bursts, for which an encoder fills its reservoir
+    data = encode((0.3 * loudness * rng.standard_normal(88200)).astype(np.float32), 22050, "mp3")
+    frames = scan(open_source(data), 0)
+    assert frames is not None
+    for first in range(2, len(frames.offsets) - 8):
+        cut = bytearray(data[frames.offsets[first] :])
+        header = frames.offsets[first + 3] - frames.offsets[first]
+        cut[header + 3] = cut[header + 3] & ~3 | 2
+        assert parse_header(bytes(cut[header : header + 4])) is None
+        decode(bytes(cut))

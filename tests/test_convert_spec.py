@@ -1,4 +1,4 @@
-"""The spec refuses what does not fit; batch-norm folds as each version of the original software computed it."""
+"""The builder refuses what does not fit; batch-norm folds as each version of the original software computed it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from support.make_models import block, make_model
 
 from fcntag.convert.batchnorm import fold, scale_shift
-from fcntag.convert.model_builder import Spec
+from fcntag.convert.model_builder import ModelBuilder
 from fcntag.errors import ModelError
 from fcntag.model.document import ModelDocument
 
@@ -19,11 +19,11 @@ def document(rng: np.random.Generator) -> ModelDocument:
     return make_model(rng, [block(2, window=(20, 16))]).document
 
 
-def filled(document: ModelDocument, **other: np.ndarray) -> Spec:
-    spec = Spec(document)
+def filled(document: ModelDocument, **other: np.ndarray) -> ModelBuilder:
+    builder = ModelBuilder(document)
     for name, shape in document.tensor_shapes().items():
-        spec.set(name, other.get(name, np.ones(shape)))
-    return spec
+        builder.set(name, other.get(name, np.ones(shape)))
+    return builder
 
 
 def test_builds_float32(document: ModelDocument) -> None:
@@ -49,16 +49,16 @@ def test_builds_float32(document: ModelDocument) -> None:
 )
 def test_refuses_at_once(document: ModelDocument, name: str, value: np.ndarray, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Spec(document).set(name, value)
+        ModelBuilder(document).set(name, value)
 
 
 def test_refuses_twice_unset_and_overflow(document: ModelDocument) -> None:
-    spec = Spec(document)
-    spec.set("head.bias", np.ones(7))
+    builder = ModelBuilder(document)
+    builder.set("head.bias", np.ones(7))
     with pytest.raises(ModelError, match=r"head\.bias: set twice"):
-        spec.set("head.bias", np.ones(7))
+        builder.set("head.bias", np.ones(7))
     with pytest.raises(ModelError, match=r"^blocks\.0\.weight, blocks\.0\.bias, head\.weight: not set"):
-        spec.build()
+        builder.build()
     with pytest.raises(ModelError, match=r"head\.bias: a value does not fit into float32"):
         filled(document, **{"head.bias": np.full(7, 1e39)}).build()
 

@@ -1,8 +1,8 @@
-"""FLAC: what libsndfile's reader cannot do with a stream whose header or frames are not perfect.
+"""FLAC streams with an imperfect header or bad frames, which libsndfile's reader cannot take.
 
-The header of a streamed FLAC has no total; a cut or damaged file makes the decoder stop at the first bad frame. The
-last frame's header tells the true total, and a scan by sync word and checksums (RFC 9639) finds the good frames, which
-are then presented behind a corrected header; the decoder fills the gaps with silence.
+The header of a streamed FLAC has no total. A cut or damaged file makes the decoder stop at the first bad frame. The
+last frame's header tells the true total. A scan by sync word and checksums (RFC 9639) finds the good frames, which are
+then presented behind a corrected header. The decoder fills the gaps with silence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BITS = (0, 8, 12, -1, 16, 20, 24, 32)
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """The STREAMINFO block, and where frames start and sound ends. ``total``: samples per channel, 0: unknown."""
+    """The STREAMINFO block, and the offsets of the sound. ``total`` counts samples per channel; 0 means unknown."""
 
     block: bytes
     audio_start: int
@@ -41,7 +41,7 @@ class StreamInfo:
 
     @property
     def longest_frame(self) -> int:
-        """Upper bound of a frame's size in bytes: the declared one, else a frame stored verbatim and some."""
+        """Upper bound of a frame's size in bytes: the declared size or that of a verbatim frame, with a margin."""
         verbatim = self.max_block_size * self.channels * (self.bits + 1) // 8
         return max(self.max_frame_bytes, verbatim) + 1024
 
@@ -150,7 +150,7 @@ def _crc16(data: bytes) -> int:
 def true_total(source: Source, info: StreamInfo) -> int | None:
     """Samples per channel up to the last frame, if that ends where the sound ends; else None (cut or damaged)."""
     start = max(info.audio_start, info.audio_end - info.longest_frame)
-    # The last frame of a normal file is near the end: the longest possible one need not be read to find it.
+    # The last frame of a normal file is near the end, so the longest possible one need not be read to find it.
     for at in sorted({max(start, info.audio_end - (1 << 16)), start}, reverse=True):
         tail = source.read_at(at, info.audio_end - at)
         candidates = [

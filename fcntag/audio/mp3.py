@@ -1,9 +1,9 @@
-"""MPEG audio (layers I-III): which bytes of a file are whole frames of one stream.
+"""MPEG audio (layers I-III): finding the bytes of a file that are whole frames of one stream.
 
 libsndfile believes the Xing/Info header's frame count, or without one estimates the length from the first frame's bit
 rate and stops there, which loses the end of most variable bit rate files. A frame in the wrong place, a cut frame or
 a second file behind the first makes libmpg123 write to stderr, resynchronise and sometimes give up. So every frame
-header is visited first (in blocks of bounded size); :mod:`fcntag.audio.mp3_stream` makes of it what is decoded.
+header is visited first (in blocks of bounded size). :mod:`fcntag.audio.mp3_stream` makes a clean stream of the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KBITS = {
 
 @dataclass(frozen=True)
 class FrameFormat:
-    """What all frames of one stream share."""
+    """The properties that all frames of one stream share."""
 
     version: int  # the header's two bits: 3 MPEG-1, 2 MPEG-2, 0 MPEG-2.5
     layer: int
@@ -267,7 +267,7 @@ def _walk(source: Source, at: int, end: int, result: Scan) -> int:
 
 
 def _resume(source: Source, at: int, end: int, result: Scan) -> int:
-    """Where the stream goes on behind something that is not one of its frames at ``at``; -1: nowhere."""
+    """The offset where the stream goes on, behind bytes at ``at`` that are no frame of it; -1 if it does not."""
     behind = skip_id3v2(source, at, end)
     parsed = parse_header(source.read_at(behind, 4))
     if behind > at and parsed is not None and parsed[0] == result.format:
@@ -306,7 +306,7 @@ def _mark_gap(result: Scan) -> None:
     if result.format.layer == 3:
         result.gaps.append(result.n_frames)
     elif result.runs:
-        # Without a bit reservoir no other frame needs this one.
+        # Layers I and II have no bit reservoir, so no other frame needs this one.
         first, _ = result.runs.pop()
         end = result.offsets.pop()
         if result.n_frames > first:

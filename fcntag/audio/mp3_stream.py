@@ -1,30 +1,32 @@
 """The decoder's view of MPEG audio: a clean virtual stream of the frames that :func:`fcntag.audio.mp3.scan` found.
 
-* The file itself where nothing is wrong with it (``Scan.plain``),
-* or the good frames behind a corrected Xing/Info header,
-* or, where there is no such header, the good frames and a pretended file size, from which the decoder's estimate is
-  never too short. (A synthetic Xing header instead would make libmpg123 drop the first 529 samples.)
+The stream has one of three forms:
 
-Frames whose data is missing or suspect (beside a gap, or with a bit reservoir that lies in one) get zeroed side
-information: they decode as silence and keep their main data for the frames that refer back to it.
+* A faultless file is decoded as it is (``Scan.plain``).
+* Else the good frames stand behind a corrected Xing/Info header.
+* Where there is no such header, the good frames stand alone with a pretended file size, from which the decoder's
+  estimate is never too short. (A synthetic Xing header would make libmpg123 drop the first 529 samples.)
+
+Frames with missing or suspect data (beside a gap, or with a bit reservoir in one) get zeroed side information. They
+decode as silence, and keep their main data for the frames that refer back to it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-from .mp3 import FrameFormat, Scan, parse_header
+from .mp3 import FrameFormat, Scan
 from .source import Source, Stream
 
-# libmpg123's filter bank turns a ring of 16 buffers, once for every 32 samples, and its sums run in the ring's order:
-# streams that start a multiple of 16 x 32 samples of whole frames apart agree to the last bit.
+# libmpg123's filter bank turns a ring of 16 buffers, once for every 32 samples, and adds up in the ring's order.
+# Streams that start a multiple of 16 x 32 samples of whole frames apart therefore agree to the last bit.
 ALIGN_FRAMES = 8
 FILTER_FRAMES = 4  # overlap and filter bank reach back one frame
 DECODER_DELAY = 529  # samples that libmpg123 adds to the encoder's delay
 
 
 def preroll_frames(frame_format: FrameFormat) -> int:
-    """Frames to decode ahead of a seek target: as far as the bit reservoir can reach back, and some for the filters."""
+    """Frames to decode before a seek target: as many as the bit reservoir reaches back, and some for the filters."""
     if frame_format.layer != 3:
         return FILTER_FRAMES
     least_main_data = min(frame_format.sizes.values()) - 6 - frame_format.side_info_bytes
@@ -33,13 +35,12 @@ def preroll_frames(frame_format: FrameFormat) -> int:
 
 
 def _main_data_begin(source: Source, offset: int, frame_format: FrameFormat) -> tuple[int, int]:
-    """How many bytes before its own main data the frame's sound starts, and how many bytes of main data it adds."""
+    """Two numbers of bytes: the frame's sound starts so far before its own main data, and it adds so much main data."""
     head = source.read_at(offset, 8)
-    parsed = parse_header(head[:4])
-    assert parsed is not None
+    size = frame_format.sizes[head[1] << 8 | head[2]]
     at = 4 if head[1] & 1 else 6
     begin = head[at] << 1 | head[at + 1] >> 7 if frame_format.version == 3 else head[at]
-    return begin, parsed[1] - at - frame_format.side_info_bytes
+    return begin, size - at - frame_format.side_info_bytes
 
 
 def _bad_frames(source: Source, result: Scan, first: int) -> set[int]:
@@ -119,7 +120,7 @@ def end_padding(result: Scan) -> int:
         return 0
     if last is result.tag and last.n_frames == result.n_frames:
         return last.padding
-    # Frames are missing: in the middle, or at the end together with the padding; or there are more than it knew of.
+    # Frames are missing in the middle, or at the end together with the padding; or there are more than the tag knew of.
     lost_inside = result.complete and (last is not result.tag or result.n_frames < (last.n_frames or 0))
     return last.padding if lost_inside else 0
 

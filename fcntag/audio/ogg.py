@@ -1,4 +1,4 @@
-"""Ogg pages: FLAC taken out of its Ogg wrapping, and whether a stream is regular enough that seeks in it are exact."""
+"""Ogg pages: FLAC is taken out of its Ogg wrapping, and streams are checked for exact seeks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTINUED, _FIRST, _LAST = 1, 2, 4  # header flags
 
 @dataclass(frozen=True)
 class Page:
-    """One Ogg page: where its body is, and what its header says (RFC 3533)."""
+    """One Ogg page: the place of its body, and the fields of its header (RFC 3533)."""
 
     offset: int
     body: int  # offset of the body
@@ -26,7 +26,7 @@ class Page:
 
 
 def pages(source: Source, at: int = 0) -> Iterator[Page]:
-    """Every whole page from ``at`` on; what lies between pages is skipped."""
+    """Every whole page from ``at`` on; bytes between pages are skipped."""
     block, base = b"", at
     while True:
         i = at - base
@@ -62,7 +62,7 @@ def pages(source: Source, at: int = 0) -> Iterator[Page]:
 
 
 def last_page_warnings(source: Source, offset: int) -> list[str]:
-    """What the end of an Ogg file tells: cut off, or a further stream behind the first (chained)."""
+    """Warnings about the end of an Ogg file: it is cut off, or a further stream follows the first (chained)."""
     starting = set()
     for page in pages(source, offset):
         if not page.flags & _FIRST:
@@ -81,7 +81,7 @@ def last_page_warnings(source: Source, offset: int) -> list[str]:
 
 
 def is_regular(source: Source, offset: int) -> bool:
-    """Whether positions in the stream can be trusted: one stream, no page missing, granule positions never falling."""
+    """Whether positions in the stream are reliable: it is one stream, lacks no page, and its granules never fall."""
     serial = granule = -1
     sequence = 0
     for page in pages(source, offset):

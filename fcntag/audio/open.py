@@ -1,4 +1,4 @@
-"""Opening a source: which format it is, which reader it needs, and the track that is read through it."""
+"""Opening a source: its format is recognised, its reader is made, and a Track reads through that."""
 
 from __future__ import annotations
 
@@ -28,10 +28,18 @@ def open_track(
 ) -> Track:
     """Open a sound and check its header; nothing is decoded yet.
 
-    ``source``: a path, ``bytes`` with a file's content, a binary file object (read from its current position, not
-    closed), or an array [n_samples] or [n_samples, n_channels] of float or PCM integers, for which ``sample_rate`` in
-    Hz is required. ``name``: what messages call it. The content decides the format, never the name's extension.
-    Raises :class:`AudioError`, whose message starts with the name, for anything that cannot be read.
+    The content decides the format, never the name's extension.
+
+    Parameters
+    ----------
+    source : a path, ``bytes`` with a file's content, a binary file object (read from its current position, not closed),
+        or an array [n_samples] or [n_samples, n_channels] of float or PCM integers
+    sample_rate : in Hz; required for an array, refused for anything else
+    name : of the source, for messages
+
+    Raises
+    ------
+    AudioError : the source cannot be read; the message starts with the name
     """
     import numpy as np
 
@@ -108,7 +116,7 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
             preroll=(OPUS_PREROLL if is_opus else VORBIS_PREROLL) if regular else None,
             seek_is_exact=(lambda: ogg.is_celt(source, offset)) if is_opus else None,
         )
-        if not regular:  # libsndfile takes the length from the last position; here only decoding tells
+        if not regular:  # libsndfile takes the length from the last position, which may be wrong: only decoding tells
             reader.n_frames = None
         return reader
     if kind.key == "wav":

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MIN_RATE, MAX_RATE = 1000, 768_000
 MAX_CHANNELS = 1024  # libsndfile's own limit
-MARK_EVERY = 64  # rows; so much of what was decoded right before a failure is left out
-# Sample formats whose samples do not depend on where decoding started (given the preroll); GSM and G.72x do.
+MARK_EVERY = 64  # rows; at most so many of those decoded right before a failure are left out
+# Samples of these formats do not depend on where decoding started (given the preroll). Those of GSM and G.72x do.
 _EXACT_SUBTYPES = frozenset(
     ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "VORBIS", "OPUS")
 )
@@ -75,7 +75,7 @@ class ArrayReader:
             raise AudioError(f"{name}: sample_rate={sample_rate!r}; allowed: a whole number of Hz")
         self.sample_rate = int(sample_rate)
         check_format(name, self.sample_rate, self.n_channels)
-        # As libsndfile scales: the most negative value becomes -1; 8-bit unsigned is centred at 128.
+        # The scale is libsndfile's: the most negative value becomes -1, and 8-bit unsigned is centred at 128.
         self._offset: int = 128 if array.dtype == np.uint8 else 0
         self._scale: Any = None if kind == "f" else np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
         self._at: int = 0
@@ -123,8 +123,9 @@ def _sequential_file() -> Any:
 class SndReader:
     """libsndfile behind :class:`Reader`.
 
-    ``make_stream`` makes the virtual file to decode (None: the source itself). ``preroll``: frames to decode ahead of a
-    seek target; None: never seek. ``seek_is_exact`` is asked once, before the first seek.
+    ``make_stream`` makes the virtual file to decode; None stands for the source itself. ``preroll`` is the number of
+    frames to decode before a seek target; with None it never seeks. ``seek_is_exact`` is asked once, before the first
+    seek.
     """
 
     def __init__(
@@ -143,13 +144,12 @@ class SndReader:
         self._seek_is_exact = seek_is_exact
         self._stream: Stream | None = None
         self._file: Any = None
-        self._open()
-        assert self._file is not None
-        self.sample_rate: int = self._file.samplerate
-        self.n_channels: int = self._file.channels
-        # 2**63 - 1 is libsndfile's way of not knowing.
-        self.n_frames: int | None = self._file.frames if 0 <= self._file.frames < 1 << 62 else None
-        if self._file.subtype not in _EXACT_SUBTYPES:
+        file = self._open()
+        self.sample_rate: int = file.samplerate
+        self.n_channels: int = file.channels
+        # libsndfile says 2**63 - 1 where it does not know the number.
+        self.n_frames: int | None = file.frames if 0 <= file.frames < 1 << 62 else None
+        if file.subtype not in _EXACT_SUBTYPES:
             self.preroll = None
 
     def can_seek(self) -> bool:
@@ -159,25 +159,26 @@ class SndReader:
             self._seek_is_exact = None
         return self.preroll is not None
 
-    def _open(self, stream: Stream | None = None) -> None:
+    def _open(self, stream: Stream | None = None) -> Any:
+        """Start a new decoder, on ``stream`` or else on the whole source; returns soundfile's object."""
         self.close()
         if stream is None and self.make_stream is not None:
             stream = self.make_stream()
-        if stream is None and self.source.descriptor is None:
-            stream = Stream(self.source, [(0, self.source.size)])
-        self._stream = stream
-        if stream is not None:
+        descriptor = self.source.descriptor
+        if stream is None and descriptor is not None:
+            self._stream = None
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            self._file = _sequential_file()(descriptor, closefd=False)
+        else:
+            self._stream = stream = stream or Stream(self.source, [(0, self.source.size)])
             try:
                 self._file = _sequential_file()(stream)
             finally:
                 stream.check()
-        else:
-            assert self.source.descriptor is not None
-            os.lseek(self.source.descriptor, 0, os.SEEK_SET)
-            self._file = _sequential_file()(self.source.descriptor, closefd=False)
         self.position = 0
         self._fresh = True
         self._failure: str | None = None
+        return self._file
 
     def close(self) -> None:
         if self._file is not None:
@@ -207,7 +208,7 @@ class SndReader:
         if self._failure is not None:
             reason, self._failure = self._failure, None
             return self._after_error(buffer, reason)
-        # soundfile raises without saying how much it had read: rows marked NaN were not filled.
+        # soundfile raises without saying how much it had read. Rows that still hold the mark, NaN, were not filled.
         marks = buffer[::MARK_EVERY, 0]
         marks[:] = np.nan
         try:
@@ -230,7 +231,7 @@ class SndReader:
             self._stream.check()
 
     def _after_error(self, buffer: np.ndarray, reason: str) -> int:
-        """What to do where the decoder gave up before it delivered anything; returns like ``read_into``."""
+        """Go on after the decoder gave up before it delivered anything; returns like ``read_into``."""
         self.warn(f"decoding stopped at {self.position / self.sample_rate:.2f} s ({reason.strip().rstrip('.')})")
         return 0
 
@@ -308,7 +309,7 @@ class Mp3Reader(SndReader):
             self.n_frames = scan.n_samples
         self._skipped = mp3_stream.skipped_at_start(scan)
         at_end = max(0, mp3_stream.end_padding(scan) - mp3_stream.DECODER_DELAY) if self._skipped else 0
-        # Where the decoder's own trimming is not what the header says, positions cannot be computed.
+        # Positions can be computed only where the decoder trims as much as the header says.
         self._can_seek = scan.n_samples - (self.n_frames or 0) == self._skipped + at_end
 
     def can_seek(self) -> bool:

@@ -1,10 +1,10 @@
-"""The resampling rule: soxr HQ, librosa's length, and the input positions from which soxr repeats its own result.
+"""The resampling rule: soxr HQ with librosa's length, and the input positions where soxr repeats its own result.
 
 A soxr stream works in blocks (FFT filters) and phases (the rational last stage), so that its rounding errors depend on
 where it started. Two streams whose starts are a whole number of *steps* apart agree bit for bit once the filters are
-filled. The step of a pair of rates is a property of soxr's filter design; those below were found by comparing streams
-at every multiple of the rational period, and :func:`exact_step` proves each again with the soxr that is installed
-before it is used. Any other offset gives samples that differ in the last bits (around 1e-7 of full scale).
+filled. The step of a pair of rates is a property of soxr's filter design. Those below were found by comparing streams
+at every multiple of the rational period. Before a step is used, :func:`exact_step` proves it again with the installed
+soxr. Any other offset gives samples that differ in the last bits (around 1e-7 of full scale).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STEPS = {
     (176400, 16000): 684432,
     (192000, 16000): 13872,
 }
-# Output seconds after which the filters are filled: the slowest pair above settles in 0.104 s.
+# The filters are filled after so many seconds of output; the slowest pair above settles in 0.104 s.
 SETTLE_S = 0.5
 
 

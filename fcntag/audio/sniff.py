@@ -1,4 +1,4 @@
-"""What kind of file it is, from its first bytes; the name's extension is never looked at."""
+"""Recognising the kind of a file by its first bytes. The name's extension is never looked at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .id3 import skip_id3v2, skip_zeros
 from .source import Source
 
-# kind, offset, magic, what to call it, who reads it ("sndfile", "av" or "" for nobody)
+# Each row: kind, offset, magic, name for people, decoder ("sndfile", "av", or "" for none).
 _MAGIC = (
     ("wav", 0, b"RIFF", "WAV", "sndfile"),
     ("wav", 0, b"RIFX", "WAV (big-endian)", "sndfile"),
@@ -58,7 +58,7 @@ _MP4_CODECS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """``key`` for the program, ``title`` for people, ``decoder``: "sndfile", "av", "mpeg" or "" (no decoder at all)."""
+    """``key`` is for the program, ``title`` for people. ``decoder`` is "sndfile", "av", "mpeg" or "" (none at all)."""
 
     key: str
     title: str
@@ -67,7 +67,7 @@ class Kind:
 
 
 def sniff(source: Source) -> Kind:
-    """Recognise the content of ``source``. What has no magic number is "mpeg" until a scan says otherwise."""
+    """Recognise the content of ``source``. Content without a magic number is "mpeg" until a scan says otherwise."""
     offset = skip_id3v2(source, 0, source.size)
     head = source.read_at(offset, 512)
     for key, at, magic, title, decoder in _MAGIC:

@@ -1,4 +1,4 @@
-"""What the caller gave (path, bytes, file object) as one seekable binary file with a printable name."""
+"""The caller's source (path, bytes, file object) as one seekable binary file with a printable name."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def display_name(name: str | bytes | os.PathLike[Any]) -> str:
 class Source:
     """A seekable binary file of known size.
 
-    ``base`` is the position where the data starts (file objects are read from where they stand). ``descriptor``: the
-    descriptor of a file on disk that a C library may use directly, else None.
+    ``base`` is the position where the data starts: a file object is read from its current position on. ``descriptor``
+    is that of a file on disk that a C library may use directly, else None.
     """
 
     def __init__(self, name: str, file: BinaryIO, *, owned: bool, plain_file: bool = False) -> None:
@@ -64,9 +64,9 @@ class Source:
 class Stream(io.RawIOBase):
     """A read-only file made of pieces: bytes, or (offset, n_bytes) of a :class:`Source`. Nothing is copied ahead.
 
-    Decoders call it from C, where an exception cannot pass: it is kept in ``error`` and the decoder sees the end of the
-    file. ``pretended_size``: what a decoder that asks for the size is told; reads end at the true size, except that the
-    last 128 bytes of the pretended size read as zeros, because libmpg123 looks there for an ID3v1 tag.
+    Decoders call it from C, where an exception cannot pass. It is kept in ``error``, and the decoder sees the end of
+    the file. ``pretended_size`` is told to a decoder that asks for the size. Reads end at the true size, except that
+    the last 128 bytes of the pretended size read as zeros, because libmpg123 looks there for an ID3v1 tag.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Stream(io.RawIOBase):
 
 
 def source_name(source: Any) -> str:
-    """What messages call a source that is no array: its path or file name, or its kind in angle brackets."""
+    """The name of a source in messages: its path or file name, or its kind in angle brackets. Not for arrays."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     if isinstance(source, (str, os.PathLike)):

@@ -24,10 +24,14 @@ NEGLIGIBLE_S = 0.1  # Vorbis headers are often off by a block; that is nothing a
 class Track:
     """A sound that was opened; made by :func:`open_track`. Use it from one thread at a time, or as a context manager.
 
-    ``name``: one printable line. ``sample_rate`` in Hz and ``n_channels``: the source's own. ``n_frames``: samples per
-    channel, None where only decoding can tell. ``warnings``: short sentences, which grow while decoding.
-    ``length_changed``: decoding has shown that ``n_frames`` was wrong before, and corrected it. :meth:`length` may then
-    differ from what it was: compare the two to see whether windows planned from the old one still hold.
+    Attributes
+    ----------
+    name : one printable line
+    sample_rate, n_channels : the source's own; the rate in Hz
+    n_frames : samples per channel; None where only decoding can tell
+    warnings : short sentences; decoding adds to them
+    length_changed : whether decoding has shown that ``n_frames`` was wrong, and corrected it. :meth:`length` may then
+        give another value than before. Compare the two to see whether windows planned from the old one still hold.
     """
 
     def __init__(self, name: str, source: Source | None, make_reader: Callable[[Track], Reader]) -> None:
@@ -77,11 +81,10 @@ class Track:
 
         Raises :class:`AudioError` if there are none.
         """
-        if self.n_frames is None:
-            for _ in self._frames(0):
-                pass
-        assert self.n_frames is not None
-        return resample.output_length(self.n_frames, self.sample_rate, rate)
+        n_frames = self.n_frames
+        if n_frames is None:
+            n_frames = sum(len(block) for block in self._frames(0))
+        return resample.output_length(n_frames, self.sample_rate, rate)
 
     def blocks(self, rate: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield the mono mix at ``rate`` Hz as consecutive float32 arrays [n] that cover samples [start, stop).
@@ -106,10 +109,11 @@ class Track:
     def windows(self, rate: int, starts: Sequence[int], n_samples: int) -> Iterator[np.ndarray]:
         """Yield one float32 array [n_samples] per entry of ``starts``: samples [start, start + n_samples) at ``rate``.
 
-        ``starts`` must not fall; windows may overlap, start before 0 and end behind the track: zeros there. Only what
-        is needed is decoded: nothing behind the last window, and nothing in front of a window or in a long gap between
-        two where the decoder can be positioned without changing a bit of the result. Same samples and errors as
-        :meth:`blocks`. If the starts came from :meth:`length`, compare it afterwards: decoding may have corrected it.
+        ``starts`` must not fall. Windows may overlap, start before 0 and end behind the track; samples outside it are
+        zeros. Nothing behind the last window is decoded. The parts in front of a window, and in a long gap between two,
+        are skipped where the decoder can be positioned without changing a bit of the result. Samples and errors are
+        those of :meth:`blocks`. If the starts came from :meth:`length`, compare it afterwards: decoding may have
+        corrected it.
         """
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples}; allowed: 1 or more")
@@ -132,7 +136,7 @@ class Track:
     def _windows_of_one_pass(self, rate: int, starts: Sequence[int], n_samples: int) -> Iterator[np.ndarray]:
         import numpy as np
 
-        held: list[tuple[int, np.ndarray]] = []  # (position, samples): what later windows may need again
+        held: list[tuple[int, np.ndarray]] = []  # (position, samples) that later windows may need again
         begin, end = max(0, starts[0]), max(0, starts[-1] + n_samples)
         known = None if self.n_frames is None else resample.output_length(self.n_frames, self.sample_rate, rate)
         blocks = iter(()) if end == begin or (known is not None and begin >= known) else self.blocks(rate, begin, end)
@@ -201,7 +205,7 @@ class Track:
         return AudioError(f"{self.name}: no audio samples{reason}")
 
     def _not_finite(self, block: np.ndarray, at: int) -> AudioError:
-        """The error for NaN or Inf in ``block`` [n, channels], whose first frame is ``at``; counts what follows too."""
+        """The error for NaN or Inf in ``block`` [n, channels], whose first frame is ``at``. It counts the rest too."""
         import numpy as np
 
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
@@ -232,14 +236,14 @@ class Track:
         produced = first_frame * rate // self.sample_rate  # a whole number: first_frame is a multiple of the step
         stream = resample.stream(self.sample_rate, rate)
         ended = False
-        frames = self._frames(first_frame)
+        frames, n_frames = self._frames(first_frame), first_frame
         while not ended:
             block = next(frames, None)
             ended = block is None
+            n_frames += 0 if block is None else len(block)
             output = stream.resample_chunk(np.empty(0, np.float32) if block is None else block, last=ended)
             if ended:
-                assert self.n_frames is not None
-                missing = resample.output_length(self.n_frames, self.sample_rate, rate) - produced - len(output)
+                missing = resample.output_length(n_frames, self.sample_rate, rate) - produced - len(output)
                 output = output[: len(output) + missing] if missing < 0 else np.pad(output, (0, missing))
             if not _all_finite(output):
                 where = f"near {produced / rate:.2f} s"
@@ -276,7 +280,7 @@ def _mix(block: np.ndarray, out: np.ndarray) -> np.ndarray:
     if n_channels == 1:
         return block[:, 0]
     if n_channels > 7:
-        # From 8 values on NumPy sums in pairs; below, in order, as the cheaper loop over channels does.
+        # From 8 values on NumPy sums in pairs. Below that it sums in order, as the cheaper loop over channels does.
         return block.mean(axis=1, out=out)
     with np.errstate(over="ignore", invalid="ignore"):
         np.add(block[:, 0], block[:, 1], out=out)

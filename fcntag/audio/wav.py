@@ -1,10 +1,10 @@
-"""What a WAV header says, where libsndfile's answer would mislead or say nothing. It reads what is there either way."""
+"""Checks of a WAV header where libsndfile would mislead or say nothing. libsndfile reads the samples either way."""
 
 from __future__ import annotations
 
 from .source import Source
 
-# Sizes that programs write when they cannot know them (a pipe): not a sign of a cut file.
+# Programs write these sizes where they cannot know the right one (into a pipe). They are no sign of a cut file.
 _UNKNOWN_SIZES = frozenset((0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0x7FFFFFFF - 36, 0x7FFFF000))
 _PCM = 1
 MAX_CHUNKS = 1000

@@ -1,7 +1,7 @@
 """The command ``fcntag``: data to stdout, everything else to stderr, exit codes that a script can rely on.
 
 Exit codes: 0 ok; 1 some inputs failed; 2 usage; 3 model missing or bad; 4 device not available; 130 interrupted;
-141 the reader of stdout went away (what a shell reports for a program that SIGPIPE ends).
+141 the reader of stdout went away (a shell reports this code for a program that SIGPIPE ends).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from ..errors import DeviceError, FcntagError, ModelError
 from . import bench, convert, demo, doctor, embed, eval, export, models, tag, taggram, validate
-from .options import logging_shown
-from .streams import UsageError, libraries_hushed, log, prepare_streams
+from .streams import UsageError, libraries_hushed, log, logging_shown, prepare_streams
 
 COMMANDS = (tag, taggram, embed, eval, models, convert, export, validate, bench, doctor, demo)
 
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log("interrupted")
         return 130
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit; it must find somewhere to write to.
+        # The interpreter flushes stdout once more at exit, so stdout needs a descriptor that can be written to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UsageError as error:
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FcntagError as error:
         log(f"{error}")
         return 1
-    except OSError as error:  # the output: full disk, unwritable folder. Inputs never get here.
+    except OSError as error:  # of the output: a full disk, an unwritable folder. Those of inputs never get here.
         # A file that is written is always named (see writers.named): without a name it is stdout.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         name = f"{error.filename}: " if error.filename else "stdout: " if full else ""

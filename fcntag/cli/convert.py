@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from . import options
 from .paths import check_outputs
@@ -43,9 +45,6 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and check; print the sha256 of what was written."""
-    import os
-    from pathlib import Path
-
     target = arguments.to
     if not target.lower().endswith(".safetensors"):
         raise UsageError(f"--to {target}: a model file; end the name in .safetensors")

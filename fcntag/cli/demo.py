@@ -8,7 +8,7 @@ import itertools
 import os
 import tempfile
 
-from . import options, tag, writers
+from . import options, tag, tagging, writers
 from .paths import check_outputs
 from .streams import UsageError, log
 
@@ -54,7 +54,7 @@ def _demo(arguments: argparse.Namespace, path: str) -> int:
     with writers.named(path), open(path, "wb") as file:  # libsndfile's own errors do not say what is wrong
         soundfile.write(file, piece, demo.SAMPLE_RATE, format="WAV", subtype="PCM_16")
     times.append(("synthesise", time.perf_counter()))
-    with options.make_tagger(arguments) as tagger:
+    with tagging.make_tagger(arguments) as tagger:
         times.append(("load the model", time.perf_counter()))
         result = tagger.tag(path)
         times.append(("tag", time.perf_counter()))
@@ -64,8 +64,7 @@ def _demo(arguments: argparse.Namespace, path: str) -> int:
             writer.write(dataclasses.replace(result, path=shown))
         if not arguments.quiet:
             steps = [f"{name} {b - a:.2f} s" for (_, a), (name, b) in itertools.pairwise(times)]
-            assert result.duration_s is not None
-            speed = result.duration_s / (times[-1][1] - times[-2][1])
+            speed = len(piece) / demo.SAMPLE_RATE / (times[-1][1] - times[-2][1])
             log(f"{tagger.model_info.name} on {tagger.device}, {tagger.precision}, {tagger.threads} threads")
             log(f"{', '.join(steps)} ({speed:.0f} x real time)")
     if arguments.output is not None:

@@ -1,4 +1,4 @@
-"""``fcntag doctor``: what is here, what it can do, and what is broken."""
+"""``fcntag doctor``: the parts of this installation, their abilities, and their faults."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import options, writers
+from . import options, tagging, writers
 from .streams import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the features; 1 if an input failed."""
     kind = writers.format_of(arguments.format, arguments.output, FORMATS)
     index = arguments.output + INDEX_SUFFIX if arguments.output is not None and kind == "npy" else None
-    options.check_inputs(arguments, **{"the index of -o:": index})
+    tagging.check_inputs(arguments, **{"the index of -o:": index})
     if arguments.output is None:
         raise UsageError(f"embed: {kind} is a binary format; name a file with -o")
     if kind == "parquet":
         writers.import_extra("pyarrow", "parquet")
-    with options.make_tagger(arguments) as tagger:
-        inputs = options.Inputs(arguments)
+    with tagging.make_tagger(arguments) as tagger:
+        inputs = tagging.Inputs(arguments)
         about = writers.about(tagger, which=tagger.feature_kind(arguments.which))
         writer: writers.Writer
         if kind == "parquet":
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
                 segments=arguments.segments,
                 workers=arguments.workers,
             )
-            return options.drain(results, inputs, writer, progress, arguments.quiet)
+            return tagging.drain(results, inputs, writer, progress, arguments.quiet)
 
 
 def _row(result: EmbedResult) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class NpyWriter(writers.Writer):
     def _header(self) -> None:
         import numpy as np
 
-        # numpy pads the header for a first axis of any size, so the one written at the end fits over this one
+        # NumPy pads the header for a first axis of any size, so the header written at the end fits over this one.
         shape = (len(self._paths), self._features)
         self._file.seek(0)
         np.lib.format.write_array_header_1_0(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from . import options, writers
+from . import options, tagging, writers
 from .paths import check_outputs
 from .streams import Progress, UsageError, log, show_line
 from .writers import named, printable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv")
 DATASETS = ("magnatagatune", "jamendo", "msd", "csv")
-# Which options belong to which datasets; given elsewhere they would silently do nothing.
+# Each option and the datasets that it goes with. With another dataset it would silently do nothing, so it is refused.
 ONLY = {
     "split": ("magnatagatune", "jamendo", "csv"),
     "subset": ("jamendo",),
@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot work before hours of scoring."""
+    """Raise UsageError for options that cannot work, before hours of scoring."""
     for option, datasets in ONLY.items():
         if getattr(arguments, option) is not None and arguments.dataset not in datasets:
             raise UsageError(f"--{option.replace('_', '-')}: goes with {', '.join(datasets)} only")
@@ -232,12 +232,12 @@ def _truth(arguments: argparse.Namespace, model_tags: tuple[str, ...]) -> Truth:
 def _from_model(arguments: argparse.Namespace) -> Report:
     from .. import eval as evaluation
 
-    with options.make_tagger(arguments) as tagger:
+    with tagging.make_tagger(arguments) as tagger:
         truth = _truth(arguments, tagger.tags)
         with Progress(arguments.quiet, len(truth.dataset.paths)) as progress:
 
             def step(result: Result | None) -> None:
-                progress.step(result is not None and options.report(result, arguments.quiet))
+                progress.step(result is not None and tagging.report(result, arguments.quiet))
 
             scores = evaluation.score(
                 tagger,

@@ -30,7 +30,7 @@ def add_parser(commands: options.Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, compare, say what it takes and gives."""
+    """Export, compare, and print the shapes of input and output."""
     target = arguments.to
     from ..export import SUFFIXES, export, rows_and_frames
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-# What a folder is searched for. A file that is named itself is always tried: its content decides, not its name.
+# A folder is searched for files with these endings. A file that is named itself is always tried, because its content
+# decides, not its name.
 EXTENSIONS = frozenset(
     f".{suffix}"
     for group in (
@@ -22,8 +23,8 @@ EXTENSIONS = frozenset(
 def collect(names: Sequence[str], recursive: bool, fail: Callable[[str], None]) -> Iterator[Any]:
     """Yield the sources in the order of ``names``; "-" is stdin, a folder (with ``recursive``) its sound files.
 
-    Folders are walked in sorted order, links to folders are followed but no folder is entered twice. What cannot be
-    listed, and a folder without any sound file, is given to ``fail`` as one line. Files are not opened here.
+    Folders are walked in sorted order. Links to folders are followed, but no folder is entered twice. ``fail`` is
+    called with one line for a folder that cannot be listed or holds no sound file. Files are not opened here.
     """
     for name in names:
         if name == "-":
@@ -78,5 +79,5 @@ def sound_files(folder: str, fail: Callable[[str], None]) -> Iterator[str]:
 
 
 def hint(path: str) -> str:
-    """What to add to an error line about ``path``."""
+    """The end of an error line about ``path``: a hint for folders, else nothing."""
     return " (-r takes the sound files in it)" if path and os.path.isdir(path) else ""

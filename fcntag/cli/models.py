@@ -1,4 +1,4 @@
-"""``fcntag models``: what there is, what is known about it, and how to get the rest."""
+"""``fcntag models``: the models that exist, the facts about them, and how to get those that are not here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import json
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from . import options
 from .paths import check_outputs
 from .streams import Progress, UsageError, log
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from ..catalogue.facts import Entry
     from ..model.document import ModelDocument
 
-UNTRAINED = "no weights"  # state of the paper's networks: what models new makes has random ones
+UNTRAINED = "no weights"  # the state of the paper's networks; models new gives them random ones
 
 
 def add_parser(commands: options.Subparsers) -> None:
@@ -111,7 +114,6 @@ def _state(entry: Entry) -> str:
 def run_info(arguments: argparse.Namespace) -> int:
     """Print the catalogue's entry and, where the model is here, its document."""
     from .. import catalogue
-    from ..errors import ModelError
     from ..model import paper
 
     if arguments.name in paper.PAPER:
@@ -120,7 +122,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     try:
         model = catalogue.load_model(arguments.name)
     except ModelError:
-        # known but not pulled is a fact to report; a damaged file or an unknown name is an error
+        # That a known model is not pulled is a fact to report. A damaged file or an unknown name is an error.
         if entry is None or _state(entry) != "to pull":
             raise
         model = None
@@ -148,7 +150,7 @@ def _metric(item: dict[str, Any]) -> str:
 
 
 def _network_info(name: str) -> dict[str, Any]:
-    """What is known of a network of the paper, and what is a choice of ours; it has no weights."""
+    """The facts about a network of the paper, which has no weights, and our choices where the paper is silent."""
     from ..model import paper
 
     network, document = paper.PAPER[name], paper.document(name)
@@ -234,8 +236,6 @@ def run_path(arguments: argparse.Namespace) -> int:
 
 def run_pull(arguments: argparse.Namespace) -> int:
     """Fetch a model; print where it lies then."""
-    from pathlib import Path
-
     from ..catalogue.facts import entry
     from ..pull import pull
 
@@ -250,9 +250,6 @@ def run_pull(arguments: argparse.Namespace) -> int:
 
 def run_new(arguments: argparse.Namespace) -> int:
     """Write a model file with random weights; print its sha256."""
-    import os
-
-    from ..errors import ModelError
     from ..model import paper
     from ..model.file import read_model, write_model
 
@@ -282,8 +279,7 @@ def _labels(path: str) -> tuple[str, ...]:
 
 
 def _read_document(path: str) -> ModelDocument:
-    """The document in a JSON file, or in what ``models info --json`` printed."""
-    from ..errors import ModelError
+    """The document in a JSON file. The file may also be the output of ``models info --json``."""
     from ..model.document import ModelDocument
 
     text = _read_text(path)
@@ -313,7 +309,6 @@ def _read_text(path: str) -> str:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check models; 3 if one is missing or bad, after checking the others."""
     from .. import catalogue
-    from ..errors import ModelError
 
     names = arguments.names or [entry.name for entry in catalogue.entries() if _state(entry) != "to pull"]
     code, found = 0, []

@@ -1,23 +1,13 @@
-"""Options that several commands share, and the Tagger made from them."""
+"""Options that several commands share: types of values, and groups of options."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import os
 import re
-from collections.abc import Iterator, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine import PRECISIONS
-from ..errors import FcntagError
-from .paths import check_outputs
-from .streams import Progress, UsageError, log, show
-from .writers import Writer, named
-
-if TYPE_CHECKING:
-    from ..tagger import Tagger
 
 Subparsers = Any  # argparse._SubParsersAction, which has no public name
 
@@ -69,7 +59,7 @@ def device(text: str) -> str:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, on what."""
+    """Add the options that choose the model and the device."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "-m", "--model", default="mtt-vgg", metavar="NAME", help="catalogue name, or path of a file (default: mtt-vgg)"
@@ -104,7 +94,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_input_options(parser: argparse.ArgumentParser, segments: str = "default", dense: bool = True) -> None:
-    """Which files, and which windows of them; ``dense``: whether the command can do without windows."""
+    """Add the options that choose files and windows. ``dense``: whether the command can do without windows."""
     more = "; dense: the whole track at once, scores at the network's own steps" if dense else ""
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="sound file, folder (with -r), or - for stdin")
     parser.add_argument("-r", "--recursive", action="store_true", help="take the sound files in folders, too")
@@ -121,7 +111,7 @@ def add_input_options(parser: argparse.ArgumentParser, segments: str = "default"
 
 
 def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
-    """How and where to write."""
+    """Add the options for the format and place of the output."""
     names = ", ".join(formats)
     note = "; csv has no row for a track that failed" if "csv" in formats else ""
     parser.add_argument(
@@ -132,112 +122,6 @@ def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
-    """How much goes to stderr."""
+    """Add the options for the lines on stderr."""
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr: no warnings, no progress")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and why")
-
-
-def check_inputs(arguments: argparse.Namespace, **more: str | None) -> None:
-    """Refuse what would lose data or cannot work, before anything is loaded.
-
-    ``more``: other files than that of ``-o`` which the command writes, by their option or what they are.
-    """
-    from ..pipeline.segments import check_options
-
-    if arguments.inputs.count("-") > 1:
-        raise UsageError("-: stdin can be read only once")
-    try:
-        check_options(arguments.segments, arguments.hop)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    inputs = [*arguments.inputs, arguments.model]
-    check_outputs({"-o": arguments.output, **more}, inputs, arguments.recursive)
-
-
-def make_tagger(arguments: argparse.Namespace) -> Tagger:
-    """The Tagger that the options ask for; raises ModelError, DeviceError, or UsageError for a value out of range."""
-    from ..tagger import Tagger
-
-    try:
-        return Tagger(
-            arguments.model,
-            device=arguments.device,
-            precision=arguments.precision,
-            max_batch=arguments.batch_size,
-            threads=arguments.threads,
-            reduce=not arguments.no_reduce,
-        )
-    except FcntagError:
-        raise
-    except ValueError as error:  # of an option, or of FCNTAG_NUM_THREADS and the like
-        raise UsageError(str(error)) from None
-
-
-@contextlib.contextmanager
-def logging_shown(verbose: bool) -> Iterator[None]:
-    """Show what the library logs, in the form of every other line on stderr, where ``verbose``."""
-    if not verbose:
-        yield
-        return
-    import logging
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            log(record.getMessage())
-
-    logger = logging.getLogger("fcntag")
-    handler, level = Handler(), logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def report(result: Any, quiet: bool) -> bool:
-    """Say once on stderr what went wrong with a track; True if it failed."""
-    from .inputs import hint
-
-    if not quiet:
-        for warning in result.warnings:
-            log(f"{result.path}: {warning}")
-    if result.error is not None:
-        log(result.error + hint(result.path))
-    return result.error is not None
-
-
-class Inputs:
-    """The sources of a run, less those of ``done`` (as ``show`` prints them); counts what could not be listed."""
-
-    def __init__(self, arguments: argparse.Namespace, done: Set[str] = frozenset()) -> None:
-        self._arguments, self._done = arguments, done
-        self.failed = 0
-        # folders are walked while their files are tagged, so their number is known at the end only
-        walks = arguments.recursive and any(os.path.isdir(name) for name in arguments.inputs)
-        self.total = None if walks or done else len(arguments.inputs)
-
-    def __iter__(self) -> Iterator[Any]:
-        from .inputs import collect
-
-        for source in collect(self._arguments.inputs, self._arguments.recursive, self._fail):
-            if not (isinstance(source, str) and show(source) in self._done):
-                yield source
-
-    def _fail(self, message: str) -> None:
-        self.failed += 1
-        log(message)
-
-
-def drain(results: Any, inputs: Inputs, writer: Writer, progress: Progress, quiet: bool) -> int:
-    """Report and write every result as it comes; the exit code."""
-    failed = 0
-    with contextlib.closing(results):  # an interrupt stops the decoding threads here, and not at some later collection
-        for result in results:
-            bad = report(result, quiet)
-            failed += bad
-            with named(writer.path):
-                writer.write(result)
-            progress.step(bad)
-    return 1 if failed or inputs.failed else 0

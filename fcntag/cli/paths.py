@@ -1,4 +1,4 @@
-"""Where a command may write: what would lose data, or fail only after minutes of work, is refused at once."""
+"""Checks of a command's outputs: one that would lose data, or fail after minutes of work, is refused at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 
+from .inputs import EXTENSIONS, sound_files
 from .streams import UsageError
 
 Outputs = Mapping[str, "str | None"]  # option -> the path given with it
@@ -14,7 +15,8 @@ Outputs = Mapping[str, "str | None"]  # option -> the path given with it
 def check_outputs(outputs: Outputs, inputs: Iterable[str] = (), recursive: bool = False) -> None:
     """Raise UsageError where an output cannot be created, or is an input or another output.
 
-    ``inputs``: files that are read ("-": stdin), and folders; with ``recursive`` the sound files in them are inputs.
+    ``inputs`` are files that are read ("-" is stdin), and folders. With ``recursive`` the sound files in a folder are
+    inputs too.
     """
     inputs = list(inputs)
     seen: dict[str, str] = {}
@@ -45,9 +47,7 @@ def _is_input(path: str, name: str, recursive: bool) -> bool:
         return _is_stdin(path)
     if not (recursive and os.path.isdir(name)):
         return _same(path, name)
-    from .inputs import EXTENSIONS, sound_files
-
-    # Only where the name is one that the search of a folder finds: the walk may be long.
+    # The walk may be long, so it is made only where the search of a folder would find the name.
     if not os.path.exists(path) or os.path.splitext(path)[1].lower() not in EXTENSIONS:
         return False
     return any(_same(path, found) for found in sound_files(name, lambda message: None))

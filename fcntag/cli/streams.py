@@ -1,4 +1,4 @@
-"""Standard output and error of a command: text that any terminal can show, progress, and libraries that keep silent."""
+"""Standard output and error of a command: text that any terminal can show, the log, progress, and hushed libraries."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def prepare_streams() -> None:
 
 @contextlib.contextmanager
 def libraries_hushed(hush: bool) -> Iterator[None]:
-    """Keep what C libraries print to descriptor 2 off the terminal; ``sys.stderr`` goes on through a copy of it.
+    """Keep the lines that C libraries print to descriptor 2 off the terminal; ``sys.stderr`` prints through a copy.
 
-    libmpg123 reports damage inside a valid MP3 frame there, in its own words and without the file's name; what
-    matters of it stands in the record's warnings.
+    libmpg123 reports damage inside a valid MP3 frame there, in its own words and without the file's name. The record's
+    warnings tell the user about such damage.
     """
     try:
         hush = hush and sys.stderr.fileno() == 2
@@ -71,6 +71,29 @@ def log(message: str) -> None:
     print(f"fcntag: {show_line(message)}", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def logging_shown(verbose: bool) -> Iterator[None]:
+    """Print the library's log on stderr, in the form of every other line, where ``verbose``."""
+    if not verbose:
+        yield
+        return
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log(record.getMessage())
+
+    logger = logging.getLogger("fcntag")
+    handler, level = Handler(), logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 class Progress:
     """A counter on stderr, where that is a terminal and ``quiet`` is false; nothing anywhere else."""
 
@@ -95,7 +118,7 @@ class Progress:
         Progress.shown = None
 
     def step(self, failed: bool) -> None:
-        """One track is done."""
+        """Count a track."""
         self._done += 1
         self._failed += failed
         now = self._clock()
@@ -111,7 +134,7 @@ class Progress:
         self._visible = True
 
     def bytes(self, done: int, total: int | None) -> None:
-        """So much of a download is done."""
+        """Show how much of a download is done."""
         now = self._clock()
         if not self._active or (now - self._last < 0.1 and done != total):
             return

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import options, writers
+from . import options, tagging, writers
 from .streams import Progress, UsageError, log
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_parser(commands: options.Subparsers) -> None:
 
 
 def add_tag_options(parser: argparse.ArgumentParser) -> None:
-    """How many tags."""
+    """Add the options for the number of tags."""
     parser.add_argument(
         "-n", "--top", type=options.natural_int, metavar="N", help=f"best tags to give, 0: all (default: {DEFAULT_TOP})"
     )
@@ -55,14 +55,14 @@ def limits(arguments: argparse.Namespace) -> tuple[int | None, float | None]:
 def run(arguments: argparse.Namespace) -> int:
     """Tag everything; 1 if an input failed."""
     kind = writers.format_of(arguments.format, arguments.output, FORMATS)
-    options.check_inputs(arguments)
+    tagging.check_inputs(arguments)
     if kind == "parquet":
         if arguments.output is None:
             raise UsageError("-f parquet: a binary format; name a file with -o")
         writers.import_extra("pyarrow", "parquet")
     if arguments.resume and (arguments.output is None or kind != "jsonl"):
         raise UsageError("--resume: needs a JSONL file to go on with: -f jsonl -o FILE")
-    with options.make_tagger(arguments) as tagger:
+    with tagging.make_tagger(arguments) as tagger:
         done = resume(arguments.output, tagger.model.sha256, tagger.model.document.name) if arguments.resume else set()
         with make_writer(kind, arguments, tagger) as writer:
             return tag_inputs(arguments, tagger, writer, done)
@@ -72,10 +72,10 @@ def tag_inputs(
     arguments: argparse.Namespace, tagger: Tagger, writer: writers.Writer, done: set[str] | frozenset[str] = frozenset()
 ) -> int:
     """Tag the inputs in order and write each result when it is there; the exit code."""
-    inputs = options.Inputs(arguments, done)
+    inputs = tagging.Inputs(arguments, done)
     with Progress(arguments.quiet, inputs.total) as progress:
         results = tagger.tag_many(inputs, hop=arguments.hop, segments=arguments.segments, workers=arguments.workers)
-        return options.drain(results, inputs, writer, progress, arguments.quiet)
+        return tagging.drain(results, inputs, writer, progress, arguments.quiet)
 
 
 def make_writer(kind: str, arguments: argparse.Namespace, tagger: Tagger) -> writers.Writer:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import options, writers
+from . import options, tagging, writers
 from .streams import Progress, UsageError, show_line
 
 if TYPE_CHECKING:
@@ -42,21 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the windows' scores; 1 if an input failed."""
     plot = arguments.plot
     writers.format_of(arguments.format, arguments.output, FORMATS)
-    options.check_inputs(arguments, **{"--plot": plot})
+    tagging.check_inputs(arguments, **{"--plot": plot})
     if plot is not None:
         if not plot.lower().endswith(".png"):
             raise UsageError(f"--plot {plot}: the picture is written as PNG; end the name in .png")
         if len(arguments.inputs) != 1 or arguments.recursive:
             raise UsageError("--plot: draws one track; give one FILE, without -r")
         writers.import_extra("matplotlib", "plot")
-    with options.make_tagger(arguments) as tagger:
-        results = options.Inputs(arguments)
+    with tagging.make_tagger(arguments) as tagger:
+        results = tagging.Inputs(arguments)
         silent = plot is not None and arguments.format is None and arguments.output is None
         with Progress(arguments.quiet, results.total) as progress, _writer(arguments, silent) as writer:
             stream = tagger.tag_many(results, hop=arguments.hop, segments=arguments.segments, workers=arguments.workers)
             if plot is not None:
                 stream = _draw_each(stream, plot, arguments.top)
-            return options.drain(stream, results, writer, progress, arguments.quiet)
+            return tagging.drain(stream, results, writer, progress, arguments.quiet)
 
 
 def _writer(arguments: argparse.Namespace, silent: bool) -> writers.Writer:
@@ -82,7 +82,7 @@ def _writer(arguments: argparse.Namespace, silent: bool) -> writers.Writer:
 
 
 class _Nothing(writers.Writer):
-    """Where only the picture is wanted."""
+    """Writes nothing: only the picture is wanted."""
 
     def write(self, result: Any) -> None:
         pass
@@ -126,13 +126,14 @@ def _draw_each(results: Iterator[Result], path: str, n: int | None) -> Iterator[
 def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
     """Write a heat map [tags, time] of one track as PNG: best tag on top, from 0 (dark) to the best score (bright).
 
-    The scale ends at 0.1 or more: scores that are all next to nothing stay dark.
+    The scale ends at 0.1 or more, so that scores near zero stay dark.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # and not pyplot, which looks for a display
 
-    assert result.segments is not None
+    if result.segments is None:
+        raise ValueError(f"{result.path}: a failed track, which has no segments to draw")
     labels = [label for label, _ in result.top(n)]
     scores = result.segments[:, [result.tags.index(label) for label in labels]]
     figure = Figure(figsize=(10, 1.2 + 0.25 * len(labels)), layout="constrained")
@@ -154,7 +155,7 @@ def draw(result: Result, path: str, n: int | None = PLOT_TOP) -> None:
 
 @contextlib.contextmanager
 def _fonts_hushed() -> Iterator[None]:
-    """Without matplotlib's lines about letters that its font lacks: a box stands for them in the picture."""
+    """Silence matplotlib's lines about letters that its font lacks; the picture shows a box for each."""
     import logging
     import warnings
 

@@ -1,4 +1,4 @@
-"""Formats: how results become text, JSON, CSV, Parquet, and where they are written."""
+"""Writers of results, one for each format: text, JSON, CSV, Parquet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..tagger import Tagger
 
 
-SUFFIXES = ("csv", "json", "jsonl", "parquet", "npy", "png")  # what some command writes
+SUFFIXES = ("csv", "json", "jsonl", "parquet", "npy", "png")  # every format that a command writes
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ class TextWriter(Writer):
         self.path = path
         self._own = path is not None
         self._stream: IO[str] = sys.stdout if path is None else _open_text(path, append)
-        # JSON is UTF-8 by its standard; on a stdout that is not, escapes keep it both valid and readable
+        # JSON is UTF-8 by its standard. On a stdout with another encoding, escapes keep it valid and readable.
         self._ascii = (getattr(self._stream, "encoding", None) or "").lower().replace("-", "") != "utf8"
 
     def _put(self, text: str) -> None:
@@ -98,7 +98,7 @@ def printable(value: Any) -> Any:
 
 
 class JsonlWriter(TextWriter):
-    """One record a line, flushed with each track: what is there is whole even if the run is killed."""
+    """One record a line, flushed with each track: every line is whole even if the run is killed."""
 
     def __init__(self, path: str | None, record: Callable[[Any], Mapping[str, Any]], append: bool = False) -> None:
         super().__init__(path, append)
@@ -152,10 +152,9 @@ class TableWriter(TextWriter):
         self._first = True
 
     def write(self, result: Result) -> None:
-        if result.error is not None:
+        if result.error is not None or result.duration_s is None:
             return
         count = len(result.start_s)
-        assert result.duration_s is not None
         lines = [f"{show_line(result.path)}  ({clock(result.duration_s)}, {count} segment{'' if count == 1 else 's'})"]
         width = max(map(len, result.tags))
         lines += [f"  {label:<{width}}  {score:.3f}" for label, score in result.top(self._n, self._threshold)]
@@ -168,7 +167,7 @@ class TableWriter(TextWriter):
 
 
 class ParquetWriter(Writer):
-    """One row a track; what is the same for all rows is in the file's metadata, as JSON under ``fcntag``."""
+    """One row a track. The file's metadata holds the facts common to all rows, as JSON under ``fcntag``."""
 
     ROW_GROUP = 1024  # tracks held in memory; a row group far below a thousand rows would make reading slow
 
@@ -234,7 +233,7 @@ def parquet_row(result: Any, values: str, vector: Any) -> dict[str, Any]:
 
 
 def about(tagger: Tagger, **more: Any) -> dict[str, Any]:
-    """What holds for every row of a file: model and engine, and ``more``."""
+    """The facts common to all rows of a file: model and engine, and ``more``."""
     return {"model": tagger.model_info.to_dict(), "engine": tagger.engine_info.to_dict(), **more}
 
 
@@ -251,7 +250,7 @@ def import_extra(module: str, extra: str) -> Any:
 def format_of(wanted: str | None, output: str | None, allowed: tuple[str, ...]) -> str:
     """The format: as asked for, else by the output's suffix, else the first allowed.
 
-    Raises UsageError where the suffix promises a format that is not ``allowed``; one that promises nothing is fine.
+    Raises UsageError where the suffix names a format that is not ``allowed``. A suffix of no format is fine.
     """
     suffix = Path(output).suffix.lower().lstrip(".") if output is not None else ""
     if suffix in SUFFIXES and suffix not in allowed:

@@ -1,8 +1,9 @@
 """Original checkpoints to model files: ``convert(source)`` gives the document and tensors to hand to ``write_model``.
 
-A checkpoint is untrusted input: no code of it is ever run, and everything it claims is checked. One module reads
-each kind of file, one builds each family of networks; a ``Spec`` refuses what does not fit the document.
-``convert_stack`` takes ONNX files and state dicts of any other stack of blocks.
+A checkpoint is untrusted input: no code of it is ever run, and everything it claims is checked. Each kind of file has a
+module in ``readers``, each family of networks one in ``families``, and ``detect`` has the table of both. A
+``ModelBuilder`` refuses tensors that do not fit the document. ``convert_stack`` takes ONNX files and state dicts of any
+other stack of blocks.
 """
 
 from __future__ import annotations
@@ -38,13 +39,24 @@ def convert(
 ) -> tuple[ModelDocument, dict[str, np.ndarray]]:
     """Convert an original checkpoint to a model document and its float32 tensors.
 
-    ``source``: a TensorFlow V2 checkpoint (its folder, prefix or ``.index``), the musicnn wheel, a Keras 1 or 2 HDF5
-    file, or a PyTorch state dict. ``family``: the catalogue model whose network, tags and constants it has; needed
-    only where neither the file's sha256 nor its layers tell (the three Won models, other musicnn checkpoints, and the
-    wheel, which holds two). ``kernels``: how a Keras file stores its kernels, where the file tells it wrongly.
+    A file that is none of the published ones is converted under the name ``{family}-unverified``.
 
-    A file that is none of the published ones is converted under the name ``{family}-unverified``. Raises ModelError,
-    its message beginning with the path, if the source is missing, damaged, of an unknown network, or not ``family``.
+    Parameters
+    ----------
+    source : a TensorFlow V2 checkpoint (its folder, prefix or ``.index``), the musicnn wheel, a Keras 1 or 2 HDF5 file,
+        or a PyTorch state dict
+    family : the catalogue model whose network, tags and constants it has. It is needed only where neither the file's
+        sha256 nor its layers tell: for the three Won models, other musicnn checkpoints, and the wheel, which holds two.
+    kernels : how a Keras file stores its kernels, where the file tells it wrongly
+
+    Returns
+    -------
+    the document, and the float32 tensors by its names
+
+    Raises
+    ------
+    ModelError : the source is missing, damaged, of an unknown network, or not ``family``; the message begins with the
+        path
     """
     from . import detect
 

@@ -1,7 +1,7 @@
 """Batch-norm as an affine map, and its folding into the convolution before it; all in float64.
 
-BN(x) = gamma * (x - mean) / denominator + beta. What the denominator is depends on the software that trained the
-network, and a wrong choice still gives plausible tags:
+BN(x) = gamma * (x - mean) / denominator + beta. The denominator depends on the software that trained the network, and a
+wrong choice still gives plausible tags:
 
 ========================== ==================== =======================================================
 rule                       denominator          used by
@@ -28,7 +28,7 @@ def scale_shift(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(scale, shift) in float64, so that BN(x) = scale * x + shift; all of one shape [C].
 
-    ``spread``: the variance, or for ``keras105_running_std`` the standard deviation. Raises ModelError if it is
+    ``spread`` is the variance, or for ``keras105_running_std`` the standard deviation. Raises ModelError if it is
     negative, because the square root would make every score NaN.
     """
     gamma, beta, mean, spread = (np.asarray(a, dtype=np.float64) for a in (gamma, beta, mean, spread))
@@ -49,8 +49,8 @@ def scale_shift(
 def fold(weight: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Convolution [O, I, K, K] + bias [O] followed by scale, shift [O], as one convolution; float64.
 
-    Only for a batch-norm directly after the convolution. One after the activation or before a zero-padded
-    convolution cannot be folded: the padding is zero after the batch-norm, not before it.
+    This is right only for a batch-norm directly after the convolution. One after the activation cannot be folded, nor
+    one before a zero-padded convolution: the padding is zero after the batch-norm, not before it.
     """
     weight = np.asarray(weight, dtype=np.float64) * np.asarray(scale, dtype=np.float64)[:, None, None, None]
     return weight, np.asarray(bias, dtype=np.float64) * scale + shift

@@ -1,12 +1,18 @@
-"""What kind of file a source is, which published checkpoint, and which converter it therefore needs."""
+"""Recognising a checkpoint: its kind of file, the converter for its network, and whether it is a published file.
+
+``KINDS`` is the only table. A new family of networks is a module in ``families`` and its name in a row; a new kind of
+file is a module in ``readers`` and a row.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..catalogue.facts import entries, entry
 from ..errors import ModelError
@@ -22,49 +28,96 @@ if TYPE_CHECKING:
 
     from ..model.document import ModelDocument
 
-_Converted = tuple["ModelDocument", "dict[str, np.ndarray]"]
-_MUSICNN = ("mtt-vgg", "msd-vgg")
-_WON = ("won2020-fcn-mtat", "won2020-fcn-msd", "won2020-fcn-jamendo")
+Model = tuple["ModelDocument", "dict[str, np.ndarray]"]
 # PyTorch before 1.6 wrote bare pickles (protocol 2, then a magic number), later versions zip archives.
 _PICKLE_MAGIC, _ZIP_MAGIC = b"\x80\x02", b"PK\x03\x04"
-_MAX_MEMBER_BYTES = 256 << 20
+_MAX_MEMBER_BYTES = 256 << 20  # of a wheel's member, unpacked: larger ones are refused
+
+
+class Converter(Protocol):
+    """The interface of a module in ``families``. ``contents`` is what the kind's reader gives."""
+
+    @property
+    def NETWORK(self) -> str:
+        """A name of the network for messages."""
+
+    @property
+    def MODELS(self) -> tuple[str, ...]:
+        """The models of the catalogue that have this network."""
+
+    def matches(self, contents: Any, /) -> bool:
+        """Whether the contents are of this network."""
+
+    def family(self, contents: Any, /) -> str:
+        """The one of ``MODELS`` that the contents look like; raises ModelError where they do not tell."""
+
+    def build(self, provenance: Provenance, contents: Any, /) -> Model:
+        """Document and tensors; raises ModelError if the contents are not of ``provenance.entry``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder to convert, and the caller's choices: the catalogue model, and how kernels are stored."""
+
+    path: Path
+    family: str | None
+    kernels: Literal["theano", "tensorflow"] | None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file's bytes; raises ModelError if it cannot be read."""
+        return read_source(self.path)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of checkpoint.
+
+    Attributes
+    ----------
+    about : its name in the list of known kinds
+    recognises : whether a source is of this kind
+    convert : reads a source of this kind and hands it to the converter that matches
+    converters : the networks that such a file can hold
+    """
+
+    about: str
+    recognises: Callable[[Source], bool]
+    convert: Callable[[Source, tuple[Converter, ...]], Model]
+    converters: tuple[Converter, ...]
 
 
 def families() -> tuple[str, ...]:
-    """The catalogue models that a checkpoint can be: all but the variants, and what was never one."""
+    """The catalogue models that a checkpoint can be: all but the variants and those that we trained ourselves."""
     return tuple(item.name for item in entries() if item.base is None and item.origins)
 
 
-def convert_source(path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None) -> _Converted:
-    """``fcntag.convert.convert`` without the naming of the path in errors."""
-    prefix = _checkpoint_prefix(path)
-    if prefix is not None:
-        return _from_checkpoint(prefix, family)
-    data = read_source(path)
-    if data.startswith(HDF5_MAGIC):
-        return _from_keras(path, data, family, kernels)
-    if data.startswith(_ZIP_MAGIC) and path.suffix == ".whl":
-        return _from_wheel(path, data, family)
-    if data.startswith((_PICKLE_MAGIC, _ZIP_MAGIC)):
-        return _from_torch(path, data, family)
-    raise ModelError(
-        "not a checkpoint of a known kind; known: a TensorFlow V2 checkpoint (its folder or prefix), the musicnn "
-        "wheel, Keras HDF5 (.hdf5, .h5), PyTorch state dict (.pth), ONNX (.onnx)"
-    )
+def convert_source(path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None) -> Model:
+    """``fcntag.convert.convert``, but an error need not name the path."""
+    source = Source(path, family, kernels)
+    for kind in KINDS:
+        if kind.recognises(source):
+            return kind.convert(source, kind.converters)
+    known = ", ".join([*(kind.about for kind in KINDS), "ONNX (.onnx)"])
+    raise ModelError(f"not a checkpoint of a known kind; known: {known}")
 
 
-def _provenance(path: Path, data: bytes, family: str | None, guess: Callable[[], str]) -> Provenance:
-    """Whose file it is: by its digest, else what the caller says, else what ``guess`` makes of its layers."""
-    digest = hashlib.sha256(data).hexdigest()
+def _matching(converters: tuple[Converter, ...], contents: Any) -> Converter | None:
+    return next((converter for converter in converters if converter.matches(contents)), None)
+
+
+def _provenance(source: Source, converter: Converter, contents: Any) -> Provenance:
+    """The file's model: by its digest, else by the caller's choice, else by its layers."""
+    digest = hashlib.sha256(source.data).hexdigest()
     for item in entries():
         if item.base is not None:
             continue
         for origin in item.origins:
-            if not origin.members and origin.matches(data):
-                if family not in (None, item.name):
-                    raise ModelError(f"is the published file of {item.name}, not of {family}")
+            if not origin.members and origin.matches(source.data):
+                if source.family not in (None, item.name):
+                    raise ModelError(f"is the published file of {item.name}, not of {source.family}")
                 return Provenance(item, origin, digest, origin.file)
-    return Provenance(entry(family or guess()), None, digest, path.name)
+    return Provenance(entry(source.family or converter.family(contents)), None, digest, source.path.name)
 
 
 # ---- TensorFlow ----
@@ -86,88 +139,112 @@ def _checkpoint_prefix(path: Path) -> str | None:
     return str(path) if Path(f"{path}.index").is_file() else None
 
 
-def _from_checkpoint(prefix: str, family: str | None) -> _Converted:
-    files: dict[str, bytes] = {}
-
-    def read(suffix: str) -> bytes:
-        files[suffix] = read_source(Path(prefix + suffix))
-        return files[suffix]
-
-    checkpoint = Checkpoint(read)
-    return _musicnn(checkpoint, files, family)
+def _from_checkpoint(source: Source, converters: tuple[Converter, ...]) -> Model:
+    prefix = _checkpoint_prefix(source.path)
+    return _tensorflow(lambda suffix: read_source(Path(f"{prefix}{suffix}")), source.family, converters)
 
 
-def _from_wheel(path: Path, data: bytes, family: str | None) -> _Converted:
-    if family not in _MUSICNN:
-        raise ModelError(f"a wheel of musicnn holds several models; say which: {' or '.join(_MUSICNN)}")
-    folder = entry(family).origins[0].file
-    files: dict[str, bytes] = {}
+def _is_wheel(source: Source) -> bool:
+    return source.path.suffix == ".whl" and source.data.startswith(_ZIP_MAGIC)
+
+
+def _from_wheel(source: Source, converters: tuple[Converter, ...]) -> Model:
+    models = _models(converters)
+    if source.family not in models:
+        raise ModelError(f"a wheel of musicnn holds several models; say which: {' or '.join(models)}")
+    folder = entry(source.family).origins[0].file
     try:
-        with zipfile.ZipFile(path) as wheel:
+        with zipfile.ZipFile(source.path) as wheel:
 
             def read(suffix: str) -> bytes:
                 member = wheel.getinfo(f"{folder}/{suffix}")
                 if member.file_size > _MAX_MEMBER_BYTES:
                     raise ModelError(f"{member.filename}: {member.file_size} bytes; at most {_MAX_MEMBER_BYTES}")
-                files[suffix] = wheel.read(member)
-                return files[suffix]
+                return wheel.read(member)
 
-            return _musicnn(Checkpoint(read), files, family)
+            return _tensorflow(read, source.family, converters)
     except KeyError as error:
         raise ModelError(f"not a wheel of musicnn: {error.args[0] if error.args else error}") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise ModelError(f"not a wheel, or damaged: {error}") from None
 
 
-def _musicnn(checkpoint: Checkpoint, files: dict[str, bytes], family: str | None) -> _Converted:
-    if not musicnn_vgg.matches(checkpoint.names()):
-        raise ModelError("a TensorFlow checkpoint, but not of musicnn's VGG models (MTT_vgg, MSD_vgg)")
-    checkpoint.read("dense/kernel")  # so that the shard is among the files that are told by digest
-    digests = {suffix: hashlib.sha256(data).hexdigest() for suffix, data in files.items()}
-    for name in _MUSICNN:
+def _tensorflow(read_file: Callable[[str], bytes], family: str | None, converters: tuple[Converter, ...]) -> Model:
+    """Convert a checkpoint. ``read_file`` gives the bytes of the file with a suffix; the digests are of those files."""
+    digests: dict[str, str] = {}
+
+    def read(suffix: str) -> bytes:
+        data = read_file(suffix)
+        digests[suffix] = hashlib.sha256(data).hexdigest()
+        return data
+
+    checkpoint = Checkpoint(read)
+    converter = _matching(converters, checkpoint)
+    if converter is None:
+        raise ModelError(f"a TensorFlow checkpoint, but not of {' or '.join(c.NETWORK for c in converters)}")
+    checkpoint.read("dense/kernel")  # the head, as tf.layers names it: its shard is read and has a digest then
+    for name in converter.MODELS:
         item = entry(name)
         origin = item.origins[0]
         if {f"{origin.file}/{suffix}": digest for suffix, digest in digests.items()} == origin.members:
             if family not in (None, name):
                 raise ModelError(f"is the published checkpoint of {name}, not of {family}")
             # The wheel's digest stands for the checkpoint in it, so that folder and wheel give the same model file.
-            return musicnn_vgg.build(Provenance(item, origin, origin.sha256, origin.file), checkpoint)
-    if family is None:
-        raise ModelError(f"not one of the published checkpoints; say whose tags it has: {' or '.join(_MUSICNN)}")
-    if family not in _MUSICNN:
-        raise ModelError(f"is a musicnn checkpoint; {family} is not: allowed: {' or '.join(_MUSICNN)}")
-    shards = sorted(suffix for suffix in digests if suffix != ".index")
-    provenance = Provenance(entry(family), None, digests[shards[0]], shards[0])
-    return musicnn_vgg.build(provenance, checkpoint)
+            return converter.build(Provenance(item, origin, origin.sha256, origin.file), checkpoint)
+    shard = min(suffix for suffix in digests if suffix != ".index")
+    provenance = Provenance(entry(family or converter.family(checkpoint)), None, digests[shard], shard)
+    return converter.build(provenance, checkpoint)
 
 
 # ---- Keras and PyTorch ----
 
 
-def _from_keras(
-    path: Path, data: bytes, family: str | None, kernels: Literal["theano", "tensorflow"] | None
-) -> _Converted:
-    file = read_keras(path, kernels)
-    signature = file.signature()
-    if signature == choi2016.SIGNATURE:
-        return choi2016.build(_provenance(path, data, family, lambda: choi2016.family(file)), file)
-    if signature in (choi2017.SIGNATURE, choi2017.SIGNATURE_WITHOUT_HEAD):
-        return choi2017.build(_provenance(path, data, family, lambda: choi2017.family(file)), file)
-    raise ModelError(f"a Keras file, but of no known network: its layers are {signature[:200] or 'none'}")
+def _from_keras(source: Source, converters: tuple[Converter, ...]) -> Model:
+    file = read_keras(source.path, source.kernels)
+    converter = _matching(converters, file)
+    if converter is None:
+        signature = file.signature()
+        raise ModelError(f"a Keras file, but of no known network: its layers are {signature[:200] or 'none'}")
+    return converter.build(_provenance(source, converter, file), file)
 
 
-def _from_torch(path: Path, data: bytes, family: str | None) -> _Converted:
-    state = read_state(path)
-    if not won2020.matches(state):
+def _from_torch(source: Source, converters: tuple[Converter, ...]) -> Model:
+    state = read_state(source.path)
+    converter = _matching(converters, state)
+    if converter is None:
         raise ModelError(
-            "a PyTorch state dict, but of no known network; known: Won's FCN; of another one say what it holds by "
-            "--like NAME or --spec FILE"
+            f"a PyTorch state dict, but of no known network; known: {', '.join(c.NETWORK for c in converters)}; of "
+            "another one say what it holds by --like NAME or --spec FILE"
         )
+    return converter.build(_provenance(source, converter, state), state)
 
-    def guess() -> str:
-        raise ModelError(f"not one of the published files; say whose tags it has: {', '.join(_WON)}")
 
-    provenance = _provenance(path, data, family, guess)
-    if provenance.entry.name not in _WON:
-        raise ModelError(f"holds Won's FCN; {family} is not: allowed: {', '.join(_WON)}")
-    return won2020.build(provenance, state)
+def _models(converters: tuple[Converter, ...]) -> list[str]:
+    return [name for converter in converters for name in converter.MODELS]
+
+
+# ---- the table ----
+
+# A source is of the first kind that recognises it. TensorFlow comes first: its source may be a folder or a prefix,
+# which have no bytes that the others could look at. A wheel is a zip archive, as a state dict is, so it comes before.
+KINDS = (
+    Kind(
+        "a TensorFlow V2 checkpoint (its folder or prefix)",
+        lambda source: _checkpoint_prefix(source.path) is not None,
+        _from_checkpoint,
+        (musicnn_vgg,),
+    ),
+    Kind("the musicnn wheel", _is_wheel, _from_wheel, (musicnn_vgg,)),
+    Kind(
+        "Keras HDF5 (.hdf5, .h5)",
+        lambda source: source.data.startswith(HDF5_MAGIC),
+        _from_keras,
+        (choi2016, choi2017),
+    ),
+    Kind(
+        "PyTorch state dict (.pth)",
+        lambda source: source.data.startswith((_PICKLE_MAGIC, _ZIP_MAGIC)),
+        _from_torch,
+        (won2020,),
+    ),
+)

@@ -1,4 +1,4 @@
-"""The spec that a converter fills: it refuses unset, unknown, wrongly shaped and non-finite tensors."""
+"""Building a model tensor by tensor: a tensor that is unset, unknown, wrongly shaped or not finite is refused."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..errors import ModelError
 from ..model.document import ModelDocument
 
 
-class Spec:
-    """Every tensor that ``document`` needs, set once each in float64, cast to float32 at the end.
+class ModelBuilder:
+    """Collects every tensor that ``document`` needs, in float64. The end casts them to float32.
 
-    >>> spec = Spec(document)
-    >>> spec.set("blocks.0.weight", weight)
-    >>> document, tensors = spec.build()
+    >>> builder = ModelBuilder(document)
+    >>> builder.set("blocks.0.weight", weight)
+    >>> document, tensors = builder.build()
     """
 
     def __init__(self, document: ModelDocument) -> None:
@@ -42,8 +42,8 @@ class Spec:
     def build(self) -> tuple[ModelDocument, dict[str, np.ndarray]]:
         """The document and its float32 tensors; raises ModelError if one is unset or does not fit into float32.
 
-        float32 denormals become zero: they are below anything that can change a score, and slow down a CPU that
-        does not flush them. How many there were is added to the document's notes.
+        float32 denormals become zero. They are too small to change a score, and a CPU that does not flush them
+        computes with them slowly. A note in the document counts them.
         """
         unset = [name for name in self._shapes if name not in self._values]
         if unset:

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from, and the part of the model document that follows from it."""
+"""The origin of a checkpoint, and the part of the model document that follows from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Provenance:
             origin = self.origin
             source = dataclasses.replace(known.source, url=origin.url, file=origin.file, note=origin.note)
             return dataclasses.replace(known, source=source)
-        # Other weights in the same network: nothing that is known about the published ones holds for them.
+        # These are other weights in the same network. Nothing that is known about the published ones holds for them.
         return dataclasses.replace(
             known,
             name=f"{entry.name}-unverified",

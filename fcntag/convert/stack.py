@@ -1,12 +1,12 @@
-"""Any stack of the document's block, from a list of plain layers: what fits is rearranged exactly, the rest is refused.
+"""Any stack of the document's block, from a list of plain layers. A network that does not fit exactly is refused.
 
-A reader (ONNX graph, state dict) gives its layers in order; :class:`Stack` puts them into blocks and a head, float64:
+A reader (ONNX graph, state dict) gives its layers in order. :class:`Stack` puts them into blocks and a head, float64:
 
-* an affine (batch-norm) before the activation is folded into the convolution, one behind it becomes the post-affine;
-* behind a max-pool, what never falls as its input rises (ReLU, ELU, an affine without negative scales) is put in front
-  of it, where it gives the same; max-pools in a row become one;
-* a global average becomes a dense layer over all positions, its weights divided by their number;
-* a dense layer or whole-map convolution is the head; before the head it is a 1x1 convolution of a 1x1 map.
+* An affine (batch-norm) before the activation is folded into the convolution; one behind it becomes the post-affine.
+* A layer behind a max-pool moves in front of it, where its output never falls as its input rises (ReLU, ELU, an affine
+  without negative scales): the result is the same. Max-pools in a row become one.
+* A global average becomes a dense layer over all positions, with its weights divided by their number.
+* A dense layer or whole-map convolution is the head. Before the head it is a 1x1 convolution of a 1x1 map.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. ``where``: how a message names it, e.g. "/conv1/Conv (Conv)"."""
+    """One layer. ``where`` is its name in messages, e.g. "/conv1/Conv (Conv)"."""
 
     where: str
 
@@ -102,9 +102,10 @@ class _Block:
 class Stack:
     """Blocks and head. Give it every layer by :meth:`add`, then call :meth:`finish`.
 
-    Attributes:
-        size: (H, W) of the network's input.
-        tensors: ``blocks.0.weight`` ... ``head.bias`` by the document's names, float64, once it is finished.
+    Attributes
+    ----------
+    size : (H, W) of the network's input
+    tensors : ``blocks.0.weight`` ... ``head.bias`` by the document's names, float64; empty until it is finished
     """
 
     size: tuple[int, int]
@@ -119,13 +120,13 @@ class Stack:
         self._before = self.size  # the map that a global pool reduced
 
     def add(self, layer: Layer) -> None:
-        """Append a layer; what cannot be said in the document is refused by :meth:`finish`."""
+        """Append a layer. :meth:`finish` refuses one that the document cannot express."""
         self._layers.append(layer)
 
     def finish(self, logits: bool = False) -> tuple[tuple[Block, ...], Head, int]:
-        """The document's blocks and head, and the number of tags; ``tensors`` are there then.
+        """The document's blocks and head, and the number of tags. It fills ``tensors``.
 
-        ``logits``: the stack ends before the sigmoid. Raises ModelError that names the layer which does not fit.
+        ``logits`` says that the stack ends before the sigmoid. Raises ModelError that names a layer that does not fit.
         """
         layers = list(self._layers)
         if layers and isinstance(layers[-1], Sigmoid):
@@ -135,9 +136,10 @@ class Stack:
         elif not logits:
             end = layers[-1].where if layers else "the input"
             raise ModelError(f"{end}: the network must end in a sigmoid; say --logits if scores are its sigmoid")
-        last = max((i for i, layer in enumerate(layers) if isinstance(layer, (Conv, Dense))), default=-1)
-        if last < 0:
+        weighted = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, (Conv, Dense))]
+        if not weighted:
             raise ModelError("no convolution and no dense layer in it")
+        last, head = weighted[-1]
         steps: dict[type[Layer], Callable[..., None]] = {
             Conv: self._conv,
             Dense: self._dense,
@@ -149,7 +151,7 @@ class Stack:
         }
         for layer in layers[:last]:
             steps[type(layer)](layer)
-        return self._head(layers[last], layers[last + 1 :])
+        return self._head(head, layers[last + 1 :])
 
     # ---- layers ----
 
@@ -245,8 +247,7 @@ class Stack:
             self._now, self._global = self._before, None
             self._max_pool(MaxPool(self._blocks[-1].where, self._now, self._now))
 
-    def _head(self, layer: Layer, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
-        assert isinstance(layer, (Conv, Dense))
+    def _head(self, layer: Conv | Dense, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
         if isinstance(layer, Conv):
             behind = self._head_pool(layer, behind)
             layer = self._whole_map(layer)

@@ -1,6 +1,6 @@
-"""A state dict of any stack of blocks: tensors in the order of the layers; activations and pools come from a plan.
+"""A state dict of any stack of blocks: it holds tensors in the order of the layers, but no activations and no pools.
 
-The plan is the spec's ``blocks``, a list with one object for each convolution (all fields optional)::
+Those come from ``blocks`` of the user's spec, a list with one object for each convolution (all fields optional)::
 
     {"activation": "relu" | "elu" | "none",                 default relu
      "batch_norm": "before" | "after" | "none",             of the activation; default: before, where there is one
@@ -24,11 +24,15 @@ from .batchnorm import scale_shift
 from .stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 
 if TYPE_CHECKING:
-    from .user_spec import Recipe
+    from .user_spec import UserSpec
 
 State = dict[str, np.ndarray]
 _NORM = ("weight", "bias", "running_mean", "running_var")
-_PLAN = {"activation": ("relu", "elu", "none"), "batch_norm": ("before", "after", "none"), "pool_first": (True, False)}
+_CHOICES = {
+    "activation": ("relu", "elu", "none"),
+    "batch_norm": ("before", "after", "none"),
+    "pool_first": (True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class _Step:
 
 @dataclass
 class StateNetwork:
-    """Layers for a Stack, the input's batch-norm, and what PyTorch's own functions make of the same tensors."""
+    """Layers for a Stack, the input's batch-norm, and the same network of PyTorch's own functions to compare with."""
 
     layers: list[Layer]
     scale: Array | None
@@ -59,8 +63,8 @@ class StateNetwork:
     run: Callable[[np.ndarray], np.ndarray]  # x [B, H, W] before the input's batch-norm -> logits, float64
 
 
-def read(state: State, recipe: Recipe) -> StateNetwork:
-    """Read a state dict by the recipe's plan; raises ModelError that names the tensor or the field of the plan."""
+def read(state: State, user: UserSpec) -> StateNetwork:
+    """Read a state dict by the user's blocks; raises ModelError that names the tensor or the field of a block."""
     groups = _groups(state)
     convs = [group for group in groups if group.kind == "conv"]
     dense = [group for group in groups if group.kind == "dense"]
@@ -69,14 +73,14 @@ def read(state: State, recipe: Recipe) -> StateNetwork:
     head = dense[0] if dense else convs.pop() if len(convs) > 1 else None
     if head is None or not convs:
         raise ModelError("no convolutions with a head behind them in it")
-    steps = _plan(recipe, len(convs))
+    steps = _steps(user, len(convs))
     input_norm, norms = _norms(groups, convs, steps, head)
     layers: list[Layer] = []
     calls: list[Callable[[Any], Any]] = []
     if input_norm is not None:
-        calls.append(_torch_norm(input_norm, recipe.epsilon))
+        calls.append(_torch_norm(input_norm, user.epsilon))
     for conv, norm, step in zip(convs, norms, steps, strict=True):
-        pool = ("pool", *(_pool(step))) if step.window != (1, 1) or step.stride != (1, 1) else None
+        pool = ("pool", step.window, step.stride) if step.window != (1, 1) or step.stride != (1, 1) else None
         inner: list[Any] = [("conv", conv)]
         if pool is not None and step.pool_first:
             inner.append(pool)
@@ -89,11 +93,11 @@ def read(state: State, recipe: Recipe) -> StateNetwork:
         if pool is not None and not step.pool_first:
             inner.append(pool)
         for kind, *what in inner:
-            layer, call = _layer(kind, what, conv.name, recipe.epsilon)
+            layer, call = _layer(kind, what, conv.name, user.epsilon)
             layers.append(layer)
             calls.append(call)
-    scale, shift = (None, None) if input_norm is None else _affine(input_norm, recipe.epsilon)
-    _head(head, recipe.flatten, layers, calls)
+    scale, shift = (None, None) if input_norm is None else _affine(input_norm, user.epsilon)
+    _head(head, user.flatten, layers, calls)
     layers.append(Sigmoid("the sigmoid"))
 
     def run(x: np.ndarray) -> np.ndarray:
@@ -133,13 +137,13 @@ def _groups(state: State) -> list[_Group]:
     return groups
 
 
-def _plan(recipe: Recipe, n_convs: int) -> list[_Step]:
-    if recipe.plan is None and recipe.like is None:
+def _steps(user: UserSpec, n_convs: int) -> list[_Step]:
+    if user.blocks is None and user.like is None:
         raise ModelError(
             "a state dict holds no activations and pools: name a model that has the same (--like NAME), or give blocks "
             "(--spec FILE)"
         )
-    steps = [_of_block(block) for block in recipe.like or ()] if recipe.plan is None else _of_spec(recipe.plan)
+    steps = [_of_block(block) for block in user.like or ()] if user.blocks is None else _of_spec(user.blocks)
     if len(steps) != n_convs:
         raise ModelError(f"{n_convs} convolutions before the head, but {len(steps)} blocks in the plan")
     return steps
@@ -150,19 +154,19 @@ def _of_block(block: Block) -> _Step:
     return _Step(block.activation, place, block.pool.window, block.pool.stride)
 
 
-def _of_spec(plan: Any) -> list[_Step]:
-    if not isinstance(plan, list):
+def _of_spec(blocks: Any) -> list[_Step]:
+    if not isinstance(blocks, list):
         raise ModelError("blocks: must be a list, one object for each convolution")
     steps = []
-    for i, entry in enumerate(plan):
+    for i, entry in enumerate(blocks):
         where = f"blocks[{i}]"
         if not isinstance(entry, dict):
             raise ModelError(f"{where}: must be an object")
         for key, value in entry.items():
-            if key != "pool" and key not in _PLAN:
-                raise ModelError(f"{where}.{key[:80]}: unknown field; known: pool, {', '.join(_PLAN)}")
-            if key != "pool" and value not in _PLAN[key]:
-                raise ModelError(f"{where}.{key}: {value!r} is not one of {', '.join(map(str, _PLAN[key]))}")
+            if key != "pool" and key not in _CHOICES:
+                raise ModelError(f"{where}.{key[:80]}: unknown field; known: pool, {', '.join(_CHOICES)}")
+            if key != "pool" and value not in _CHOICES[key]:
+                raise ModelError(f"{where}.{key}: {value!r} is not one of {', '.join(map(str, _CHOICES[key]))}")
         pool = entry.get("pool", [1, 1])
         window, stride = (pool.get("window"), pool.get("stride")) if isinstance(pool, dict) else (pool, pool)
         for value in (window, stride):
@@ -177,7 +181,11 @@ def _of_spec(plan: Any) -> list[_Step]:
 def _norms(
     groups: list[_Group], convs: list[_Group], steps: list[_Step], head: _Group
 ) -> tuple[_Group | None, list[_Group | None]]:
-    """The input's batch-norm, and each block's: by place in the file, or, where all come last, one after another."""
+    """The input's batch-norm, and each block's.
+
+    A batch-norm belongs to the convolution before it. Where all batch-norms come last, they belong to the blocks in
+    order.
+    """
     after: dict[str, list[_Group]] = {"": []}
     at = ""
     for group in groups:
@@ -206,10 +214,6 @@ def _norms(
     return (first[0] if first else None), norms
 
 
-def _pool(step: _Step) -> tuple[tuple[int, int], tuple[int, int]]:
-    return step.window, step.stride
-
-
 def _affine(norm: _Group, epsilon: float) -> tuple[Array, Array]:
     try:
         return scale_shift(*(norm.tensors[name] for name in _NORM), rule="standard", epsilon=epsilon)
@@ -232,7 +236,7 @@ def _torch_norm(norm: _Group, epsilon: float) -> Callable[[Any], Any]:
 
 
 def _layer(kind: str, what: list[Any], where: str, epsilon: float) -> tuple[Layer, Callable[[Any], Any]]:
-    """One layer, and PyTorch's own for it, float64 and unfolded."""
+    """One layer, and PyTorch's own function for it, in float64 and without folding."""
     import torch
 
     functions = torch.nn.functional
@@ -245,8 +249,7 @@ def _layer(kind: str, what: list[Any], where: str, epsilon: float) -> tuple[Laye
     if kind == "norm":
         return Affine(what[0].name, *_affine(what[0], epsilon)), _torch_norm(what[0], epsilon)
     if kind == "activation":
-        call = {"relu": functions.relu, "elu": functions.elu}[what[0]]
-        return Activation(f"{where}'s activation", what[0]), call
+        return Activation(f"{where}'s activation", what[0]), getattr(functions, what[0])
     window, stride = what
     return MaxPool(f"{where}'s pool", window, stride), lambda x: functions.max_pool2d(x, window, stride)
 

@@ -1,10 +1,12 @@
-"""What a network's file does not say about the model: front end, windows, tags, licence, and of a state dict the pools.
+"""The caller's part of a conversion: everything about a model that the network's file does not say.
 
-From a model that has the same (``like``), from a JSON file (``spec``), or from the document in an ONNX file of
-``fcntag export``. The spec may hold any of: ``name``, ``description``, ``tags``, ``licence``, ``licence_notice``,
-``training_data``, ``source`` and ``notes``, ``frontend`` and ``segments`` of the model document (or, with ``like``,
-those of their fields that differ), ``input`` {"scale": [...], "shift": [...]} for a normalization that has such
-tensors; and for a state dict ``blocks``, ``flatten`` and ``batch_norm_epsilon``, see ``fcntag.convert.state_stack``.
+That is the front end, the windows, the tags and the licence; for a state dict also activations and pools. They come
+from a model that has the same (``like``), from a JSON file (``spec``), or from the document in an ONNX file of
+``fcntag export``. The JSON may hold ``name``, ``description``, ``tags``, ``licence``, ``licence_notice``,
+``training_data``, ``source``, ``notes``, ``frontend`` and ``segments``, all as in the model document. With ``like``,
+``frontend`` and ``segments`` may hold only the fields that differ. ``input`` {"scale": [...], "shift": [...]} gives the
+tensors of a normalization that has such tensors. ``blocks``, ``flatten`` and ``batch_norm_epsilon`` are for a state
+dict: see ``fcntag.convert.state_stack``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..catalogue.names import load_any
 from ..errors import ModelError
 from ..model.document import FORMAT, MAX_JSON_BYTES, Block, ModelDocument
 from ..model.json_fields import unique_keys
@@ -40,34 +43,30 @@ _FIELDS = (
 
 
 @dataclass
-class Recipe:
-    """What was found.
+class UserSpec:
+    """Everything that the caller said, put together.
 
-    Attributes:
-        document: JSON of a model document, without blocks and head.
-        input: tensors input.scale and input.shift, where the front end is another model's and has them.
-        like: blocks of the model that ``like`` names.
-        plan: ``blocks`` of the spec, unchecked.
-        flatten: order of the last map's values for the dense layer.
-        epsilon: of every batch-norm of a state dict.
-        tags_are_given: by the caller, not by a model that happens to have the same front end.
+    Attributes
+    ----------
+    document : JSON of a model document, without blocks and head
+    input : tensors input.scale and input.shift, where the front end is another model's and has them
+    like : blocks of the model that ``like`` names
+    blocks : ``blocks`` of the JSON file, unchecked
+    flatten : order of the last map's values for the dense layer
+    epsilon : of every batch-norm of a state dict
+    tags_are_given : whether the caller gave the tags; they may also be those of a model with the same front end
     """
 
     document: dict[str, Any]
     input: dict[str, np.ndarray] = field(default_factory=dict)
     like: tuple[Block, ...] | None = None
-    plan: Any = None
+    blocks: Any = None
     flatten: str = "chw"
     epsilon: float = 1e-5
     tags_are_given: bool = False
 
-    def bands_and_frames(self) -> tuple[int, int]:
-        """(n_mels, n_frames) of the front end's window."""
-        height, width = self._template().input_size()
-        return (height, width) if self.document["frontend"]["layout"] == "mel_time" else (width, height)
-
-    def _template(self) -> ModelDocument:
-        """A document with this front end and the smallest network there is, only to be asked for sizes."""
+    def template(self) -> ModelDocument:
+        """A document with this front end and these windows, to ask for sizes; its network is the smallest there is."""
         pool = {"window": [1, 1], "stride": [1, 1]}
         block = {"kernel": 1, "in_channels": 1, "out_channels": 1, "activation": "none", "pool": pool}
         head = {"flatten": "max", "in_features": 1}
@@ -83,12 +82,21 @@ def load(
     tags: str | None = None,
     name: str | None = None,
     metadata: str | None = None,
-) -> Recipe:
-    """The recipe for a network in ``file``.
+) -> UserSpec:
+    """Everything about the model in ``file`` that the caller or the file's own metadata says.
 
-    ``like``: a name that ``fcntag validate`` takes; ``spec``: path of the JSON; ``tags``: path of a text file, one tag
-    a line; ``metadata``: the document in the file itself, used where there is neither ``like`` nor a front end in the
-    spec. Raises ModelError that names the file and the field.
+    Parameters
+    ----------
+    file, sha256 : name and digest of the network's file, for the document
+    like : a name that ``fcntag validate`` takes
+    spec : path of the JSON file
+    tags : path of a text file with one tag a line
+    name : of the model; by default the file's stem
+    metadata : the document in the file itself, used where neither ``like`` nor the JSON file gives the front end
+
+    Raises
+    ------
+    ModelError : it names the file and the field
     """
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -102,16 +110,16 @@ def load(
         "metrics": [],
         "notes": [],
     }
-    recipe = Recipe(document)
+    user = UserSpec(document)
     given = {} if spec is None else _read_spec(spec)
     if like is not None:
-        _take_model(recipe, _model(like), like)
+        _take_model(user, load_any(like)[0], like)
     elif metadata is not None and not {"frontend", "segments"} <= set(given):
-        _take_metadata(recipe, metadata)
+        _take_metadata(user, metadata)
     for key, value in given.items():
-        _take_field(recipe, key, value, spec or "")
+        _take_field(user, key, value, spec or "")
     if tags is not None:
-        document["tags"], recipe.tags_are_given = _read_tags(tags), True
+        document["tags"], user.tags_are_given = _read_tags(tags), True
     if name is not None:
         document["name"] = name
     document["source"] |= {"sha256": sha256, "file": file}
@@ -120,38 +128,32 @@ def load(
             raise ModelError(
                 f"its {part} is not in it: name a model that has the same (--like NAME), or give it (--spec FILE)"
             )
-    return recipe
+    return user
 
 
-def _model(name: str) -> Model:
-    from ..catalogue.names import load_any
-
-    return load_any(name)[0]
-
-
-def _take_model(recipe: Recipe, model: Model, name: str) -> None:
+def _take_model(user: UserSpec, model: Model, name: str) -> None:
     data = json.loads(model.document.to_json())
-    recipe.document |= {"frontend": data["frontend"], "segments": data["segments"], "tags": data["tags"]}
-    recipe.document["notes"] = [f"Front end, windows and tags as of {name}, by the choice of whoever converted it."]
-    recipe.input = {key: value for key, value in model.tensors.items() if key.startswith("input.")}
-    recipe.like = model.document.blocks
-    recipe.flatten = model.document.head.flatten
+    user.document |= {"frontend": data["frontend"], "segments": data["segments"], "tags": data["tags"]}
+    user.document["notes"] = [f"Front end, windows and tags as of {name}, by the choice of whoever converted it."]
+    user.input = {key: value for key, value in model.tensors.items() if key.startswith("input.")}
+    user.like = model.document.blocks
+    user.flatten = model.document.head.flatten
 
 
-def _take_metadata(recipe: Recipe, text: str) -> None:
+def _take_metadata(user: UserSpec, text: str) -> None:
     try:
         data = json.loads(ModelDocument.from_json(text).to_json())
     except ModelError as error:
         raise ModelError(f"metadata.fcntag: {error}") from None
     for key in (*_TEXTS, "tags", "source", "notes", "frontend", "segments"):
-        recipe.document[key] = data[key]
+        user.document[key] = data[key]
     note = "Converted from an exported file, whose weights may have been changed since."
-    recipe.document["notes"] = [note, *(n for n in data["notes"] if n != note)]
-    recipe.tags_are_given = True
+    user.document["notes"] = [note, *(n for n in data["notes"] if n != note)]
+    user.tags_are_given = True
 
 
-def _take_field(recipe: Recipe, key: str, value: Any, spec: str) -> None:
-    document = recipe.document
+def _take_field(user: UserSpec, key: str, value: Any, spec: str) -> None:
+    document = user.document
     if key in ("frontend", "segments", "source"):
         if not isinstance(value, dict):
             raise ModelError(f"{spec}: {key}: must be an object")
@@ -159,18 +161,18 @@ def _take_field(recipe: Recipe, key: str, value: Any, spec: str) -> None:
     elif key == "input":
         if not isinstance(value, dict) or set(value) != {"scale", "shift"}:
             raise ModelError(f"{spec}: input: must be an object with scale and shift")
-        recipe.input = {f"input.{name}": _numbers(f"{spec}: input.{name}", values) for name, values in value.items()}
+        user.input = {f"input.{name}": _numbers(f"{spec}: input.{name}", values) for name, values in value.items()}
     elif key == "blocks":
-        recipe.plan = value
+        user.blocks = value
     elif key == "flatten":
-        recipe.flatten = value
+        user.flatten = value
     elif key == "batch_norm_epsilon":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
             raise ModelError(f"{spec}: batch_norm_epsilon: {value!r}; must be a number above 0")
-        recipe.epsilon = float(value)
+        user.epsilon = float(value)
     else:
         document[key] = value
-        recipe.tags_are_given |= key == "tags"
+        user.tags_are_given |= key == "tags"
 
 
 def _numbers(where: str, values: Any) -> np.ndarray:

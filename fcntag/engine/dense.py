@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError
+from ..model.activation import sigmoid
 from ..pipeline.dense_plan import DensePlan, plan_dense
 from .cpu import CpuEngine
 
@@ -66,7 +67,7 @@ def dense_scores(engine: Engine, wave: np.ndarray) -> np.ndarray:
     # their values.
     model = engine.whole_model if document.frontend.normalization == "standardize" else engine.needed_model
     logits = np.concatenate([_head(model, plan, part) for part in _last_maps(engine, model, plan, x)])
-    return _sigmoid(logits).astype(np.float32)
+    return sigmoid(logits).astype(np.float32)
 
 
 def _last_maps(engine: CpuEngine, model: Model, plan: DensePlan, x: np.ndarray) -> Any:
@@ -122,7 +123,3 @@ def _head(model: Model, plan: DensePlan, last: np.ndarray) -> np.ndarray:
         features = (windows if order == "chw" else windows.transpose(0, 2, 3, 1)).reshape(len(windows), -1)
     weight, bias = (model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
     return features.astype(np.float64) @ weight.T + bias
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0.0, -z))

@@ -1,4 +1,4 @@
-"""Which column of the annotations a score answers to: tags are matched by name, merged where a map says so."""
+"""Matching the scores' tags with the annotations': by name, and merged where a map says so."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def align(
 ) -> Truth:
     """Match tags by name.
 
-    A tag of ``merges`` goes where that says. Others match if they are the same, or else if they differ only in case
-    and in what stands between words (space, ``-``, ``_``) and no second tag on either side reads alike.
+    A tag of ``merges`` goes where that says. Others match if they are the same. They also match if they differ only in
+    case and in the characters between words (space, ``-``, ``_``), and no second tag on either side reads alike.
 
     Parameters
     ----------
     model_tags : labels of the scores' columns
-    merges : tag of the dataset -> tags of the model that it counts for; none: it is left out
+    merges : tag of the dataset -> tags of the model that it counts for; with none it is left out
     skip_untagged : leave out clips with none of the matched tags, as the cleaned splits do
 
     Raises

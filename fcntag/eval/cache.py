@@ -1,4 +1,4 @@
-"""Scores that outlive the run: a folder of Parquet parts, each whole or not there, each bound to what computed it.
+"""Scores that outlive the run: a folder of Parquet parts. Each is whole or absent, and bound to its model and engine.
 
     FOLDER/mtt-vgg-0123456789abcdef/part-....parquet
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ..tagger import Tagger
 
 FORMAT = 1
-# A part is written when so many scores wait, or the oldest has waited so long: what a kill -9 costs at most.
+# A part is written when so many scores wait, or when the oldest has waited so long. A kill -9 loses at most these.
 PART_ROWS = 64
 PART_SECONDS = 2.0
-MANY_PARTS = 16  # are made one when the run ends: opening a file costs more than reading its rows
+MANY_PARTS = 16  # so many become one when the run ends, because opening a file costs more than reading its rows
 LEFTOVER_SECONDS = 3600.0  # a temporary file this old belongs to no living run
 
 Note = Callable[[str], None]
@@ -53,14 +53,14 @@ def binding_of(tagger: Tagger, hop: float | None, segments: str | None) -> dict[
 
 
 class ScoreCache:
-    """Scores of one binding in ``folder``; a context manager that writes what waits, however it is left.
+    """Scores of one binding in ``folder``; a context manager that writes the waiting scores, however it is left.
 
     Parameters
     ----------
     folder : made if it is not there
     binding : see ``binding_of``
     tags : labels of a row of scores
-    note : is told in one line what was not used, and why
+    note : called with one line for each part that was not used, and the reason
 
     Raises
     ------
@@ -119,13 +119,13 @@ class ScoreCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits as one part."""
+        """Write the waiting scores as one part."""
         if self._new:
             self._parts.append(self._write(self._new))
             self._new = []
 
     def close(self) -> None:
-        """Write what waits, and make one part of many."""
+        """Write the waiting scores, and make one part of many."""
         self.flush()
         if len(self._parts) > MANY_PARTS:
             whole = self._write(list(self._rows))
@@ -158,7 +158,7 @@ class ScoreCache:
             ],
             schema=self._schema,
         )
-        # Runs at once do not know of each other, so no two parts may ever have one name.
+        # Runs at the same time do not know of each other, so no two parts may ever have one name.
         name = f"part-{time.time_ns():020}-{uuid.uuid4().hex[:12]}.parquet"
         path = os.path.join(self.folder, name)
         temporary = os.path.join(self.folder, f".{name}.tmp")
@@ -200,7 +200,7 @@ class ScoreCache:
             )
 
     def _read(self, path: str) -> str | None:
-        """Take the rows of a part; why not, if not."""
+        """Take the rows of a part; returns the reason where it cannot be used."""
         from pyarrow import parquet
 
         try:
@@ -213,7 +213,7 @@ class ScoreCache:
             scores = table.column("scores").combine_chunks()
             values = scores.values.to_numpy().reshape(-1, self._n_tags)
             keys, sizes, times = (table.column(name).to_pylist() for name in ("path", "size", "mtime_ns"))
-        except FileNotFoundError:  # another run has just made one part of many; what was in it is scored again
+        except FileNotFoundError:  # another run has just made one part of many; the clips in it are scored again
             return None
         except (OSError, ValueError, self._pa.ArrowException) as error:
             return f"damaged ({str(error).splitlines()[0]})"

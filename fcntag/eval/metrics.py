@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Weights looked at together: small enough that a block of them and its sums stay in the second-level cache.
+# So many weights are handled together. A larger block and its sums would not stay in the second-level cache; a smaller
+# one would make more calls of NumPy.
 BLOCK = 1 << 15
 
 
@@ -33,8 +34,8 @@ class Metrics:
 class Intervals:
     """Percentile intervals from a bootstrap over the clips; ``low``, ``high`` as [2, ...]: ROC-AUC, PR-AUC.
 
-    A resample without a positive or without a negative clip of a tag says nothing about that tag: it is left out of
-    the tag's interval, and the tag out of that resample's macro average.
+    A resample without a positive or without a negative clip of a tag says nothing about that tag. It is left out of
+    the tag's interval, and the tag is left out of that resample's macro average.
     """
 
     low: np.ndarray  # float64 [2, n_tags]
@@ -148,8 +149,8 @@ def bootstrap(
 ) -> Intervals:
     """Percentile intervals over resamples of the clips, drawn with replacement.
 
-    A resample is the same for all tags, so that the macro averages keep what tags have in common. The draws depend on
-    ``seed`` and the number of clips only; which clip a draw means depends on the order of the rows.
+    A resample is the same for all tags, so that the macro averages keep the correlation between tags. The draws depend
+    only on ``seed`` and the number of clips. The order of the rows decides which clip a draw stands for.
 
     Parameters
     ----------
@@ -213,7 +214,7 @@ def resampled(
 
 
 def macro_each(values: np.ndarray) -> np.ndarray:
-    """Means over the last axis, of what is defined there; NaN where nothing is."""
+    """Means of the defined values over the last axis; NaN where none is defined."""
     count = (~np.isnan(values)).sum(axis=-1)
     return np.divide(np.nansum(values, axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
 

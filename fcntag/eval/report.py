@@ -53,7 +53,7 @@ class Report:
 
     dataset: str
     source: dict[str, Any]  # files and options that the dataset was read from
-    about: dict[str, Any]  # what computed the scores
+    about: dict[str, Any]  # model, engine and settings that computed the scores
     settings: dict[str, Any]  # resamples, seed, confidence
     clips: int  # evaluated
     cached: int  # of them from the cache

@@ -1,4 +1,4 @@
-"""Scores that somebody has computed already: what ``fcntag tag`` writes, or a matrix of another system.
+"""Scores that were computed before: the files of ``fcntag tag``, or a matrix of another system.
 
 .parquet        fcntag tag -f parquet
 .jsonl, .json   fcntag tag -n 0
@@ -29,7 +29,7 @@ ALL_TAGS = "every track needs all tags: fcntag tag -n 0 writes them"
 
 @dataclass(eq=False)
 class ScoreTable:
-    """What a file holds. ``paths`` None: the rows are those of the dataset, in its order."""
+    """The contents of a file. Where ``paths`` is None, the rows are those of the dataset, in its order."""
 
     source: str
     tags: tuple[str, ...]

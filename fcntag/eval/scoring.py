@@ -31,7 +31,7 @@ class Scores:
     missing: list[str] = field(default_factory=list)  # sound files that are not there, or clips without scores
     failed: dict[str, str] = field(default_factory=dict)  # path -> error, one line
     cached: int = 0  # clips whose scores were in the cache
-    about: dict[str, Any] = field(default_factory=dict)  # what computed them: model, engine, settings
+    about: dict[str, Any] = field(default_factory=dict)  # model, engine and settings that computed them
 
 
 def score(
@@ -55,7 +55,7 @@ def score(
     cache : folder for the scores (see ``fcntag.eval.cache``; needs pyarrow); None: nothing is kept
     hop, segments, workers : as for ``Tagger.tag_many``
     on_clip : is called after each clip, with its Result if it was tagged now
-    note : is told in one line what of the cache is not used
+    note : called with one line for each part of the cache that is not used
 
     Raises
     ------

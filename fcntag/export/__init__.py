@@ -1,11 +1,12 @@
 """A model in other formats: an ONNX graph, or a PyTorch program, from the same document and tensors as the engine's.
 
-What an export computes: ``log_mel`` [batch, n_rows, n_frames], the network's input *before* normalisation, in librosa's
-orientation -> normalisation -> blocks -> head -> ``scores`` [batch, n_tags], float32. As in ``Engine.log_mel`` the name
-stands for the rows of any front end: the logarithm of the power of mel bands or STFT bins, or of MFCC the coefficients,
-their deltas and their delta-deltas. With ``frontend`` it takes ``waves`` [batch, n_samples] at the model's rate instead
-and computes these rows itself, in float64. With ``blocks`` every block's pooled output [batch, C, H, W] follows the
-scores, named ``block1``, ``block2``, ... The batch may be of any size; the length is that of the document's window.
+An export takes ``log_mel`` [batch, n_rows, n_frames], the network's input *before* normalisation, in librosa's
+orientation. It computes normalisation, blocks and head, and gives ``scores`` [batch, n_tags], float32. As in
+``Engine.log_mel`` the name stands for the rows of any front end: the logarithm of the power of mel bands or STFT bins,
+or for MFCC the coefficients, their deltas and their delta-deltas. With ``frontend`` it takes ``waves``
+[batch, n_samples] at the model's rate instead and computes these rows itself, in float64. With ``blocks`` every block's
+pooled output [batch, C, H, W] follows the scores, named ``block1``, ``block2``, ... The batch may be of any size; the
+length is that of the document's window.
 
 The losslessly reduced network is the engine's own business: an export holds every channel of the model. The document
 (tags, licence, front end) travels in the file, for ``fcntag convert`` and for people.

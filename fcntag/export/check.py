@@ -1,4 +1,4 @@
-"""What an exported file computes, in its own runtime, against the engine."""
+"""Comparing an exported file, in its own runtime, with the engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine import CpuEngine
 from ..errors import ModelError
 from . import rows_and_frames
 
@@ -20,11 +21,9 @@ SEGMENTS = 3  # not the batch size that a program was traced with
 def difference(model: Model, path: str, *, frontend: bool = False, blocks: bool = False) -> float:
     """Largest difference of a score between the file at ``path`` and the engine (CPU, float32), on random input.
 
-    Arguments as the file was exported with. Raises ImportError where ONNX Runtime is missing, ModelError if the file's
-    output is not what it should be.
+    The arguments are those that the file was exported with. Raises ImportError where ONNX Runtime is missing,
+    ModelError if the file has other outputs than it should.
     """
-    from ..engine import CpuEngine
-
     rng = np.random.default_rng(0)
     with CpuEngine(model, max_batch=SEGMENTS, reduce=False) as engine:
         if frontend:

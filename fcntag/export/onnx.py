@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ModelError
 from . import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ except ImportError:
     raise ImportError('ONNX graphs need onnx, which is not installed: pip install "fcntag[onnx]"') from None
 
 OPSET = 17  # the first with STFT
-IR_VERSION = 8  # what a runtime of that opset's time reads
+IR_VERSION = 8  # runtimes as old as that opset read it
 MAX_BYTES = (1 << 31) - 1  # of one protobuf message
 
 
@@ -84,7 +85,7 @@ def model_bytes(model: Model, *, frontend: bool = False, blocks: bool = False) -
 def network_bytes(model: Model, batch: int | str, height: int, width: int) -> bytes:
     """The network alone: x [batch, 1, height, width], normalised -> scores [batch, n_tags].
 
-    ``batch`` may be a name (any size): static shapes are what runtimes optimise best.
+    ``batch`` may be a name, which stands for any size. Runtimes optimise static shapes best.
     """
     graph = _Graph("x")
     for i in range(len(model.document.blocks)):
@@ -116,8 +117,6 @@ def stage_bytes(model: Model, stage: int) -> bytes:
 
 def _checked(proto: Any, name: str) -> bytes:
     if proto.ByteSize() > MAX_BYTES:
-        from ..errors import ModelError
-
         raise ModelError(f"{name}: {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}")
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString()
@@ -258,7 +257,7 @@ def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
     if frontend.normalization == "standardize":
-        # float64: the sums run over a whole segment, and runtimes add them up one by one
+        # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
         mean = graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="mean")
         graph.current = x

@@ -145,11 +145,12 @@ class Normalise(nn.Module):
 
 
 class Module(nn.Module):
-    """The exported model, in evaluation mode: see :mod:`fcntag.export` for what goes in and comes out.
+    """The exported model, in evaluation mode; :mod:`fcntag.export` describes its input and outputs.
 
-    Attributes:
-        document: the model's document, as JSON.
-        example: an input of two segments, zeros.
+    Attributes
+    ----------
+    document : the model's document, as JSON
+    example : an input of two segments, zeros
     """
 
     def __init__(self, model: Model, *, frontend: bool = False, blocks: bool = False) -> None:

@@ -1,190 +1,23 @@
 """Is the engine right on this machine? Stage by stage against the float64 oracle, another framework, or stored arrays.
 
-* ``mel``: the network's input, from the same waveform; of STFT and MFCC front ends, too.
-* ``block 1`` ... : each block **on its own**: the reference computes it from the map that the engine's block really
-  had, so a wrong block shows in its own line and in no other.
-* ``head``: the logits, from the engine's own last map.
-* ``scores``: from the waveform to the scores, the reference all by itself, the engine as a user runs it, its lossless
-  reduction included.
+* ``mel``: the network's input, computed from the same waveform. STFT and MFCC front ends have this stage too.
+* ``block 1`` ... : each block **on its own**. The reference computes it from the map that the engine's block really
+  had. A wrong block therefore shows in its own line and in no other.
+* ``head``: the logits, computed from the engine's own last map.
+* ``scores``: from the waveform to the scores. The reference computes them all by itself, and the engine computes them
+  as it does for a user, its lossless reduction included.
 
-Blocks and head are those of the whole network: the reduced one has other channels. What is allowed, and why, stands in
-``fcntag.validate.tolerances``.
+Blocks and head are those of the whole network, because the reduced one has other channels. The tolerances and their
+reasons are in ``fcntag.validate.tolerances``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from ..errors import AudioError
-from . import cases, references, stored, tolerances
 from .cases import Case
-from .measure import Stage, compare, compare_scores, mel_stage
+from .measure import Stage
 from .references import REFERENCES, Reference
 from .report import CaseReport, Report
-from .stored import Stored, StoredError
-
-if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..model.file import Model
+from .run import check, validate
+from .stored import StoredError
 
 __all__ = ["REFERENCES", "Case", "CaseReport", "Reference", "Report", "Stage", "StoredError", "check", "validate"]
-
-_MAX_BATCH = 4  # maps of the whole network are large
-
-
-def validate(
-    model: Model,
-    audio: Iterable[str] = (),
-    *,
-    against: str = "oracle",
-    device: str = "auto",
-    precision: str = "float32",
-    threads: int = 0,
-    reduce: bool = True,
-    windows: int = 1,
-    top: int = 5,
-    save: str | None = None,
-    progress: Callable[[CaseReport], None] | None = None,
-) -> Report:
-    """Validate ``model`` on noise, a random input, a synthetic piece, and windows of the files in ``audio``.
-
-    Args:
-        against: "oracle", "torch", "onnxruntime", or the path of an ``.npz`` file (see ``fcntag.validate.stored``);
-            with a file, it brings the input, unless it holds no waves and ``audio`` names one file.
-        windows: of each file, spread evenly.
-        device, precision, threads, reduce: as for ``fcntag.engine.create_engine``.
-        top: how many of the best tags must come in the same order.
-        save: path of an ``.npz`` file for the reference's own stages of all waves.
-        progress: called with each input as it is done.
-
-    Returns:
-        The report; a file of ``audio`` that cannot be read is an error in it.
-
-    Raises:
-        ImportError: the reference's package is missing; ValueError: ``against`` is unknown; StoredError: the file is
-        bad; DeviceError, ModelError: as for the engine.
-    """
-    from ..engine import create_engine
-
-    is_file = against.endswith(".npz")
-    if not is_file and against not in REFERENCES:
-        raise ValueError(f"against={against!r}; allowed: {', '.join(REFERENCES)}, or an .npz file")
-    document = model.document
-    golden = stored.read(against, document) if is_file else None
-    reference = None if is_file else references.make(against, model)
-
-    def engine(reduce: bool) -> Engine:
-        return create_engine(
-            model, device=device, precision=precision, max_batch=_MAX_BATCH, threads=threads, reduce=reduce
-        )
-
-    with engine(False) as whole, engine(reduce) as run:
-        report = Report.of(model, run, reference.about if reference else against, against)
-
-        def add(case: CaseReport) -> None:
-            report.cases.append(case)
-            if progress is not None:
-                progress(case)
-
-        kept: list[tuple[Case, list[Any]]] = []
-        given = [] if golden is not None else cases.built_in(document)
-        for item in [*given, *audio]:
-            try:
-                case = item if isinstance(item, Case) else cases.of_file(document, item, windows)
-            except AudioError as error:
-                add(CaseReport(str(item), error=str(error)))
-                continue
-            if golden is not None:
-                _take_waves(golden, case)
-                continue
-            assert reference is not None
-            chain: list[Any] = []
-            add(CaseReport(case.name, check(whole, run, reference, case, top=top, chain=chain)))
-            if save is not None and case.waves is not None:
-                kept.append((case, chain))
-        if golden is not None:
-            add(CaseReport(golden.path, check_stored(whole, run, golden, top=top)))
-        if save is not None:
-            stored.write(save, _join(kept))
-    return report
-
-
-def check(
-    whole: Engine, run: Engine, reference: Reference, case: Case, *, top: int = 5, chain: list[Any] | None = None
-) -> list[Stage]:
-    """All stages of one case. ``whole``: an engine that reduces nothing; ``run``: the one whose scores are checked.
-
-    ``chain``, if given, is filled with the reference's own mel, maps and scores.
-    """
-    document, precision = whole.document, whole.precision
-    stages: list[Stage] = []
-    if case.waves is not None:
-        x = whole.log_mel(case.waves)
-        own = reference.mel(case.waves)
-        stages.append(mel_stage(x, own, whole))
-    else:
-        assert case.x is not None
-        x = own = case.x
-    slack = 0.0 if reference.exact else tolerances.FLOAT32_BLOCK
-    maps = whole.blocks(x)
-    y: Any = x[:, None]
-    for i, actual in enumerate(maps):
-        allowed = tolerances.block(precision, whole.device) + slack
-        expected = reference.block(i, y)
-        stages.append(compare(f"block {i + 1}", actual, expected, allowed, tolerances.ONE_VALUE * allowed))
-        y = actual
-    allowed = tolerances.HEAD + (0.0 if reference.exact else tolerances.FLOAT32_HEAD)
-    logits = whole.logits(x)
-    stages.append(compare("head", logits, reference.logits(y), allowed, tolerances.ONE_VALUE * allowed))
-    scores = run.scores(case.waves) if case.waves is not None else whole.scores_of(x)
-    own_maps, expected = references.chain(reference, own)
-    allowed = tolerances.SCORES[precision] + (0.0 if reference.exact else tolerances.FLOAT32_SCORES)
-    stages.append(compare_scores(scores, expected, allowed, document.tags, top))
-    if chain is not None:
-        chain += [own, own_maps, expected]
-    return stages
-
-
-def check_stored(whole: Engine, run: Engine, golden: Stored, *, top: int = 5) -> list[Stage]:
-    """The stages that a file holds."""
-    document, precision = whole.document, whole.precision
-    stages: list[Stage] = []
-    x = None if golden.waves is None else whole.log_mel(golden.waves)
-    if golden.mel is not None:
-        if x is not None:
-            stages.append(mel_stage(x, golden.mel, whole))
-        x = np.ascontiguousarray(golden.mel, dtype=np.float32)
-    if x is None:
-        raise StoredError(f"{golden.path}: neither mel nor waves: nothing to run the network on")
-    maps = whole.blocks(x) if golden.blocks else []
-    for i, expected in sorted(golden.blocks.items()):
-        allowed = tolerances.chained(tolerances.block(precision, whole.device), i) + stored.rounding(expected)
-        stages.append(compare(f"block {i}", maps[i - 1], expected, allowed, tolerances.ONE_VALUE * allowed))
-    if golden.scores is not None:
-        scores = whole.scores_of(x) if golden.waves is None else run.scores(golden.waves)
-        allowed = tolerances.SCORES[precision] + stored.rounding(golden.scores)
-        stages.append(compare_scores(scores, golden.scores, allowed, document.tags, top))
-    return stages
-
-
-def _take_waves(golden: Stored, case: Case) -> None:
-    """The waves of a sound file for a golden that holds none."""
-    assert case.waves is not None
-    if golden.waves is not None:
-        raise StoredError(f"{golden.path}: holds its own waves; leave {case.name} out")
-    if len(case.waves) != golden.batch:
-        raise StoredError(f"{golden.path}: {golden.batch} segments, but {len(case.waves)} windows of {case.name}")
-    golden.waves = case.waves
-
-
-def _join(kept: list[tuple[Case, list[Any]]]) -> Stored:
-    """The reference's stages of all cases that begin with waves, one batch."""
-    joined = Stored("", waves=np.concatenate([case.waves for case, _ in kept if case.waves is not None]))
-    joined.mel = np.concatenate([chain[0] for _, chain in kept])
-    for i, maps in enumerate(zip(*(chain[1] for _, chain in kept), strict=True), start=1):
-        joined.blocks[i] = np.concatenate(maps)
-    joined.scores = np.concatenate([chain[2] for _, chain in kept])
-    return joined

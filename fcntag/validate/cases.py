@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import demo
+from ..audio.open import open_track
+from ..pipeline.decode import read_windows
+from ..pipeline.segments import plan_segments
+
 if TYPE_CHECKING:
     from ..model.document import ModelDocument
 
@@ -18,10 +23,11 @@ Array = np.ndarray[Any, Any]
 class Case:
     """Segments for the front end, or an input for the network alone.
 
-    Attributes:
-        name: for people; a file's is its path.
-        waves: [B, n_samples] float32 at the model's rate, or None.
-        x: [B, H, W] float32, where ``waves`` is None.
+    Attributes
+    ----------
+    name : for people; that of a file is its path
+    waves : [B, n_samples] float32 at the model's rate, or None
+    x : [B, H, W] float32, where ``waves`` is None
     """
 
     name: str
@@ -34,8 +40,6 @@ def built_in(document: ModelDocument, seed: int = 0) -> list[Case]:
 
     The random input meets both signs in every pixel, which log-mels of sounds do not.
     """
-    from .. import demo
-
     rng = np.random.default_rng(seed)
     n_samples = document.segments.n_samples
     swell = np.geomspace(1e-3, 1.0, n_samples)
@@ -52,10 +56,6 @@ def built_in(document: ModelDocument, seed: int = 0) -> list[Case]:
 
 def of_file(document: ModelDocument, path: str, windows: int = 1) -> Case:
     """Up to ``windows`` of a track's windows, spread evenly: the one in the middle, if one. Raises AudioError."""
-    from ..audio.open import open_track
-    from ..pipeline.decode import read_windows
-    from ..pipeline.segments import plan_segments
-
     segments = dataclasses.replace(document.segments, min_samples=0)  # whole windows only: maps of one size
     with open_track(path) as track:
         plan = plan_segments(segments, document.frontend, track.length(document.frontend.sample_rate))

@@ -1,4 +1,4 @@
-"""One stage of the engine beside the reference's: measures, what is allowed, and what is wrong in one line."""
+"""One stage of the engine beside the reference's: the measures, the tolerance, and one line about a fault."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage gave.
+    """The comparison of one stage.
 
-    Attributes:
-        name: "mel", "block 1", ..., "head" or "scores".
-        measure: the one that ``allowed`` bounds, "relative_l2" or "max_abs".
-        max_abs: largest absolute difference; NaN where the engine's values are not finite.
-        relative_l2: ||engine - reference|| / ||reference||.
-        allowed: see ``fcntag.validate.tolerances``.
-        top: of scores, how many of the best ``n_top`` tags stand in the same place, in the worst segment.
-        n_top: 0 for other stages.
-        problem: what is beyond tolerance, or None.
+    Attributes
+    ----------
+    name : "mel", "block 1", ..., "head" or "scores"
+    measure : the one that ``allowed`` bounds, "relative_l2" or "max_abs"
+    max_abs : largest absolute difference; NaN where the engine's values are not finite
+    relative_l2 : ||engine - reference|| / ||reference||
+    allowed : see ``fcntag.validate.tolerances``
+    top : of scores, how many of the best ``n_top`` tags stand in the same place, in the worst segment
+    n_top : 0 for other stages
+    problem : one line about a value beyond tolerance, or None
     """
 
     name: str
@@ -50,7 +51,7 @@ class Stage:
 
 
 def compare(name: str, actual: ArrayLike, expected: ArrayLike, allowed: float, one_value: float) -> Stage:
-    """A map: relative L2 within ``allowed``, no value further off than ``one_value`` x the rms of ``expected``.
+    """Compare a map: relative L2 within ``allowed``, no value further off than ``one_value`` x the rms of ``expected``.
 
     Where ``expected`` is all zero the rms counts as 1.
     """
@@ -74,7 +75,7 @@ def compare(name: str, actual: ArrayLike, expected: ArrayLike, allowed: float, o
 def compare_scores(
     actual: ArrayLike, expected: ArrayLike, allowed: float, tags: tuple[str, ...], n_top: int = 5
 ) -> Stage:
-    """Scores [B, n_tags]: every one within ``allowed``, and the ``n_top`` best in the same order.
+    """Compare scores [B, n_tags]: every one within ``allowed``, and the ``n_top`` best in the same order.
 
     Two tags may change places where the reference puts them within twice ``allowed``: there both may be right.
     """
@@ -109,7 +110,7 @@ def compare_scores(
 
 
 def mel_stage(actual: ArrayLike, expected: ArrayLike, engine: Engine) -> Stage:
-    """The network's input, by what the front end of the engine's device and precision can hold."""
+    """Compare the network's input, with the tolerance of the front end on the engine's device and precision."""
     allowed, one_value = tolerances.MEL, tolerances.MEL_ONE_VALUE
     if engine.document.frontend.rounding == "float16":
         allowed = tolerances.MEL_FLOAT16
@@ -120,7 +121,7 @@ def mel_stage(actual: ArrayLike, expected: ArrayLike, engine: Engine) -> Stage:
 
 def _pair(actual: ArrayLike, expected: ArrayLike) -> tuple[Array, Array, str | None]:
     a, e = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    if a.shape != e.shape:  # broadcasting would compare what was never meant to be compared
+    if a.shape != e.shape:  # broadcasting would pair values that do not belong together
         return a, e, f"shape {list(a.shape)}, the reference's is {list(e.shape)}"
     for name, array in (("the engine", a), ("the reference", e)):
         bad = int(np.count_nonzero(~np.isfinite(array)))

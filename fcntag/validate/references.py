@@ -1,6 +1,6 @@
-"""What the engine is compared with: the float64 oracle, PyTorch in float64, ONNX Runtime in float32.
+"""The references that the engine is compared with: the float64 oracle, PyTorch in float64, ONNX Runtime in float32.
 
-Each computes one stage at a time, from whatever input it is given.
+Each computes one stage at a time, from any input that it is given.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from ..model.activation import sigmoid
 
 if TYPE_CHECKING:
     from ..model.file import Model
@@ -151,4 +153,4 @@ def chain(reference: Reference, x: Array) -> tuple[list[Array], Array]:
         y = reference.block(i, y)
         maps.append(y)
     z = np.asarray(reference.logits(y), np.float64)
-    return maps, np.exp(-np.logaddexp(0.0, -z))
+    return maps, sigmoid(z)

@@ -18,14 +18,14 @@ _COLUMNS = ("stage", "max abs", "relative L2", "allowed", "")
 
 @dataclass(frozen=True)
 class CaseReport:
-    """One input: its stages, or why it could not be read."""
+    """One input: its stages, or the reason why it could not be read."""
 
     name: str
     stages: list[Stage] = field(default_factory=list)
     error: str | None = None
 
     def lines(self) -> list[str]:
-        """The table."""
+        """The table as lines of text."""
         rows = [_COLUMNS]
         for stage in self.stages:
             bound = "" if stage.measure == "relative_l2" else " abs"
@@ -58,9 +58,10 @@ class CaseReport:
 class Report:
     """A model on one device in one precision, against one reference.
 
-    Attributes:
-        facts: model, sha256, device, isa, precision, threads, algorithms, against and what that is, version of fcntag.
-        cases: the inputs, in order.
+    Attributes
+    ----------
+    facts : model, sha256, device, isa, precision, threads, algorithms, ``against`` and its version, version of fcntag
+    cases : the inputs, in order
     """
 
     facts: dict[str, Any]

@@ -1,8 +1,8 @@
 """Stages in a NumPy file: written as a golden of one machine, read as the reference of another.
 
-Keys, all optional but one of the first two: ``waves`` [B, n_samples] at the model's rate; ``mel`` [B, H, W], the
-network's input, normalised, in the model's layout; ``block1``, ``block2``, ... [B, C, H, W], pooled outputs; ``scores``
-[B, n_tags]. Every stage follows from the one before, so that errors add up: ``tolerances.chained``.
+The keys are ``waves`` [B, n_samples] at the model's rate; ``mel`` [B, H, W], the network's input, normalised, in the
+model's layout; ``block1``, ``block2``, ... [B, C, H, W], pooled outputs; ``scores`` [B, n_tags]. One of the first two
+must be there. Every stage follows from the one before, so errors add up as in ``tolerances.chained``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError
+from ..model.file import write_atomically
 
 if TYPE_CHECKING:
     from ..model.document import ModelDocument
@@ -25,12 +26,12 @@ MAX_BYTES = 2 << 30  # unpacked: 20 windows of the widest network
 
 
 class StoredError(ModelError):
-    """A file that is not what it should be; the message names it."""
+    """A bad file of stored arrays; the message names it."""
 
 
 @dataclass
 class Stored:
-    """The arrays of one file; what it does not hold is None or missing."""
+    """The arrays of one file; those that it does not hold are None or missing."""
 
     path: str
     waves: Array | None = None
@@ -60,6 +61,7 @@ def read(path: str, document: ModelDocument) -> Stored:
         raise StoredError(f"{path}: not an .npz file, or damaged: {error}") from None
     stored = Stored(path)
     sizes = document.map_sizes()
+    shape: tuple[int, ...]
     for key, array in arrays.items():
         match = re.fullmatch(r"block([1-9][0-9]?)", key)
         if key == "waves":
@@ -90,8 +92,6 @@ def read(path: str, document: ModelDocument) -> Stored:
 
 def write(path: str, stored: Stored) -> None:
     """Write as float32, atomically. Raises ModelError if it cannot be written."""
-    from ..model.file import write_atomically
-
     arrays = {"waves": stored.waves, "mel": stored.mel, "scores": stored.scores}
     arrays |= {f"block{i}": array for i, array in stored.blocks.items()}
     buffer = io.BytesIO()
@@ -100,5 +100,5 @@ def write(path: str, stored: Stored) -> None:
 
 
 def rounding(array: Array) -> float:
-    """Relative error of what is stored in the array's type."""
+    """Relative error of a value that is stored in the array's type."""
     return float(np.finfo(array.dtype).eps) / 2

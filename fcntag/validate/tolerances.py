@@ -1,22 +1,22 @@
-"""How far the engine may be from the reference, by precision, and why. The one place for it, the tests' included."""
+"""How far the engine may be from the reference, by precision, and why. The tests use these numbers too."""
 
 from __future__ import annotations
 
 # A block on its own: relative L2 of the pooled output, against the reference on the input that the block really had.
-# float32: sums of up to 18,000 products, restarted every 64 channels, measured 5e-8 to 9e-7. The others: twice what
-# rounding both operands of every product to the type gives (2^-11, 2^-11, 2^-8 at most each).
+# float32 sums up to 18,000 products, restarted every 64 channels; measured were 5e-8 to 9e-7. The other precisions may
+# have twice the error of rounding both operands of every product to the type (2^-11, 2^-11, 2^-8 at most each).
 BLOCK = {"float32": 1e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.6e-2}
-# The CPU's Winograd blocks round to bfloat16 after the transform, whose parts are larger than the tap products they
-# stand for: 2 to 7 times the error of rounding the operands themselves, measured 1.6e-2 at most.
+# The CPU's Winograd blocks round to bfloat16 after the transform. Its parts are larger than the products of taps that
+# they replace, so the error is 2 to 7 times that of rounding the operands themselves. 1.6e-2 was the most measured.
 BLOCK_WINOGRAD_BFLOAT16 = 3e-2
 
-# One value of a map, in units of the map's rms x BLOCK: catches a wrong element that the norm of a large map forgives.
-# Values ten times the rms are usual behind a ReLU, their error is five standard deviations at most.
+# One value of a map, in units of the map's rms x BLOCK. It finds a wrong element that the norm of a large map hides.
+# Values ten times the rms are usual behind a ReLU, and their error is five standard deviations at most.
 ONE_VALUE = 100.0
 
-# The network's input, relative L2: the front end computes in float64, so the float32 that it ends in is all there is,
-# measured 3e-8. Where the original rounds the power to float16, a last bit of the spectrum may still move a value by
-# one step of 2^-10.
+# The network's input, relative L2. The front end computes in float64, so only the last step to float32 rounds; 3e-8 was
+# measured. Where the original rounds the power to float16, a last bit of the spectrum may still move a value by one
+# step of 2^-10.
 MEL = 5e-7
 MEL_FLOAT16 = 1e-5
 # On a GPU the precisions below float32 use a float32 FFT, whose noise shows in near-silent bands.
@@ -25,14 +25,14 @@ MEL_FLOAT32_FFT = 1e-3
 MEL_ONE_VALUE = 1e-3
 
 # The dense layer on its own, from the last map that the network really had: relative L2 of the logits. It multiplies
-# in float32 in every precision, measured 3e-8; logits near zero may be sums that cancel to a tenth of their parts.
+# in float32 in every precision; 3e-8 was measured. Logits near zero may be sums that cancel to a tenth of their parts.
 HEAD = 1e-6
 
 # Scores, absolute, from the waveform, the losslessly reduced network included. Measured 2e-7 in float32.
 SCORES = {"float32": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 
-# What a reference that computes in float32 adds, per stage. The oracle and PyTorch compute in float64.
-FLOAT32_BLOCK = 1e-6  # docs/numerics.md: the engine's own limit holds for it as well; measured together 9e-7 at most
+# A reference that computes in float32 adds this much, per stage. The oracle and PyTorch compute in float64.
+FLOAT32_BLOCK = 1e-6  # the engine's own limit (docs/numerics.md) holds for it too; both together measured 9e-7 at most
 FLOAT32_HEAD = 1e-6  # measured 3e-7 on 2048 features
 FLOAT32_SCORES = 1e-5
 
@@ -43,8 +43,8 @@ def block(precision: str, device: str) -> float:
 
 
 def chained(tolerance: float, depth: int) -> float:
-    """What ``depth`` blocks of ``tolerance`` each may add up to, where a block's input comes out of the ones before.
+    """The tolerance of ``depth`` blocks in a row, where each alone has ``tolerance``.
 
-    Their errors are independent: they add up as squares. One more, because input and tensors are rounded as well.
+    Their errors are independent, so their squares add up. One more is added for the rounding of input and tensors.
     """
     return float(tolerance * (1.0 + depth**0.5))

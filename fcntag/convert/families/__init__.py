@@ -1,1 +1,1 @@
-"""A module for each family of published checkpoints: from what a reader found to a model document and its tensors."""
+"""A module for each family of published checkpoints: it builds the document and tensors from a reader's contents."""

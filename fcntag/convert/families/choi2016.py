@@ -5,52 +5,48 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import ModelError
-from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
-from ..batchnorm import fold, scale_shift
-from ..model_builder import Spec
+from ...model.document import Head, Log, ModelDocument, Segments
+from ..batchnorm import scale_shift
+from ..model_builder import ModelBuilder
 from ..provenance import Provenance
-from ..readers.keras import BatchNorm, Convolution, Dense, KerasFile
+from ..readers.keras import KerasFile
+from .common import blocks_of, choi_frontend, pools_of, set_folded, set_keras_head
 from .statistics import frozen_statistics
 
+NETWORK = "Choi's narrow FCN-5"
 SIGNATURE = (
     "bn1366 conv1x32k3 bn32 conv32x128k3 bn128 conv128x128k3 bn128 conv128x192k3 bn192 conv192x256k3 bn256 dense256x50"
 )
 FROZEN, STORED = "choi2016-fcn5-narrow", "choi2016-fcn5-narrow-v2"
+MODELS = (FROZEN, STORED)
 
-# Keras <= 1.0.6 on Theano, with which all of these files were made and used.
+# The constant of Keras <= 1.0.6 on Theano, which made and used all of these files.
 EPSILON = 1e-6
-# What the input of the later weights has to be standardised with; an estimate (see the notes in the catalogue).
+# The later weights need a standardised input. Its mean and deviation are estimates (see the notes in the catalogue).
 V2_MEAN_DB, V2_STD_DB = -24.0, 16.0
 
 _CHANNELS = (1, 32, 128, 128, 192, 256)
 _POOLS = ((2, 4), (2, 4), (2, 4), (3, 5), (4, 4))
 
-FRONTEND = Frontend(
-    kind="mel",
-    sample_rate=12000,
-    n_fft=512,
-    hop_length=256,
+FRONTEND = choi_frontend(
     framing="center",
     pad_mode="reflect",
     window="hann",
-    n_mels=96,
-    fmin=0.0,
-    fmax=6000.0,
-    mel_scale="slaney",
-    mel_norm="slaney",
     power_exponent=2,  # the original squared the power spectrogram once more
-    rounding="none",
     log=Log(kind="db", amin=1e-10, ref="one", top_db=80.0),
     normalization="per_frame",
-    layout="mel_time",
 )
 SEGMENTS = Segments(rule="center", n_samples=349440, short="zeros")  # 29.12 s, 1366 frames
 
 
+def matches(file: KerasFile) -> bool:
+    """Whether a Keras file holds one of these networks."""
+    return file.signature() == SIGNATURE
+
+
 def family(file: KerasFile) -> str:
-    """Which of the two models a file with this module's signature holds: with or without statistics of its own."""
-    inner = [layer for layer in file.layers[1:] if isinstance(layer, BatchNorm)]
-    return FROZEN if all(layer.is_placeholder for layer in inner) else STORED
+    """The one of the two models that a matching file holds. The files of one have no batch-norm statistics."""
+    return FROZEN if all(layer.is_placeholder for layer in file.batch_norms[1:]) else STORED
 
 
 def build(provenance: Provenance, file: KerasFile) -> tuple[ModelDocument, dict[str, np.ndarray]]:
@@ -64,35 +60,22 @@ def build(provenance: Provenance, file: KerasFile) -> tuple[ModelDocument, dict[
     document = provenance.document(
         frontend=FRONTEND,
         segments=SEGMENTS,
-        blocks=tuple(
-            Block(
-                kernel=3,
-                in_channels=_CHANNELS[i],
-                out_channels=_CHANNELS[i + 1],
-                activation="elu",
-                pool=Pool(window=pool, stride=pool),
-            )
-            for i, pool in enumerate(_POOLS)
-        ),
+        blocks=blocks_of(_CHANNELS, pools_of(_POOLS), "elu"),
         head=Head(flatten="chw", in_features=_CHANNELS[-1]),
     )
-    spec = Spec(document)
-    # One value per time frame: the layer is called "freq" in later files, but its axis is time. It cannot be folded
-    # into the first convolution, whose zero padding comes after it.
-    first = file.layers[0]
-    assert isinstance(first, BatchNorm)
+    builder = ModelBuilder(document)
+    # The first batch-norm has one value per time frame. Its layer is called "freq" in later files, but its axis is
+    # time. It cannot be folded into the first convolution, whose zero padding comes after it.
+    first, *norms = file.batch_norms
     scale, shift = scale_shift(
         first.gamma, first.beta, first.mean, first.spread, rule="keras105_running_std", epsilon=EPSILON
     )
     if name == STORED:
         scale, shift = scale / V2_STD_DB, shift - scale * (V2_MEAN_DB / V2_STD_DB)
-    spec.set("input.scale", scale)
-    spec.set("input.shift", shift)
+    builder.set("input.scale", scale)
+    builder.set("input.shift", shift)
     frozen = frozen_statistics(name, file) if name == FROZEN else None
-    for i in range(len(_POOLS)):
-        convolution, norm = file.layers[1 + 2 * i], file.layers[2 + 2 * i]
-        assert isinstance(convolution, Convolution)
-        assert isinstance(norm, BatchNorm)
+    for i, (convolution, norm) in enumerate(zip(file.convolutions, norms, strict=True)):
         if frozen is not None:
             scale, shift = scale_shift(
                 norm.gamma, norm.beta, frozen.means[i], frozen.variances[i], rule=frozen.rule, epsilon=frozen.epsilon
@@ -101,11 +84,6 @@ def build(provenance: Provenance, file: KerasFile) -> tuple[ModelDocument, dict[
             scale, shift = scale_shift(
                 norm.gamma, norm.beta, norm.mean, norm.spread, rule="keras105_running_std", epsilon=EPSILON
             )
-        weight, bias = fold(convolution.weight, convolution.bias, scale, shift)
-        spec.set(f"blocks.{i}.weight", weight)
-        spec.set(f"blocks.{i}.bias", bias)
-    dense = file.layers[-1]
-    assert isinstance(dense, Dense)
-    spec.set("head.weight", dense.weight.T)
-    spec.set("head.bias", dense.bias)
-    return spec.build()
+        set_folded(builder, i, convolution.weight, convolution.bias, scale, shift)
+    set_keras_head(builder, file.dense_layers[-1])
+    return builder.build()

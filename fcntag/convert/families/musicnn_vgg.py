@@ -6,13 +6,17 @@ import numpy as np
 
 from ...catalogue.facts import entry
 from ...errors import ModelError
-from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
+from ...model.document import Frontend, Head, Log, ModelDocument, Pool, Segments, Variant
 from ..batchnorm import scale_shift
-from ..model_builder import Spec
+from ..model_builder import ModelBuilder
 from ..provenance import Provenance
 from ..readers.tensorflow_checkpoint import Checkpoint
+from .common import blocks_of
 
-# Of TensorFlow's layer; many variances are nearly zero, so that it matters.
+NETWORK = "musicnn's VGG models (MTT_vgg, MSD_vgg)"
+MODELS = ("mtt-vgg", "msd-vgg")
+
+# The constant of TensorFlow's layer. Many variances are nearly zero, so that another one would change the scores.
 EPSILON = 1e-3
 _CHANNELS = 128
 _N_TAGS = 50
@@ -60,31 +64,30 @@ SEGMENTS = Segments(
 )
 
 
-def matches(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a checkpoint with these tensors is one of musicnn's VGG models."""
+def matches(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is one of musicnn's VGG models, by the names and shapes of its tensors."""
+    shapes = checkpoint.names()
     return all(shapes.get(name) == shape for name, shape in _shapes().items())
 
 
+def family(checkpoint: Checkpoint) -> str:
+    """Always raises ModelError: the two models have tensors of the same shapes."""
+    raise ModelError(f"not one of the published checkpoints; say whose tags it has: {' or '.join(MODELS)}")
+
+
 def build(provenance: Provenance, checkpoint: Checkpoint) -> tuple[ModelDocument, dict[str, np.ndarray]]:
-    """Document and tensors; raises ModelError if the checkpoint is damaged or of another network."""
+    """Document and tensors; raises ModelError if the checkpoint is damaged, or the entry is another network's."""
+    name = provenance.entry.name
+    if name not in MODELS:
+        raise ModelError(f"is a musicnn checkpoint; {name} is not: allowed: {' or '.join(MODELS)}")
     stored = checkpoint.names()
-    for name, shape in _shapes().items():
-        if stored.get(name) != shape:
-            raise ModelError(f"{name}: shape is {stored.get(name, 'missing')}; musicnn's VGG models have {shape}")
-    pools = _pools(provenance.entry.name)
-    blocks = tuple(
-        Block(
-            kernel=3,
-            in_channels=_CHANNELS if i else 1,
-            out_channels=_CHANNELS,
-            activation="relu",
-            post_affine=True,
-            pool=pool,
-        )
-        for i, pool in enumerate(pools)
-    )
+    for tensor, shape in _shapes().items():
+        if stored.get(tensor) != shape:
+            raise ModelError(f"{tensor}: shape is {stored.get(tensor, 'missing')}; musicnn's VGG models have {shape}")
+    channels = (1, *[_CHANNELS] * 5)
+    blocks = blocks_of(channels, _pools(name), "relu", post_affine=True)
     variants: tuple[Variant, ...] = ()
-    if provenance.entry.name == "msd-vgg":
+    if name == "msd-vgg":
         variants = (Variant(name="as-shipped", note=entry("msd-vgg-as-shipped").notes[0], pools=_pools("mtt-vgg")),)
     document = provenance.document(
         frontend=FRONTEND,
@@ -93,23 +96,23 @@ def build(provenance: Provenance, checkpoint: Checkpoint) -> tuple[ModelDocument
         head=Head(flatten="hwc", in_features=2 * _CHANNELS),
         variants=variants,
     )
-    spec = Spec(document)
-    _set_affine(spec, "input", checkpoint, "batch_normalization")
+    builder = ModelBuilder(document)
+    _set_affine(builder, "input", checkpoint, "batch_normalization")
     for i in range(len(blocks)):
         kernel = checkpoint.read(f"{i + 1}CNN/kernel")
-        spec.set(f"blocks.{i}.weight", kernel.transpose(3, 2, 0, 1))
-        spec.set(f"blocks.{i}.bias", checkpoint.read(f"{i + 1}CNN/bias"))
-        _set_affine(spec, f"blocks.{i}", checkpoint, f"batch_normalization_{i + 1}")
-    spec.set("head.weight", checkpoint.read("dense/kernel").T)
-    spec.set("head.bias", checkpoint.read("dense/bias"))
-    return spec.build()
+        builder.set(f"blocks.{i}.weight", kernel.transpose(3, 2, 0, 1))
+        builder.set(f"blocks.{i}.bias", checkpoint.read(f"{i + 1}CNN/bias"))
+        _set_affine(builder, f"blocks.{i}", checkpoint, f"batch_normalization_{i + 1}")
+    builder.set("head.weight", checkpoint.read("dense/kernel").T)
+    builder.set("head.bias", checkpoint.read("dense/bias"))
+    return builder.build()
 
 
-def _set_affine(spec: Spec, target: str, checkpoint: Checkpoint, layer: str) -> None:
+def _set_affine(builder: ModelBuilder, target: str, checkpoint: Checkpoint, layer: str) -> None:
     parameters = [checkpoint.read(f"{layer}/{name}") for name in ("gamma", "beta", "moving_mean", "moving_variance")]
     scale, shift = scale_shift(*parameters, rule="standard", epsilon=EPSILON)
-    spec.set(f"{target}.scale", scale)
-    spec.set(f"{target}.shift", shift)
+    builder.set(f"{target}.scale", scale)
+    builder.set(f"{target}.shift", shift)
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ModelError
 from ..batchnorm import Rule
-from ..readers.keras import BatchNorm, Convolution, Dense, KerasFile
+from ..readers.keras import BatchNorm, KerasFile
 
 _FILE = Path(__file__).resolve().parent / "frozen_statistics.json"
 
@@ -29,7 +29,7 @@ class FrozenStatistics:
 def frozen_statistics(name: str, file: KerasFile) -> FrozenStatistics:
     """The statistics measured for catalogue model ``name``; raises ModelError if ``file`` holds other weights.
 
-    Statistics only mean anything with the very weights that they were measured with, so these are told by digest.
+    Statistics have a meaning only with the weights that they were measured with, so the digest of these is compared.
     """
     recorded = json.loads(_FILE.read_text(encoding="utf-8"))["models"][name]
     if weights_digest(file) != recorded["weights_sha256"]:
@@ -54,7 +54,6 @@ def weights_digest(file: KerasFile) -> str:
         if isinstance(layer, BatchNorm):
             arrays = [layer.gamma, layer.beta, layer.mean, layer.spread]
         else:
-            assert isinstance(layer, Convolution | Dense)
             arrays = [layer.weight, layer.bias]
         for array in arrays:
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())

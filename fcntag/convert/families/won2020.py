@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import ModelError
-from ...model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments
-from ..batchnorm import fold, scale_shift
-from ..model_builder import Spec
+from ...model.document import Frontend, Head, Log, ModelDocument, Segments
+from ..batchnorm import scale_shift
+from ..model_builder import ModelBuilder
 from ..provenance import Provenance
+from .common import blocks_of, pools_of, set_folded
+
+NETWORK = "Won's FCN"
+MODELS = ("won2020-fcn-mtat", "won2020-fcn-msd", "won2020-fcn-jamendo")
 
 EPSILON = 1e-5  # PyTorch's; with Keras' 1e-3 every score is wrong
 _CHANNELS = (1, 64, 128, 128, 128, 64)
@@ -48,39 +52,35 @@ def matches(state: dict[str, np.ndarray]) -> bool:
     return all(name in state and state[name].shape == shape for name, shape in _shapes().items())
 
 
+def family(state: dict[str, np.ndarray]) -> str:
+    """Always raises ModelError: the three models have one network, so a state dict does not tell which it is."""
+    raise ModelError(f"not one of the published files; say whose tags it has: {', '.join(MODELS)}")
+
+
 def build(provenance: Provenance, state: dict[str, np.ndarray]) -> tuple[ModelDocument, dict[str, np.ndarray]]:
-    """Document and tensors; raises ModelError if the state dict is of another network."""
+    """Document and tensors; raises ModelError if the state dict is of another network, or the entry another's."""
+    name = provenance.entry.name
+    if name not in MODELS:
+        raise ModelError(f"holds {NETWORK}; {name} is not: allowed: {', '.join(MODELS)}")
     _check(state)
     document = provenance.document(
         frontend=FRONTEND,
         segments=SEGMENTS,
-        blocks=tuple(
-            Block(
-                kernel=3,
-                in_channels=_CHANNELS[i],
-                out_channels=_CHANNELS[i + 1],
-                activation="relu",
-                pool=Pool(window=pool, stride=pool),
-            )
-            for i, pool in enumerate(_POOLS)
-        ),
+        blocks=blocks_of(_CHANNELS, pools_of(_POOLS), "relu"),
         head=Head(flatten="chw", in_features=_CHANNELS[-1]),
     )
-    spec = Spec(document)
-    # Not folded into the first convolution: its zero padding comes after this batch-norm.
+    builder = ModelBuilder(document)
+    # The first batch-norm is not folded into the first convolution, whose zero padding comes after it.
     scale, shift = _batch_norm(state, "spec_bn")
-    spec.set("input.scale", scale)
-    spec.set("input.shift", shift)
+    builder.set("input.scale", scale)
+    builder.set("input.shift", shift)
     for i in range(len(_POOLS)):
         layer = f"layer{i + 1}"
-        weight, bias = fold(
-            state[f"{layer}.conv.weight"], state[f"{layer}.conv.bias"], *_batch_norm(state, f"{layer}.bn")
-        )
-        spec.set(f"blocks.{i}.weight", weight)
-        spec.set(f"blocks.{i}.bias", bias)
-    spec.set("head.weight", state["dense.weight"])
-    spec.set("head.bias", state["dense.bias"])
-    return spec.build()
+        weight, bias = state[f"{layer}.conv.weight"], state[f"{layer}.conv.bias"]
+        set_folded(builder, i, weight, bias, *_batch_norm(state, f"{layer}.bn"))
+    builder.set("head.weight", state["dense.weight"])
+    builder.set("head.bias", state["dense.bias"])
+    return builder.build()
 
 
 def _batch_norm(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +109,6 @@ def _check(state: dict[str, np.ndarray]) -> None:
         if state[name].shape != shape:
             raise ModelError(f"{name}: shape is {list(state[name].shape)}; Won's FCN has {list(shape)}")
     for name in state:
-        # Buffers of the front end, which equal their formulas, and counters.
+        # Two kinds of tensors are not needed: buffers of the front end, which equal their formulas, and counters.
         if name not in expected and not name.startswith("spec.") and not name.endswith(".num_batches_tracked"):
             raise ModelError(f"{name[:80]}: Won's FCN has no such tensor")

@@ -1,1 +1,1 @@
-"""A module for each file format: reads what the file holds, and knows no model."""
+"""A module for each file format. It gives the layers or tensors of a file, and knows no model."""

@@ -6,7 +6,7 @@ Theano do not. Keras 2: layers under ``model_weights`` (or the root), kernels [K
 ``conv2d_1/kernel:0``; an attribute names the backend.
 
 Theano's convolution flips its kernels, TensorFlow's does not. Kernels of Theano files are therefore rotated by 180
-degrees on reading; what comes out is always [O, I, K, K] for cross-correlation.
+degrees on reading. The result is always [O, I, K, K] for cross-correlation.
 """
 
 from __future__ import annotations
@@ -79,14 +79,29 @@ class KerasFile:
     layers: list[Convolution | BatchNorm | Dense]
 
     def signature(self) -> str:
-        """The layers as text, e.g. ``bn1366 conv1x32k3 bn32 dense256x50``: what a converter recognises a file by."""
+        """The layers as text, e.g. ``bn1366 conv1x32k3 bn32 dense256x50``; a converter recognises a file by it."""
         return " ".join(_signature(layer) for layer in self.layers)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """The convolutions, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, Convolution)]
+
+    @property
+    def batch_norms(self) -> list[BatchNorm]:
+        """The batch-norms, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, BatchNorm)]
+
+    @property
+    def dense_layers(self) -> list[Dense]:
+        """The dense layers, in the order of the file."""
+        return [layer for layer in self.layers if isinstance(layer, Dense)]
 
 
 def read_keras(path: str | os.PathLike[str], backend: Backend | None = None) -> KerasFile:
     """Read the layers of a Keras 1 or 2 HDF5 weight file.
 
-    ``backend`` overrides how kernels are stored (see the module's text); by default the file tells. Raises ModelError
+    ``backend`` says how kernels are stored (see the module's text), where the file tells it wrongly. Raises ModelError
     if h5py is missing, or the file is damaged, links elsewhere, or holds layers of another kind.
     """
     try:
@@ -106,7 +121,7 @@ def read_keras(path: str | os.PathLike[str], backend: Backend | None = None) -> 
 
 @contextlib.contextmanager
 def _as_model_errors(name: str) -> Iterator[None]:
-    """Name the file in every error; h5py reports damage as whatever its C library stumbled over."""
+    """Name the file in every error; h5py raises any of several types for a damaged file."""
     try:
         yield
     except ModelError as error:

@@ -1,6 +1,6 @@
 """ONNX graphs: from the input to the scores node by node, as the layers of a :class:`~fcntag.convert.stack.Stack`.
 
-A graph is data; nothing of it is run here. What is not a stack of blocks is refused by the node's name and operator.
+A graph is data; nothing of it is run here. A node that does not fit a stack of blocks is refused by name and operator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 
 from ...errors import ModelError
 from .onnx_constants import BATCH, Constants, Node
-from .onnx_operators import Graph, Operators
+from .onnx_graph import Graph
+from .onnx_operators import Operators
 
 MAX_NODES = 4096
 
@@ -19,7 +20,7 @@ MAX_NODES = 4096
 def read_graph(data: bytes) -> tuple[Graph, Any]:
     """The graph of an ONNX file's bytes, and the file as onnx has it.
 
-    Raises ImportError that names the extra, ModelError for what is not an ONNX file or cannot be taken.
+    Raises ModelError, which names the extra where onnx is missing, and the fault of a file that cannot be taken.
     """
     try:
         import onnx
@@ -122,7 +123,10 @@ class _Reader(Operators):
     # ---- standardisation of the input ----
 
     def _standardize(self, k: int, current: str) -> tuple[str, set[int]]:
-        """(x - mean) / (sqrt(mean((x - mean)^2)) + eps) over the segment; the name of what it gives, and its nodes."""
+        """Recognise (x - mean) / (sqrt(mean((x - mean)^2)) + eps) over the segment, which begins with node ``k``.
+
+        Returns the name of the result, and the indices of the nodes.
+        """
         first = self._nodes[k]
         x, used = current, {k}
 

@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph as plain values, and those of them that depend on no data, computed."""
+"""Nodes of an ONNX graph as plain values, and the constants that follow from nodes without data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from ...errors import ModelError
 
-MAX_ELEMENTS = 1 << 26  # of one constant: 3 x the largest weight of the paper's networks
-MAX_COMPUTED = 1 << 28  # of all that are computed
+MAX_ELEMENTS = 1 << 26  # of one constant; 3 x the largest weight of the paper's networks. Larger ones are refused.
+MAX_COMPUTED = 1 << 28  # elements of all computed constants; a graph that needs more is refused
 BATCH = -123_456_789  # stands for the batch size in a shape that a graph computes
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node; ``where`` names it in messages: its own name, or what it gives where it has none."""
+    """One node. ``where`` names it in messages: by its own name, or by its outputs where it has none."""
 
     kind: str
     domain: str
@@ -45,7 +45,7 @@ class Node:
         return cls(proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output), attributes, where)
 
     def attribute(self, name: str, absent: Any) -> Any:
-        """An attribute of the type of ``absent``, its value where there is none."""
+        """An attribute of the type of ``absent``, which is the value where there is none."""
         value = self.attributes.get(name, absent)
         if isinstance(absent, list):
             value = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
@@ -54,19 +54,19 @@ class Node:
         return value
 
     def refuse(self, name: str, built: Any, what: str, absent: Any = None) -> None:
-        """Raise ModelError where attribute ``name`` is there and is not what is built."""
+        """Raise ModelError where attribute ``name`` is there with another value than ``built``."""
         value = self.attribute(name, built if absent is None else absent)
         if value != built:
             raise ModelError(f"{self.where}: {what} {value}; built: {built}")
 
 
 def one_line(text: str) -> str:
-    """``text`` with what is not printable escaped: names in a file may hold anything."""
+    """``text`` with unprintable characters escaped: names in a file may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class Constants:
-    """Initializers by name, and what nodes make of them and of shapes."""
+    """Initializers by name, and the constants that nodes compute from them and from shapes."""
 
     def __init__(self, initializers: Any) -> None:
         self.values: dict[str, np.ndarray] = {}
@@ -153,7 +153,7 @@ def _slice(node: Node, x: np.ndarray, starts: Any, ends: Any, axes: Any = None, 
     return x[tuple(index)]
 
 
-# What exporters leave beside the layers: shapes, and batch-norms taken apart.
+# Exporters leave these beside the layers: they compute shapes, and batch-norms that were taken apart.
 _FUNCTIONS: dict[str, Any] = {
     "Identity": lambda node, x: x,
     "Cast": _cast,

@@ -1,10 +1,9 @@
-"""The operators of ONNX that a stack of blocks is made of, and how each changes the data's axes."""
+"""The operators of ONNX that make up a stack of blocks, and the change of the data's axes by each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,51 +12,22 @@ from ...errors import ModelError
 from ..batchnorm import scale_shift
 from ..stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 from .onnx_constants import BATCH, Constants, Node
-
-
-@dataclass
-class Graph:
-    """What was read.
-
-    Attributes:
-        input: its name; ``shape``: without the batch; ``batch``: its fixed size, or None.
-        orientation: how (first, second) image axis of the input arrive at the first convolution, "ab" or "ba".
-        standardized: whether the graph subtracts the segment's mean and divides by its deviation.
-        scale, shift: of the graph's own affine on the input, along ``axis`` "a" or "b" or one value; None: none.
-        layers: the network.
-        logits: name of what the sigmoid takes.
-        output: name of the scores, or of the logits.
-        document: the model document in the file's metadata, as JSON, or None.
-    """
-
-    input: str
-    shape: tuple[int, ...]
-    batch: int | None
-    image: tuple[int, int] = (0, 0)  # sizes of axes a and b
-    orientation: str = "ab"
-    standardized: bool = False
-    scale: Array | None = None
-    shift: Array | None = None
-    axis: Literal["a", "b", ""] = ""
-    layers: list[Layer] = field(default_factory=list)
-    logits: str = ""
-    output: str = ""
-    document: str | None = None
+from .onnx_graph import Graph
 
 
 class Operators:
     """State on the way along the chain of layers, and a method ``_op_KIND`` for each operator.
 
-    ``_axes`` names the axes of the data, batch left out: a, b: the image's, as the input has them; c: channels; f:
-    features. ``_sizes``: their lengths.
+    ``_axes`` names the axes of the data without the batch: a and b are the image's, in the order of the input, c is
+    the channels', f the features'. ``_sizes`` are their lengths.
     """
 
     _graph: Graph
     _constants: Constants
     _axes: str
     _sizes: tuple[int, ...]
-    _axes_of_flat = "chw"  # what "f" is made of
-    _flat: tuple[int, int] = (0, 0)  # channels, and positions of each
+    _axes_of_flat = "chw"  # the order of the values along axis f
+    _flat: tuple[int, int] = (0, 0)  # channels, and the positions of each
 
     def _size(self, axis: str) -> int:
         return self._sizes[self._axes.index(axis)]
@@ -80,7 +50,7 @@ class Operators:
         except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError) as error:
             if isinstance(error, ModelError):
                 raise
-            # attributes and weights of a damaged file: any type, any shape
+            # Attributes and weights of a damaged file may have any type and shape.
             raise ModelError(f"{node.where}: damaged: {' '.join(str(error).split())[:120]}") from None
 
     def _constant(self, node: Node, i: int, current: str = "") -> np.ndarray:
@@ -145,7 +115,7 @@ class Operators:
         gamma, beta, mean, variance = (self._constant(node, i) for i in (1, 2, 3, 4))
         if len({gamma.shape, beta.shape, mean.shape, variance.shape}) > 1 or gamma.ndim != 1:
             raise ModelError(f"{node.where}: parameters of different shapes")
-        # float32, as the attribute is stored: 1e-5 in it is 9.99999974e-06
+        # The attribute is stored as float32, where 1e-5 is 9.99999974e-06.
         epsilon = float(node.attribute("epsilon", 1e-5))
         try:
             scale, shift = scale_shift(gamma, beta, mean, variance, rule="standard", epsilon=epsilon)

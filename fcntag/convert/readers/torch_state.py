@@ -29,8 +29,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in our own words
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # torch reports a damaged or malicious file as whatever its reader stumbled over, from EOFError to IndexError;
-        # its texts are long, coloured, and tell how to run the file's code.
+        # torch raises many types for a damaged or malicious file, from EOFError to IndexError. Its texts are long,
+        # coloured, and tell how to run the file's code.
         raise ModelError(f"{path}: not a PyTorch state dict, or damaged") from None
     if not isinstance(state, dict) or len(state) > _MAX_TENSORS:
         raise ModelError(f"{path}: not a PyTorch state dict")

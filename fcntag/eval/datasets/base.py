@@ -1,4 +1,4 @@
-"""What a tagging dataset is once it is read, and the reading that its formats share."""
+"""A tagging dataset after reading, and the reading that all formats share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import DatasetError
 
 NAMED = 3  # examples in a note
-BINARY = frozenset(("0", "1", "0.0", "1.0"))  # how a cell of a matrix of labels may be written
+BINARY = frozenset(("0", "1", "0.0", "1.0"))  # the spellings of a cell in a matrix of labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Dataset:
     """Clips with their tags, as annotated.
 
     ``paths`` are those of the annotations, relative to ``audio``; each is there once. ``labels[i, k]``: clip i has tag
-    k. ``notes``: what was odd in the annotations, one line each.
+    k. ``notes`` are one line for each oddity in the annotations.
     """
 
     name: str  # as models name it: "MagnaTagATune", "MTG-Jamendo", "Million Song Dataset"; else "csv"
@@ -157,7 +157,7 @@ def load_array(path: str) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or 'not a .npy file'}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile):  # NumPy takes what is no .npy for a pickle
+    except (ValueError, EOFError, zipfile.BadZipFile):  # NumPy takes a file that is no .npy for a pickle
         raise DatasetError(f"{path}: not a .npy file, or one of Python objects, which are not loaded") from None
     if not isinstance(array, np.ndarray):
         raise DatasetError(f"{path}: is an .npz archive; give a .npy file")

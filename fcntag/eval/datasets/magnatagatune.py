@@ -70,12 +70,11 @@ def magnatagatune(
     if clips is not None:
         place = {path: i for i, path in enumerate(dataset.paths)}
         return select(dataset, clips, {clip: place[path] for clip, path in ids.items()})
-    return _folders(dataset, split)
+    return _folders(dataset, annotations, split)
 
 
-def _folders(dataset: Dataset, split: str) -> Dataset:
-    assert dataset.source is not None
-    annotations = dataset.source["annotations"]
+def _folders(dataset: Dataset, annotations: str, split: str) -> Dataset:
+    """The clips in the folders of a split."""
     folders = [path.split("/")[0] if "/" in path else "" for path in dataset.paths]
     odd = [
         path for path, name in zip(dataset.paths, folders, strict=True) if len(name) != 1 or name not in FOLDERS["all"]

@@ -20,7 +20,7 @@ from .lists import HEADERS, select
 
 PATH_HEADERS = HEADERS | {"audio", "clip", "track"}
 TAG_HEADERS = frozenset(("tag", "tags", "label", "labels"))
-# What a split may be called in a file, in any case.
+# A file may call a split by any of these names, in upper or lower case.
 SPLITS = {"train": "train", "training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 SPLITS |= {"validation": "validation", "test": "test"}
 CHOICES = ("train", "validation", "test", "all")
