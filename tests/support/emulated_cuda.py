@@ -19,10 +19,9 @@ from support import emulation
 
 _FOLDER = emulation.REPOSITORY / "csrc/cuda"
 KERNELS = tuple(str(path.relative_to(emulation.REPOSITORY)) for path in sorted(_FOLDER.glob("*.cu")))
+BINDINGS = ("csrc/bindings/cuda_module.cpp", "csrc/bindings/dlpack.cpp", "csrc/bindings/parse.cpp")
 SOURCES = (
-    "csrc/bindings/cuda_module.cpp",
-    "csrc/bindings/dlpack.cpp",
-    "csrc/bindings/parse.cpp",
+    *BINDINGS,
     *KERNELS,
     "csrc/cuda/conv_plan.cpp",
     "csrc/cuda/convert.cpp",
@@ -37,15 +36,13 @@ def build() -> ModuleType:
     import pybind11
 
     flags = (
-        "-O2",
         "-fvisibility=hidden",
         f"-I{pybind11.get_include()}",
         f"-I{sysconfig.get_path('include')}",
         '-DFCNTAG_CUDA_ARCHITECTURES="emulated"',
     )
-    spec = importlib.util.spec_from_file_location(
-        "fcntag._cuda_emulated", emulation.shared_object(*SOURCES, flags=flags)
-    )
+    library = emulation.shared_object(*SOURCES, flagged=BINDINGS, flags=flags)
+    spec = importlib.util.spec_from_file_location("fcntag._cuda_emulated", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
