@@ -29,7 +29,8 @@ MODEL = _sources("csrc/model", ".cpp")
 KERNELS = _sources("csrc/cuda", ".cu")
 # The emulator has its own implementation of the runtime.
 HOST = tuple(source for source in _sources("csrc/cuda", ".cpp") if source != "csrc/cuda/runtime.cpp")
-SOURCES = (*_sources("csrc/bindings/cuda", ".cpp"), "csrc/bindings/parse.cpp", *KERNELS, *HOST, *MODEL)
+BINDINGS = (*_sources("csrc/bindings/cuda", ".cpp"), "csrc/bindings/parse.cpp")
+SOURCES = (*BINDINGS, *KERNELS, *HOST, *MODEL)
 
 
 def build() -> ModuleType:
@@ -37,16 +38,14 @@ def build() -> ModuleType:
     import pybind11
 
     flags = (
-        "-O2",
         "-fvisibility=hidden",
         f"-I{pybind11.get_include()}",
         f"-I{sysconfig.get_path('include')}",
         "-DFCNTAG_CUDA_MODULE=_cuda_emulated",
         '-DFCNTAG_CUDA_ARCHITECTURES="emulated"',
     )
-    spec = importlib.util.spec_from_file_location(
-        "fcntag._cuda_emulated", emulation.shared_object(*SOURCES, flags=flags)
-    )
+    library = emulation.shared_object(*SOURCES, flagged=BINDINGS, flags=flags)
+    spec = importlib.util.spec_from_file_location("fcntag._cuda_emulated", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -29,6 +29,15 @@ _COMPILER = os.environ.get("CXX", "g++")
 _FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-g1", "-ffp-contract=off", "-Wall", "-Wextra")
 # Headers of csrc/cuda for a host compiler: they have to be found before those that nvcc takes.
 _DOUBLES = "-Icsrc/emulation/include"
+# With this machine's own instructions fma() is no call of a function, and the machine's matrix products are vectors.
+_FAST = ("-O3", "-march=native")
+# Not vectorised: GCC 12 makes fmaddsub of a * b - c * d even where contraction is off, and results would depend on it.
+# Higher levels take long to compile, with a sanitizer above all, and gain little.
+_KERNELS = {
+    "plain": ("-O2", "-march=native", "-fno-tree-vectorize"),
+    "asan": ("-O1", "-march=native"),
+    "tsan": ("-O1", "-march=native"),
+}
 _SANITIZERS = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
@@ -49,8 +58,8 @@ def _name(*what: object) -> str:
 @functools.cache
 def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str, ...]) -> Path:
     machine = source in MACHINE
-    # The machine is optimised: most of the time of a kernel goes into switching between its threads.
-    options = ["-O2" if machine else "-O1", *_FLAGS, _DOUBLES, *(f"-I{folder}" for folder in includes), "-Icsrc"]
+    options = [*(_FAST if machine else _KERNELS[mode]), *_FLAGS, _DOUBLES]
+    options += [*(f"-I{folder}" for folder in includes), "-Icsrc"]
     options += [*_DEFINITIONS[mode], *flags]
     if not (machine and mode == "tsan"):
         options += _SANITIZERS[mode]
@@ -60,7 +69,12 @@ def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str,
 
 @functools.cache
 def _link(
-    sources: tuple[str, ...], mode: str, flags: tuple[str, ...], shared: bool, includes: tuple[str, ...] = ()
+    sources: tuple[str, ...],
+    mode: str,
+    shared: bool,
+    includes: tuple[str, ...] = (),
+    flagged: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
 ) -> Path:
     assert mode in MODES, f"mode={mode!r}; allowed: {MODES}"
     everything = dict.fromkeys((*sources, RUNTIME, *MACHINE))
@@ -68,7 +82,13 @@ def _link(
         # Folders to include first are for sources from outside of the repository: the others' objects serve everyone.
         objects = list(
             pool.map(
-                lambda source: _object(source, mode, flags, includes if Path(source).is_absolute() else ()), everything
+                lambda source: _object(
+                    source,
+                    mode,
+                    flags if source in flagged else (),
+                    includes if Path(source).is_absolute() else (),
+                ),
+                everything,
             )
         )
     folder = run_folder("emulation") / f"{mode}-{_name(objects, shared)}"
@@ -78,19 +98,18 @@ def _link(
     return once(target, lambda part: _compiler(*map(str, objects), *options, "-o", str(part)))
 
 
-def program(*sources: str, mode: str = "plain", flags: Sequence[str] = (), includes: Sequence[str] = ()) -> Path:
+def program(*sources: str, mode: str = "plain", includes: Sequence[str] = ()) -> Path:
     """The program of ``sources`` (relative to the repository; one of them has ``main``), the emulator and its runtime.
 
-    ``flags`` are more options for the compiler; sources given by an absolute path look for headers in ``includes``
-    first.
-    A compiler error fails the calling test with the compiler's output.
+    Sources given by an absolute path look for headers in ``includes`` first. A compiler error fails the calling test
+    with the compiler's output.
     """
-    return _link(sources, mode, tuple(flags), False, tuple(includes))
+    return _link(sources, mode, False, tuple(includes))
 
 
-def shared_object(*sources: str, mode: str = "plain", flags: Sequence[str] = ()) -> Path:
-    """As :func:`program`, but a library to load. In a mode other than plain the loading process needs the sanitizer."""
-    return _link(sources, mode, tuple(flags), True)
+def shared_object(*sources: str, flagged: Sequence[str] = (), flags: Sequence[str] = ()) -> Path:
+    """As :func:`program`, but a library to load; ``flags`` are more options for the compiler of ``flagged`` sources."""
+    return _link(sources, "plain", True, flagged=tuple(flagged), flags=tuple(flags))
 
 
 def run(executable: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
