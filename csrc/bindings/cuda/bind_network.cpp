@@ -60,8 +60,8 @@ py::dict describe_first(const FirstPlan& plan) {
   return d;
 }
 
-// The tiles that were chosen for a batch, one dict a block: for tests and tuning. "rows" are pixels of
-// the convolution and "channels" output channels of a CTA.
+// The tiles that were chosen for a batch, one dict a block: for tests and tuning. "rows" are pixels of the convolution
+// and "channels" output channels of a CTA.
 py::list describe_plan(Network& network, int batch, int height, int width) {
   const Network::Plan& plan = network.plan(batch, height, width);
   py::list list;
