@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ..export import rows_and_frames
+from ..export.interface import rows_and_frames
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
 from . import state_stack, user_spec

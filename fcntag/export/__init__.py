@@ -19,22 +19,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .interface import rows_and_frames
+
 if TYPE_CHECKING:
-    from ..model.document import Frontend, ModelDocument
     from ..model.file import Model
 
-METADATA_KEY = "fcntag"  # of the document in an ONNX file's metadata; PyTorch's extra file is called fcntag.json
+__all__ = ["SUFFIXES", "export", "rows_and_frames"]
+
 SUFFIXES = (".onnx", ".pt", ".pt2")
 
 
 def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False, blocks: bool = False) -> None:
-    """Write ``model`` to ``path``, in the format that its suffix names, atomically.
+    """Write ``model`` to ``path``, in the format that its suffix names, atomically. No format needs fcntag to run.
 
-    ``.onnx``: opset 17. ``.pt``: TorchScript, for ``torch.jit.load`` in Python or C++. ``.pt2``: an exported program,
-    for ``torch.export.load``. None needs fcntag to run. See the module for ``frontend`` and ``blocks``.
+    Parameters
+    ----------
+    path : ends in ``.onnx`` (opset 17), ``.pt`` (TorchScript, for ``torch.jit.load`` in Python or C++) or ``.pt2`` (an
+        exported program, for ``torch.export.load``)
+    frontend : take waves in place of the log-mel
+    blocks : give every block's pooled output after the scores
 
-    Raises ValueError for another suffix, ImportError that names the extra where onnx or torch is missing, ModelError
-    where the model is too large for the format or the file cannot be written.
+    Raises
+    ------
+    ValueError : another suffix
+    ImportError : onnx or torch is missing; the message names the extra
+    ModelError : the model is too large for the format, or the file cannot be written
     """
     from ..model.file import write_atomically
 
@@ -42,21 +51,6 @@ def export(model: Model, path: str | os.PathLike[str], *, frontend: bool = False
     if suffix not in SUFFIXES:
         raise ValueError(f"{os.fspath(path)}: the format is told by the suffix; built: {', '.join(SUFFIXES)}")
     write_atomically(path, _writer(suffix)(model, frontend, blocks))
-
-
-def rows_and_frames(document: ModelDocument) -> tuple[int, int]:
-    """(n_rows, n_frames) of the document's window, whatever its layout."""
-    height, width = document.input_size()
-    return document.frontend.rows_and_frames(height, width)
-
-
-def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
-    """Samples of padding in front of and behind a segment of ``n_samples``, so that every frame is whole."""
-    left = frontend.pad_left(n_samples)
-    if frontend.framing == "center" and frontend.pad_mode == "reflect":
-        return left, frontend.n_fft // 2
-    frames = frontend.n_frames(n_samples)
-    return left, max(0, (frames - 1) * frontend.hop_length + frontend.n_fft - left - n_samples)
 
 
 def _writer(suffix: str) -> Callable[[Model, bool, bool], bytes]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engine import CpuEngine
 from ..errors import ModelError
-from . import rows_and_frames
+from .interface import rows_and_frames
 
 if TYPE_CHECKING:
     from ..model.file import Model

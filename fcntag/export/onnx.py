@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError
-from . import METADATA_KEY, padding, rows_and_frames
+from .interface import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
     from ..model.file import Model

@@ -6,7 +6,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import padding, rows_and_frames
+from .interface import padding, rows_and_frames
 
 if TYPE_CHECKING:
     from ..model.file import Model
