@@ -112,9 +112,8 @@ def test_peers_compute_the_models_scores(name: str, flatten: Any, precision: str
 
 def test_jax_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-k", "jax and not own", __file__]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "FCNTAG_TEST_JAX": "1"}, check=False
-    )
+    variables = {**os.environ, "FCNTAG_TEST_JAX": "1", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout or "[100%]" in done.stdout
 

@@ -375,8 +375,11 @@ def test_threads_stay_free_to_move(rng):
         for _ in range(20):
             time.sleep(0.005)
             engine.scores_of(x)
-        time.sleep(0.05)
-        allowed = {frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")}
+        deadline = time.monotonic() + 10
+        allowed = set()
+        while allowed != {frozenset(os.sched_getaffinity(0))} and time.monotonic() < deadline:
+            time.sleep(0.05)
+            allowed = {frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")}
     assert allowed == {frozenset(os.sched_getaffinity(0))}
 
 

@@ -66,7 +66,7 @@ def test_licence_and_notice_travel_with_the_weights():
 
 def test_python_m_pytest_in_the_checkout_tests_the_package():
     """It puts the checkout first on ``sys.path``, whose ``fcntag`` has no compiled core unless it is built in place."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/test_result.py"]
+    command = [sys.executable, "-m", "pytest", "tests/test_result.py"]
     variables = {**os.environ, "PYTEST_ADDOPTS": ""}
     run = subprocess.run(
         command, cwd=conftest.REPOSITORY, env=variables, capture_output=True, text=True, timeout=120, check=False

@@ -14,6 +14,7 @@ import pytest
 from fcntag.model.file import Model, write_model
 from support import make_models
 from support.emulated_cuda import installed
+from support.run_folder import once, run_folder
 
 ORIGINAL_FILES = {  # catalogue name -> file below shared/weights
     "choi2016-fcn5-narrow": "choi2016/R1_weights_best.hdf5",
@@ -26,16 +27,16 @@ ORIGINAL_FILES = {  # catalogue name -> file below shared/weights
 
 
 @pytest.fixture(scope="session")
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+def models(request: pytest.FixtureRequest) -> Callable[[str], Model]:
     """``models(name)``: a model of the catalogue, through the path a user takes.
 
     Embedded models load anywhere. The others are converted from the original file in ``shared/weights`` into a store of
-    this test session; without the reference material the test that asks for one skips.
+    this run; without the reference material the test that asks for one skips.
     """
     from fcntag import catalogue
     from fcntag.pull import pull
 
-    folder = tmp_path_factory.mktemp("store")
+    folder = run_folder("store")
     loaded: dict[str, Model] = {}
 
     def get(name: str) -> Model:
@@ -43,8 +44,11 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("FCNTAG_HOME", str(folder))
                 if name in ORIGINAL_FILES:
-                    shared: Path = request.getfixturevalue("shared")
-                    pull(name, source=shared / "weights" / ORIGINAL_FILES[name])
+                    source = request.getfixturevalue("shared") / "weights" / ORIGINAL_FILES[name]
+                    once(
+                        folder / f"{name}.pulled",
+                        lambda part, name=name, source=source: (pull(name, source=source), part.touch()),
+                    )
                 loaded[name] = catalogue.load_model(name)
         return loaded[name]
 
