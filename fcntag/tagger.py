@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import pipeline
 from .errors import FcntagError
-from .pipeline.segments import SegmentPlan, check_options, plan_segments
+from .pipeline.dense_plan import planner
 from .result import EmbedResult, EngineInfo, ModelInfo, Result, embedding_of, result_of
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Tagger:
         AudioError : unreadable or empty; the message starts with the track's name
         ValueError : hop or segments out of range
         """
-        return self._result(self._one(source, sample_rate, hop, segments, self._scoring(segments)))
+        how = self._how(hop, segments)
+        return self._result(pipeline.run_one(source, self._scoring(segments), **how, sample_rate=sample_rate))
 
     def tag_many(
         self,
@@ -208,7 +209,10 @@ class Tagger:
         TypeError : ``sources`` is itself one source (at once)
         AudioError : with ``on_error="raise"``, in the place of the failed track's result
         """
-        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._scoring(segments))
+        how = self._how(hop, segments)
+        outcomes = self._many(
+            sources, self._scoring(segments), how, workers, sample_rate=sample_rate, on_error=on_error
+        )
         return (self._result(outcome) for outcome in outcomes)
 
     def scores(self, waves: Any, *, out: Any = None, stream: Any = None, sample_rate: int | None = None) -> Any:
@@ -267,8 +271,8 @@ class Tagger:
         """
         which = self.feature_kind(which)
         _check_features(segments)
-        outcome = self._one(source, sample_rate, hop, segments, self._features(which))
-        return self._embedding(outcome, which)
+        how = self._how(hop, segments)
+        return self._embedding(pipeline.run_one(source, self._features(which), **how, sample_rate=sample_rate), which)
 
     def embed_many(
         self,
@@ -284,7 +288,8 @@ class Tagger:
         """Features of many tracks, in order; arguments and errors as for ``embed`` and ``tag_many``."""
         which = self.feature_kind(which)
         _check_features(segments)
-        outcomes = self._many(sources, sample_rate, hop, segments, workers, on_error, self._features(which))
+        how = self._how(hop, segments)
+        outcomes = self._many(sources, self._features(which), how, workers, sample_rate=sample_rate, on_error=on_error)
         return (self._embedding(outcome, which) for outcome in outcomes)
 
     def feature_kind(self, which: str) -> Literal["head", "blocks"]:
@@ -357,52 +362,21 @@ class Tagger:
             self._check_open()  # closed by another thread meanwhile: the engine's own error would name the engine
             raise
 
-    def _planner(self, hop: float | None, segments: str | None) -> Callable[[int], SegmentPlan]:
-        check_options(segments, hop)
-        document = self._model.document
+    def _how(self, hop: float | None, segments: str | None) -> dict[str, Any]:
+        """The arguments of ``run_one`` and ``run_many`` that are alike for scores and features."""
+        self._check_open()
+        plan = planner(self._model.document, segments, hop)
         if segments == "dense":
             from .engine.dense import check_engine
-            from .pipeline.dense_plan import check_dense, plan_track
 
             check_engine(self._engine)
-            check_dense(document)
-            return lambda n_total: plan_track(document, n_total)
-        return lambda n_total: plan_segments(document.segments, document.frontend, n_total, rule=segments, hop_s=hop)
-
-    def _one(
-        self, source: Any, sample_rate: int | None, hop: float | None, segments: str | None, function: Function
-    ) -> pipeline.Done:
-        self._check_open()
-        return pipeline.run_one(
-            source,
-            function,
-            plan=self._planner(hop, segments),
-            rate=self.sample_rate,
-            sample_rate=sample_rate,
-            max_batch=self._max_batch,
-        )
+        return {"plan": plan, "rate": self.sample_rate, "max_batch": self._max_batch}
 
     def _many(
-        self,
-        sources: Iterable[Any],
-        sample_rate: int | None,
-        hop: float | None,
-        segments: str | None,
-        workers: int | None,
-        on_error: str,
-        function: Function,
+        self, sources: Iterable[Any], function: Function, how: dict[str, Any], workers: int | None, **more: Any
     ) -> Iterator[pipeline.Outcome]:
-        self._check_open()
-        return pipeline.run_many(
-            sources,
-            function,
-            plan=self._planner(hop, segments),
-            rate=self.sample_rate,
-            sample_rate=sample_rate,
-            max_batch=self._max_batch,
-            workers=None if workers is None else _at_least("workers", workers, 1),
-            on_error=on_error,
-        )
+        workers = None if workers is None else _at_least("workers", workers, 1)
+        return pipeline.run_many(sources, function, **how, workers=workers, **more)
 
     def _result(self, outcome: pipeline.Outcome) -> Result:
         return result_of(outcome, self.tags, self._model_info, self._engine_info, self._warnings)

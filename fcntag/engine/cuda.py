@@ -120,7 +120,7 @@ class CudaEngine(Engine):
         return times[2:]
 
     def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
-        """The choices of the tile planner for every block after the first, one dict a block."""
+        """The choices of the tile planner, one dict a block."""
         with self._lock:
             self._check_open()
             found: list[dict[str, Any]] = self._network.describe_plan(

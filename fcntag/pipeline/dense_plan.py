@@ -6,15 +6,31 @@ The step between positions is the product of the pools' strides in time. The net
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import AudioError, ModelError
 from ..model.document import MAX_SAMPLES
-from .segments import SegmentPlan
+from .segments import SegmentPlan, check_options, plan_segments
 
 if TYPE_CHECKING:
     from ..model.document import ModelDocument
+
+
+def planner(document: ModelDocument, rule: str | None, hop_s: float | None) -> Callable[[int], SegmentPlan]:
+    """A function from a track's length in samples to its plan, by any rule, "dense" included.
+
+    Raises
+    ------
+    ValueError : ``rule`` or ``hop_s`` is out of range
+    ModelError : the model cannot be evaluated densely, and ``rule`` is "dense"
+    """
+    check_options(rule, hop_s)
+    if rule == "dense":
+        check_dense(document)
+        return lambda n_total: plan_track(document, n_total)
+    return lambda n_total: plan_segments(document.segments, document.frontend, n_total, rule=rule, hop_s=hop_s)
 
 
 @dataclass(frozen=True)
