@@ -425,3 +425,9 @@ def test_measurements_have_the_shape_that_bench_expects(rng):
         assert len(plans) == 2
         assert all(plan["ctas"] >= 1 for plan in plans)
     assert cuda_core.devices()[0]["name"] == "emulated"
+
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, "tf32x3"])
+def test_the_arithmetic_of_a_slow_device_is_measured_too(cuda_core, precision):
+    """The steps of a launch grow until it takes long enough: on the emulator a few do, on a GPU thousands."""
+    assert 0 < cuda_core.arithmetic_tflops(precision, 0) < 1
