@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .pipeline import Failed
+from .pipeline import Done, Failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,37 +126,36 @@ def result_of(
 
     ``notes`` are warnings that every result of the model carries.
     """
-    common: dict[str, Any] = {
-        "path": outcome.path,
-        "tags": tags,
-        "model": model,
-        "engine": engine,
-        "duration_s": outcome.duration_s,
-        "warnings": (*outcome.warnings, *notes),
-    }
+    common = {"tags": tags, **_common(outcome, model, engine, notes)}
     if isinstance(outcome, Failed):
         return Result(**common, error=str(outcome.error))
     values = outcome.values.reshape(-1, len(tags))
-    start_s, end_s = outcome.plan.start_s, outcome.plan.end_s
-    return Result(**common, scores=mean_of(values), segments=values, start_s=start_s, end_s=end_s)
+    return Result(**common, **_times(outcome), scores=mean_of(values), segments=values)
 
 
 def embedding_of(
     outcome: Outcome, which: str, model: ModelInfo, engine: EngineInfo, notes: tuple[str, ...]
 ) -> EmbedResult:
     """The EmbedResult of a track whose values are features [n_segments, F]; ``notes`` as for :func:`result_of`."""
-    common: dict[str, Any] = {
+    common = {"which": which, **_common(outcome, model, engine, notes)}
+    if isinstance(outcome, Failed):
+        return EmbedResult(**common, error=str(outcome.error))
+    return EmbedResult(**common, **_times(outcome), mean=mean_of(outcome.values), segments=outcome.values)
+
+
+def _common(outcome: Outcome, model: ModelInfo, engine: EngineInfo, notes: tuple[str, ...]) -> dict[str, Any]:
+    warnings = (*outcome.warnings, *notes)
+    return {
         "path": outcome.path,
-        "which": which,
         "model": model,
         "engine": engine,
         "duration_s": outcome.duration_s,
-        "warnings": (*outcome.warnings, *notes),
+        "warnings": warnings,
     }
-    if isinstance(outcome, Failed):
-        return EmbedResult(**common, error=str(outcome.error))
-    start_s, end_s = outcome.plan.start_s, outcome.plan.end_s
-    return EmbedResult(**common, mean=mean_of(outcome.values), segments=outcome.values, start_s=start_s, end_s=end_s)
+
+
+def _times(outcome: Done) -> dict[str, Any]:
+    return {"start_s": outcome.plan.start_s, "end_s": outcome.plan.end_s}
 
 
 def shortest(score: Any) -> float:
