@@ -1,4 +1,4 @@
-// Reads what Python hands to either core (fcntag/core_config.py writes it) into the structs that the cores take.
+// Reads what Python hands to either core (fcntag/engine/packing.py writes it) into the structs that the cores take.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -1,5 +1,5 @@
 // PCM at any rate -> mono at the model's rate, on the GPU: mean over the channels, then a polyphase FIR
-// (fcntag/resample_filter.py designs it and says what its taps mean).
+// (fcntag/engine/resample_filter.py designs it and says what its taps mean).
 #pragma once
 
 #include <cstddef>
