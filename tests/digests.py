@@ -214,7 +214,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="where to write the digests, as JSON")
     parser.add_argument("--compare", type=Path, help="a file of an earlier run; exit code 1 where anything differs")
-    parser.add_argument("--parts", default="emulated,tracks,avx512,avx2,neon,generic", help="default: %(default)s")
+    parser.add_argument("--parts", default=",".join(("emulated", "tracks", *ISAS)), help="default: %(default)s")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:

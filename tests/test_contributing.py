@@ -256,7 +256,11 @@ def test_every_instruction_set_can_be_forced_sanitized_and_is_documented() -> No
     assert sanitized
     targets = sanitized[1].split()
     (row,) = [line for line in read("docs/cli.md").splitlines() if line.startswith("| `FCNTAG_FORCE_ISA`")]
+    named = re.findall(r'\{Isa::\w+, "(\w+)"', isa.read_text(encoding="utf-8"))
+    assert set(named) <= built_sets(), f"{isa.name} names a set that CMakeLists.txt does not compile"
+    (digested,) = re.findall(r"^ISAS = \((.*)\)", read("tests/digests.py"), re.MULTILINE)
     for name in built_sets():
+        assert f'"{name}"' in digested, f"tests/digests.py does not list {name}"
         assert f'"{name}"' in isa.read_text(encoding="utf-8"), f"{isa.name} cannot name {name}"
         assert f"fcntag_{name}" in targets or "${FCNTAG_ISA_TARGETS}" in targets, f"FCNTAG_SANITIZE leaves out {name}"
         assert f"`{name}`" in row, f"docs/cli.md does not list {name}"
@@ -264,16 +268,17 @@ def test_every_instruction_set_can_be_forced_sanitized_and_is_documented() -> No
 
 # ---- a metric ----
 
+SCHEMAS = {1: ["roc_auc", "pr_auc"]}  # of a report -> its metrics
 METRICS = [field.name for field in dataclasses.fields(metrics.Metrics)]
 
 
 @pytest.fixture(scope="module")
 def evaluated() -> report.Report:
     rng = np.random.default_rng(5)
-    labels = rng.random((40, 3)) < 0.4
-    dataset = Dataset("some", tuple(f"{i}.wav" for i in range(40)), ("a", "b", "c"), labels)
-    truth = align(dataset, ("a", "b", "c"))
-    scores = Scores(("a", "b", "c"), rng.random((40, 3)).astype(np.float32), np.ones(40, bool))
+    labels = rng.random((40, 4)) < (0.4, 0.4, 0.4, 0.0)  # the last tag is left out of the averages
+    tags = ("a", "b", "c", "d")
+    truth = align(Dataset("some", tuple(f"{i}.wav" for i in range(40)), tags, labels), tags)
+    scores = Scores(tags, rng.random((40, 4)).astype(np.float32), np.ones(40, bool))
     return evaluate(truth, scores, resamples=20)
 
 
@@ -290,7 +295,8 @@ def test_a_metric_is_in_every_form_of_a_report(evaluated, metric) -> None:
     assert shown in evaluated.summary()
     table = "\n".join(evaluated.lines())
     assert table.count(shown) == 1
-    rows = [dict(zip(report.CSV_HEADER, row, strict=True)) for row in evaluated.csv_rows()]
+    *rows, left_out = [dict(zip(report.CSV_HEADER, row, strict=True)) for row in evaluated.csv_rows()]
+    assert left_out[metric] == ""
     assert [row[metric] for row in rows] == [evaluated_value(evaluated, metric, k) for k in range(-1, 3)]
     assert all(row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"] for row in rows)
 
@@ -300,9 +306,18 @@ def evaluated_value(evaluated: report.Report, metric: str, k: int) -> float:
     return getattr(evaluated if k < 0 else evaluated.tags[k], metric).value
 
 
+def test_a_metric_is_of_a_schema_and_stands_beside_scikit_learn_s() -> None:
+    """Readers of a report tell by the schema which figures it has."""
+    assert SCHEMAS[report.SCHEMA] == METRICS, "fcntag/eval/report.py: raise SCHEMA, and give SCHEMAS here its metrics"
+    beside = read("tests/test_eval_metrics.py")
+    for metric in METRICS:
+        assert f"ours.{metric}[k] - " in beside, f"tests/test_eval_metrics.py: no figure of scikit-learn's for {metric}"
+
+
 def test_a_metric_has_intervals(rng) -> None:
     labels, scores = rng.random((30, 2)) < 0.5, rng.random((30, 2))
     found = metrics.bootstrap(labels, scores, resamples=10)
+    assert dataclasses.astuple(metrics.per_tag(labels, scores))[-1].shape == (2,)
     for array in (found.low, found.high, found.macro_low, found.macro_high):
         assert len(array) == len(METRICS)
     assert metrics.resampled(labels, scores, resamples=4).shape == (len(METRICS), 4, 2)
@@ -320,8 +335,10 @@ def test_every_peer_is_known_to_the_command_line_and_installed_by_the_extra() ->
     for extra in ("bench", "test"):
         found = re.search(rf"^{extra} = \[(.*?)\]$", project, re.DOTALL | re.MULTILINE)
         assert found
+        base = re.search(r"^dependencies = \[(.*?)\]$", project, re.MULTILINE)
+        assert base
         for module in {module for entry in peers.PEERS.values() for module in entry.needs}:
-            assert re.search(rf'"{module}[>=]', found[1]), f"pyproject.toml: the extra {extra} lacks {module}"
+            assert re.search(rf'"{module}[>=]', base[1] + found[1]), f"pyproject.toml: the extra {extra} lacks {module}"
 
 
 def test_every_peer_of_a_gpu_is_in_the_check_on_hardware() -> None:

@@ -34,7 +34,7 @@ class Engine(ABC):
     device : "cpu", "cuda:N", or "emulated:N" where the CPU emulator stands in for the GPU (in the tests)
     precision : "float32", "tf32", "float16" or "bfloat16"
     threads : CPU threads of the network, the caller's included; 0 on a GPU
-    isa : the instruction set in use: "avx512", "avx2", "neon" or "generic", or a compute capability such as "sm_90"
+    isa : the instruction set in use, a value of FCNTAG_FORCE_ISA; on a GPU its compute capability, e.g. "sm_90"
     max_batch : most segments that one call of the core takes
     reduction : the work that is left out, or None
     device_info : name, capability, memory and versions of the GPU; empty on a CPU
