@@ -256,7 +256,7 @@ def sigmoid(z: Array) -> Array:
     return np.exp(-np.logaddexp(0.0, -z))
 
 
-def run(model: Model, x: ArrayLike) -> Array:
+def scores_of(model: Model, x: ArrayLike) -> Array:
     """Network input x [B, H, W] -> scores [B, n_tags] in [0, 1]."""
     return sigmoid(logits(model, x))
 
@@ -276,7 +276,7 @@ def dense(model: Model, x: ArrayLike) -> Array:
 
 def scores(model: Model, waves: ArrayLike) -> Array:
     """Waves [B, n_samples] at the model's rate -> scores [B, n_tags] in [0, 1]."""
-    return run(model, network_input(model, waves))
+    return scores_of(model, network_input(model, waves))
 
 
 # ---- unfolded batch-norm with the statistics of the batch, as the Keras 1 releases were published ----

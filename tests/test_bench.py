@@ -264,7 +264,7 @@ def test_peers_compute_the_models_scores(name: str, flatten: Any, rng: np.random
             pytest.skip(str(error))
         raise
     tolerance = 0.05 if name == "openvino-bf16" else 1e-5  # 8 bits; float32 rounding, for scores between 0 and 1
-    assert np.abs(peer.run(x) - oracle.run(model, x)).max() < tolerance
+    assert np.abs(peer.run(x) - oracle.scores_of(model, x)).max() < tolerance
 
 
 # ---- the command ----

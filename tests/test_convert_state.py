@@ -49,7 +49,7 @@ def agrees(converted: Any, module: nn.Module, shape: tuple[int, ...], rng: np.ra
     with torch.inference_mode():
         expected = module.double()(torch.from_numpy(x.astype(np.float64)).reshape(3, *shape)).numpy()
     assert expected.std() > 0.02
-    assert max_abs(oracle.run(model, normalised(model, x)), expected) <= 2e-6
+    assert max_abs(oracle.scores_of(model, normalised(model, x)), expected) <= 2e-6
     assert converted.runtime.startswith("PyTorch")
     return model
 

@@ -86,7 +86,7 @@ def test_blocks_and_scores_match_the_oracle(model, rng, precision):
         assert relative_l2(engine.logits(x), logits) <= 2 * BLOCK_TOLERANCE[precision]
         scale = max(1.0, float(np.abs(logits).max()))
         np.testing.assert_allclose(
-            engine.scores_of(x), oracle.run(model, x), atol=scale * SCORE_TOLERANCE[precision], rtol=0
+            engine.scores_of(x), oracle.scores_of(model, x), atol=scale * SCORE_TOLERANCE[precision], rtol=0
         )
 
 
@@ -334,7 +334,7 @@ def test_old_gpus_name_what_they_lack(rng, monkeypatch, precision):
         create_engine(model, device="cuda", precision=precision)
     x = rng.standard_normal((1, *model.document.input_size())).astype(np.float32)
     with create_engine(model, device="cuda", precision="float16", max_batch=1) as engine:
-        np.testing.assert_allclose(engine.scores_of(x), oracle.run(model, x), atol=5e-3, rtol=0)
+        np.testing.assert_allclose(engine.scores_of(x), oracle.scores_of(model, x), atol=5e-3, rtol=0)
 
 
 def test_out_of_memory_is_one_clear_error(rng, monkeypatch):

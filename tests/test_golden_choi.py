@@ -238,7 +238,7 @@ def per_frame(model, mels: np.ndarray) -> np.ndarray:
 def test_published_predictions_one_track_at_a_time(backend, models, shared, track) -> None:
     model, g = models(R1), golden(shared, "golden_fcn5_R1")
     x = per_frame(model, golden(shared, "golden_mels_bensound")["mels"][track : track + 1])
-    assert_scores(backend.run(model, x)[0], g["y_batch4_k105"][track], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x)[0], g["y_batch4_k105"][track], SCORES[backend.kind])
 
 
 def test_r1_frozen_blocks(backend, models, shared) -> None:
@@ -261,8 +261,8 @@ def test_r4_scores_and_blocks(backend, models, shared) -> None:
     model, g = models(R4), golden(shared, "golden_fcn5_R4")
     mels = golden(shared, "golden_mels_bensound")
     x = per_frame(model, mels["mels"])
-    assert_scores(backend.run(model, x), g["y_std_input_running"], SCORES[backend.kind])
-    assert_scores(backend.run(model, x), g["real_keras1.0.6_theano_std_input_batch1"], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x), g["y_std_input_running"], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x), g["real_keras1.0.6_theano_std_input_batch1"], SCORES[backend.kind])
     track = list(mels["tracks"]).index(str(g["block_track"]))
     check_blocks(backend.blocks(model, x[track : track + 1]), g, BLOCKS[backend.kind])
 
@@ -325,7 +325,7 @@ def test_compact_frozen(backend, models, shared) -> None:
     model, g = models(COMPACT), golden(shared, "golden_compact")
     track = list(g["tracks"]).index(str(g["block_track"]))
     x = g["mel"][None].astype(np.float64)
-    assert_scores(backend.run(model, x)[0], g["y_batch4_trackref"][track], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x)[0], g["y_batch4_trackref"][track], SCORES[backend.kind])
     maps = backend.blocks(model, x)
     reference = unfolded(compact(shared), COMPACT_POOLS, x, eps=1e-3, rule="k11", stats=frozen(g)).maps
     for i, (block, expected) in enumerate(zip(maps, reference, strict=True)):
@@ -353,7 +353,7 @@ def test_keras2_scores_and_blocks(backend, models, shared) -> None:
     track = list(g["tracks"]).index(str(g["block_track"]))
     mel = g["mel"][None].astype(np.float64)
     x = (mel - mel.mean()) / (mel.std() + 1e-10)
-    assert_scores(backend.run(model, x)[0], g["y"][track], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x)[0], g["y"][track], SCORES[backend.kind])
     check_blocks(backend.blocks(model, x), g, BLOCKS[backend.kind])
 
 

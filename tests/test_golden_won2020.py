@@ -98,7 +98,7 @@ def test_blocks_logits_and_scores_from_the_log_mel(backend, models, shared, name
     x = from_decibels(model, g["log_mel_db"])
     check_blocks(backend.blocks(model, x), g, {"oracle": 1e-6, "engine": 2e-6}[backend.kind])
     assert max_abs(backend.logits(model, x)[0], g["logits"]) <= {"oracle": 3e-6, "engine": 3e-5}[backend.kind]
-    assert_scores(backend.run(model, x)[0], g["sigmoid"], SCORES[backend.kind])
+    assert_scores(backend.scores_of(model, x)[0], g["sigmoid"], SCORES[backend.kind])
 
 
 @pytest.mark.parametrize("name", NAMES)

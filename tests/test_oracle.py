@@ -303,7 +303,7 @@ def test_network(rng, name, flatten) -> None:
     z = np.array([[f @ row for row in model.tensors["head.weight"].astype(np.float64)] for f in features])
     z += model.tensors["head.bias"]
     np.testing.assert_allclose(oracle.logits(model, x), z, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(oracle.run(model, x), 1 / (1 + np.exp(-z)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(oracle.scores_of(model, x), 1 / (1 + np.exp(-z)), rtol=1e-9, atol=1e-12)
 
 
 def test_block_features_are_means_in_block_order(rng) -> None:
@@ -320,7 +320,7 @@ def test_scores_are_the_front_end_then_the_network(rng) -> None:
     waves = rng.uniform(-1, 1, (2, model.document.segments.n_samples))
     x = oracle.network_input(model, waves)
     assert x.shape == (2, 13, 19)
-    np.testing.assert_array_equal(oracle.scores(model, waves), oracle.run(model, x))
+    np.testing.assert_array_equal(oracle.scores(model, waves), oracle.scores_of(model, x))
 
 
 @pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
@@ -415,7 +415,7 @@ def test_batch_statistics_agree_with_a_folded_block(rng) -> None:
     x = rng.standard_normal((2, 13, 19))
     head = tensors["head.weight"].T, tensors["head.bias"]
     unfolded = oracle.batch_statistics_scores(raw, *head, x, eps=1e-6, rule="k105").scores
-    np.testing.assert_allclose(oracle.run(dataclasses.replace(model, tensors=tensors), x), unfolded, rtol=1e-10)
+    np.testing.assert_allclose(oracle.scores_of(dataclasses.replace(model, tensors=tensors), x), unfolded, rtol=1e-10)
 
 
 # ---- the module ----

@@ -141,7 +141,7 @@ def test_the_oracle_gives_the_networks_scores(run: Path, document: Path, rng: np
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).sigmoid().numpy()
     # weights rounded to float32, and two blocks that magnify it
-    np.testing.assert_allclose(oracle.run(model, x * scale + shift), expected, atol=1e-5)
+    np.testing.assert_allclose(oracle.scores_of(model, x * scale + shift), expected, atol=1e-5)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:

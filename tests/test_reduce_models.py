@@ -62,7 +62,7 @@ def test_published_models(models: Callable[[str], Model], rng: np.random.Generat
     assert max_abs(oracle.features(model, x[:, :rows, :columns]), oracle.features(model, x)) == 0.0
     with create_engine(model, threads=2) as full, create_engine(reduced, threads=2) as small:
         x = x.astype(np.float32)
-        assert max_abs(small.run(x), full.run(x)) <= 2e-6
+        assert max_abs(small.scores_of(x), full.scores_of(x)) <= 2e-6
         # Elementwise rounding is relative to the map's size, not to the value's
         features = full.blocks(x)[-1]
         restored = report.blocks[-1].restore(small.blocks(x)[-1])
@@ -74,10 +74,10 @@ def test_published_models(models: Callable[[str], Model], rng: np.random.Generat
 def test_published_models_on_music(models: Callable[[str], Model], shared: Path, name: str, track: str) -> None:
     model = models(name)
     x = oracle.network_input(model, music(model, shared / "music" / track))
-    want = oracle.run(model, x)
+    want = oracle.scores_of(model, x)
     for tolerance, exact, allowed in ((0.0, True, EXACT), (TOLERANCE, True, EXACT), (TOLERANCE, False, ROUNDED)):
         reduced, _ = reduce_channels(model, tolerance=tolerance, exact=exact)
-        assert max_abs(oracle.run(reduced, x), want) <= allowed
+        assert max_abs(oracle.scores_of(reduced, x), want) <= allowed
 
 
 def test_dropping_the_constants_would_not_be_lossless(models: Callable[[str], Model], rng: np.random.Generator) -> None:
@@ -90,7 +90,7 @@ def test_dropping_the_constants_would_not_be_lossless(models: Callable[[str], Mo
         if part.carrier:
             tensors[f"blocks.{i}.bias"] = np.append(tensors[f"blocks.{i}.bias"][:-1], np.float32(0))
     dropped = dataclasses.replace(reduced, tensors=tensors)
-    assert max_abs(oracle.run(dropped, x), oracle.run(model, x)) > 1e-7
+    assert max_abs(oracle.scores_of(dropped, x), oracle.scores_of(model, x)) > 1e-7
 
 
 @pytest.mark.parametrize("name", UNCHANGED)

@@ -246,7 +246,7 @@ def test_stored_without_waves(three_blocks, tmp_path, rng) -> None:
     x = rng.standard_normal((2, *three_blocks.document.input_size())).astype(np.float32)
     maps = oracle.blocks(three_blocks, x)
     path = str(tmp_path / "blocks.npz")
-    np.savez(path, mel=x, block2=maps[1], scores=oracle.run(three_blocks, x))
+    np.savez(path, mel=x, block2=maps[1], scores=oracle.scores_of(three_blocks, x))
     assert [stage.name for stage in validate(three_blocks, device="cpu", against=path).cases[0].stages] == [
         "block 2",
         "scores",

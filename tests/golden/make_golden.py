@@ -67,7 +67,7 @@ def main() -> None:
             )
             out[f"{signal}/{name}/features"] = oracle.flatten(maps[-1], model.document.head.flatten)[0]
             out[f"{signal}/{name}/logits"] = oracle.logits(model, x)[0]
-            out[f"{signal}/{name}/scores"] = oracle.run(model, x)[0]
+            out[f"{signal}/{name}/scores"] = oracle.scores_of(model, x)[0]
     np.savez_compressed(PATH, **out)
     print(f"{PATH.name}: {PATH.stat().st_size} bytes")
 

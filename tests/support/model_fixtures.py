@@ -91,7 +91,7 @@ class OracleBackend:
 
         return oracle.features(model, oracle.network_input(model, waves), which)  # type: ignore[arg-type]
 
-    def __getattr__(self, method: str) -> Any:  # blocks, run, logits, scores: as they are
+    def __getattr__(self, method: str) -> Any:  # blocks, scores_of, logits, scores: as they are
         from fcntag import oracle
 
         return getattr(oracle, method)
@@ -125,7 +125,7 @@ class EngineBackend:
             power = 10.0 ** (engine.log_mel(waves).astype(np.float64) / 10.0)
         return power if model.document.frontend.layout == "mel_time" else power.transpose(0, 2, 1)
 
-    def __getattr__(self, method: str) -> Any:  # log_mel, blocks, run, logits, scores, features
+    def __getattr__(self, method: str) -> Any:  # log_mel, blocks, scores_of, logits, scores, features
         return lambda model, *arguments, **options: getattr(self._engine(model), method)(*arguments, **options)
 
     def close(self) -> None:

@@ -50,9 +50,9 @@ def check(
     exact, _ = reduce_channels(model, tolerance=tolerance, exact=True)
     assert report.score_bound <= tolerance
     check_tensors(reduced.document, reduced.tensors)
-    want = oracle.run(model, x)
-    assert max_abs(oracle.run(exact, x), want) <= EXACT
-    assert max_abs(oracle.run(reduced, x), want) <= rounded
+    want = oracle.scores_of(model, x)
+    assert max_abs(oracle.scores_of(exact, x), want) <= EXACT
+    assert max_abs(oracle.scores_of(reduced, x), want) <= rounded
     features = oracle.features(model, x)
     restored = report.restore_features(oracle.features(exact, x))
     assert max_abs(restored, features) <= EXACT * (1.0 + np.abs(features).max())
