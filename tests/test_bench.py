@@ -261,7 +261,7 @@ def test_options() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--device", "cuda"], 4, "cuda"),
+        (["--device", "cuda"], 4, "CUDA" if importlib.util.find_spec("fcntag._cuda") is None else "cuda"),
         (["--model", "no-such-model"], 3, "no-such-model"),
         (["--precision", "float16"], 4, "float16"),
         (["--compare", "{tmp}/none.json"], 2, "none.json: No such file"),
