@@ -81,7 +81,11 @@ def converters_pools() -> set[tuple[Pair, Pair]]:
     found = set()
     for module in converter_modules():
         pools = getattr(module, "_POOLS", ())
-        found |= {(pool, pool) for pool in pools if isinstance(pools, tuple)}
+        several = pools.values() if isinstance(pools, dict) else [pools]
+        for chain in several:
+            for pool in chain:
+                window, stride = pool if isinstance(pool[0], tuple) else (pool, pool)
+                found.add((window, stride))
     return found
 
 
@@ -115,13 +119,17 @@ def test_every_window_is_checked() -> None:
     stacks = [typing.cast("list[Block]", spec["blocks"]) for spec in test_engine.NETWORKS.values()]
     firsts = [blocks[0].pool for blocks in stacks]
     others = [block.pool for blocks in stacks for block in blocks[1:] if block.kernel == 3]
-    assert fast_windows(FIRST_ON_CPU) <= {(pool.window[1], pool.stride[1]) for pool in firsts}
-    assert fast_windows(FIRST_ON_GPU) <= {pool.window for pool in firsts}
-    assert fast_windows(WINOGRAD) <= {pool.window for pool in others if pool.window == pool.stride}
     on_gpu = {(window, stride or window) for window, stride in gpu_cases.POOLS}
-    assert fast_windows(FIRST_ON_GPU) <= {window for window, _ in on_gpu}
     known = {(block.pool.window, block.pool.stride) for blocks in known_stacks().values() for block in blocks}
-    assert known | converters_pools() <= on_gpu
+    networks, pools = "tests/test_engine.py, NETWORKS", "benchmarks/gpu/cases.py, POOLS"
+    for built, checked, where in (
+        (fast_windows(FIRST_ON_CPU), {(pool.window[1], pool.stride[1]) for pool in firsts}, networks),
+        (fast_windows(FIRST_ON_GPU), {pool.window for pool in firsts}, networks),
+        (fast_windows(WINOGRAD), {pool.window for pool in others if pool.window == pool.stride}, networks),
+        (fast_windows(FIRST_ON_GPU), {window for window, _ in on_gpu}, pools),
+        (known | converters_pools(), on_gpu, pools),
+    ):
+        assert built <= checked, f"{where}: no case for {sorted(built - checked)}"
 
 
 # ---- a front end ----

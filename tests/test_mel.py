@@ -168,6 +168,8 @@ def test_windows() -> None:
     np.testing.assert_allclose(hann[:256] + hann[256:], 1.0, atol=1e-15)  # half overlap adds up to 1
     np.testing.assert_array_equal(window("hann_reversed", 512), hann[::-1])
     assert np.abs(window("hann_reversed", 512) - hann).max() > 6e-3  # one sample of shift: not the same window
+    with pytest.raises(ValueError, match=r"window 'hamming' is not built; built: hann, hann_reversed"):
+        window("hamming", 512)
 
 
 def test_dct_is_orthonormal_and_scipy_s(rng) -> None:

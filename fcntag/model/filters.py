@@ -125,4 +125,7 @@ def delta_frames(n_frames: int) -> np.ndarray:
 def window(name: str, n_fft: int) -> np.ndarray:
     """Window [n_fft], float64: "hann" (periodic) or "hann_reversed" (the same, read backwards)."""
     hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
-    return hann if name == "hann" else hann[::-1].copy()
+    windows = {"hann": hann, "hann_reversed": hann[::-1].copy()}
+    if name not in windows:  # the oracle and the engines share this function: a wrong window would look right
+        raise ValueError(f"window {name!r} is not built; built: {', '.join(windows)}")
+    return windows[name]
