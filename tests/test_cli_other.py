@@ -434,3 +434,11 @@ def test_models_info_says_which_windows_have_code(name, lines, capsys):
     code, out, _ = run(capsys, "models", "info", name, "--json")
     assert code == 0
     assert set(lines) <= set(json.loads(out)["kernels"])
+
+
+def test_models_info_says_in_one_line_that_an_instruction_set_is_not_here():
+    done = fcntag("models", "info", "mtt-vgg", FCNTAG_FORCE_ISA="pdp11", FCNTAG_NUM_THREADS="many")
+    assert done.returncode == 2
+    (line,) = lines(done.stderr)
+    assert "FCNTAG_FORCE_ISA='pdp11'" in line
+    assert fcntag("models", "info", "mtt-vgg", FCNTAG_NUM_THREADS="many").returncode == 0  # nothing here uses threads

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import FcntagError, ModelError
 from . import options
 from .paths import check_outputs
 from .streams import Progress, UsageError, log
@@ -18,6 +18,7 @@ from .streams import Progress, UsageError, log
 if TYPE_CHECKING:
     from ..catalogue.facts import Entry
     from ..model.document import ModelDocument
+    from ..model.file import Model
 
 UNTRAINED = "no weights"  # the state of the paper's networks; models new gives them random ones
 
@@ -189,12 +190,8 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
         "training_data": facts.training_data,
     }
     if model is not None:
-        from ..engine import CpuEngine
-
         document = model.document
-        with CpuEngine(model) as engine:
-            reductions = [] if engine.reduction is None else engine.reduction.lines()
-            kernels = [_kernel(block) for block in engine.describe_plan()]
+        reductions, kernels = _on_this_cpu(model)
         info |= {
             "file": model.path,
             "sha256": model.sha256,
@@ -215,6 +212,20 @@ def _info(entry: Entry | None, model: Any) -> dict[str, Any]:
     if model is not None:
         info["document"] = json.loads(model.document.to_json())
     return info
+
+
+def _on_this_cpu(model: Model) -> tuple[list[str], list[str]]:
+    """The lines about the work that is left out, and about the code that each block runs."""
+    from ..engine import CpuEngine
+
+    try:
+        with CpuEngine(model, threads=1) as engine:  # the plan of a block does not depend on threads
+            reductions = [] if engine.reduction is None else engine.reduction.lines()
+            return reductions, [_kernel(block) for block in engine.describe_plan()]
+    except FcntagError:
+        raise
+    except ValueError as error:  # of FCNTAG_FORCE_ISA
+        raise UsageError(str(error)) from None
 
 
 def _kernel(block: dict[str, Any]) -> str:
