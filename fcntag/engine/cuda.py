@@ -263,12 +263,12 @@ def memory_needed(
     if reason := module.unavailable():
         raise DeviceError(f"device='cuda': {reason}; use device='cpu'")
     document = model.document
-    running = reduce_model(model)[0] if reduce else model
+    needed_model = reduce_model(model)[0] if reduce else model
     whole = document.input_size()
     height, width = needed_input(document, *whole) if reduce else whole
     network = module.Network.planned_bytes(
-        block_dicts(running),
-        head_dict(running),
+        block_dicts(needed_model),
+        head_dict(needed_model),
         height=height,
         width=width,
         max_batch=max_batch,
@@ -276,10 +276,10 @@ def memory_needed(
         device=index,
     )
     frontend = document.frontend
-    seen = (height * width) if frontend.frames_stand_alone else whole[0] * whole[1]
+    inputs = (height * width) if frontend.frames_stand_alone else whole[0] * whole[1]
     if frontend.kind == "mfcc":  # and the log-mel that they come from
-        seen += frontend.n_mels * whole[1]
-    floats = document.segments.n_samples + seen + 2 * len(document.tags)
+        inputs += frontend.n_mels * whole[1]
+    floats = document.segments.n_samples + inputs + 2 * len(document.tags)
     return int(network) + 4 * max_batch * floats
 
 

@@ -66,9 +66,7 @@ def run_one(
     (outcome,) = run_pipeline(
         [source], function, plan=plan, rate=rate, sample_rate=lambda _: sample_rate, max_batch=max_batch, workers=1
     )
-    if isinstance(outcome, Failed):
-        raise outcome.error
-    return outcome
+    return _raise_error(outcome)
 
 
 def run_many(

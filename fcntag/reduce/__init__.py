@@ -43,8 +43,8 @@ class Reduction:
     Attributes:
         flatten: the head's order, for :meth:`restore_features`.
         blocks: per block, channels before and after and why.
-        input_before, input_after: (H, W) of the network's input, and of its part at the top left that is ever seen.
-        samples_before, samples_after: length of a segment, and how much of its start the seen frames reach.
+        input_before, input_after: (H, W) of the network's input, and of its part at the top left that is ever needed.
+        samples_before, samples_after: length of a segment, and how much of its start the needed frames reach.
             Equal where the front end needs the whole segment for a maximum, mean or deviation.
         macs_before: multiply-adds of a segment, every convolution output counted.
         macs_after: those that can reach a score: kept channels, convolution outputs that a pooling window covers.
@@ -116,14 +116,14 @@ def reduce_model(model: Model, *, tolerance: float = TOLERANCE) -> tuple[Model, 
     reduced, channels = reduce_channels(model, tolerance=tolerance)
     document = model.document
     height, width = document.input_size()
-    seen = needed_input(document, height, width)
+    needed = needed_input(document, height, width)
     return reduced, Reduction(
         flatten=document.head.flatten,
         blocks=channels.blocks,
         input_before=(height, width),
-        input_after=seen,
+        input_after=needed,
         samples_before=document.segments.n_samples,
-        samples_after=needed_samples(document, seen),
+        samples_after=needed_samples(document, needed),
         macs_before=document.multiply_adds(),
         macs_after=needed_macs(reduced.document),
         denormals_flushed=channels.denormals_flushed,

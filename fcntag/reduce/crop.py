@@ -56,11 +56,11 @@ def needed_macs(document: ModelDocument) -> int:
     return total
 
 
-def needed_samples(document: ModelDocument, seen: tuple[int, int]) -> int:
+def needed_samples(document: ModelDocument, needed: tuple[int, int]) -> int:
     frontend, n_samples = document.frontend, document.segments.n_samples
     if not frontend.frames_stand_alone:
         return n_samples
-    _, n_frames = frontend.rows_and_frames(*seen)
+    _, n_frames = frontend.rows_and_frames(*needed)
     end = (n_frames - 1) * frontend.hop_length + frontend.n_fft - frontend.pad_left(n_samples)
     if frontend.framing == "center" and frontend.pad_mode == "reflect":
         end = max(end, frontend.n_fft // 2 + 1)  # the first frame reads what is reflected into its padding
