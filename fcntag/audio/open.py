@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AudioError
 from . import mp3, ogg, wav
 from .av import AvReader
-from .readers import ArrayReader, FlacReader, Mp3Reader, Reader, SndReader
+from .flac_reader import FlacReader
+from .readers import ArrayReader, Mp3Reader, Reader, SndReader
 from .sniff import Kind, sniff
 from .source import DecoderIOError, Source, Stream, check_kind, open_source, source_name
 from .track import Track

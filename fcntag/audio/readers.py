@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
-from . import flac, mp3, mp3_stream
+from . import mp3, mp3_stream
 from .source import Source, Stream
 
 if TYPE_CHECKING:
@@ -234,63 +234,6 @@ class SndReader:
         """Go on after the decoder gave up before it delivered anything; returns like ``read_into``."""
         self.warn(f"decoding stopped at {self.position / self.sample_rate:.2f} s ({reason.strip().rstrip('.')})")
         return 0
-
-
-class FlacReader(SndReader):
-    """FLAC whose header is made true before opening, and whose bad frames are taken out when one is met."""
-
-    def __init__(self, source: Source, offset: int, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self.source = source
-        self._info = flac.read_info(source, offset)
-        self._repaired = False
-        make: Callable[[], Stream] | None = None
-        if offset > 0:
-            make = lambda: Stream(source, [(offset, source.size - offset)])  # noqa: E731
-        total = flac.true_total(source, self._info)
-        if total is None:
-            make = self._repair(source)
-        elif total != self._info.total:
-            if self._info.total:
-                warn(f"the FLAC header promises {self._info.total} samples, the file has {total}")
-            make = lambda: flac.stream_with_total(source, self._info, total)  # noqa: E731
-        super().__init__(source, warn, make, preroll=None if self._repaired else 0)
-
-    def _repair(self, source: Source) -> Callable[[], Stream]:
-        frames = flac.good_frames(source, self._info)
-        if not frames:
-            raise ValueError("no audio samples (no whole FLAC frame)")
-        self._repaired = True
-        n_samples = sum(frame.n_samples for frame, _ in frames)
-        n_bytes = sum(size for _, size in frames)
-        lost = self._info.audio_end - self._info.audio_start - n_bytes
-        if self._info.total > n_samples:
-            self.warn(
-                f"the FLAC stream is damaged or cut off: {n_samples / self._rate:.2f} of "
-                f"{self._info.total / self._rate:.2f} s can be decoded"
-            )
-        elif lost:
-            self.warn(f"{lost} bytes of the FLAC stream are damaged and were left out")
-        return lambda: flac.stream_of_frames(source, self._info, frames)
-
-    @property
-    def _rate(self) -> int:
-        return max(1, int.from_bytes(self._info.block[10:13], "big") >> 4)
-
-    def _after_error(self, buffer: np.ndarray, reason: str) -> int:
-        if self._repaired:
-            return super()._after_error(buffer, reason)
-        target = self.position
-        try:
-            self.make_stream = self._repair(self.source)
-        except ValueError:
-            return super()._after_error(buffer, reason)
-        self.preroll = None
-        self._open()
-        while self.position < target:
-            if super().read_into(buffer[: target - self.position]) == 0:
-                return 0
-        return super().read_into(buffer)
 
 
 class Mp3Reader(SndReader):

@@ -1,0 +1,186 @@
+"""The frames of a FLAC stream: where the sound ends, which frames are whole, and streams made of those.
+
+A frame is whole if the checksum at its end holds. Whole frames are presented to the decoder behind a header that gives
+what they say of themselves, and no total: so the decoder reads to the end, whatever was promised. It fills gaps
+between positions with silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .crc import crc16, crc16_table
+from .flac import MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
+from .source import Source, Stream
+
+CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
+CHECK_BYTES = 1 << 24  # of them
+_MAGIC = b"fLaC\x00\x00\x00\x22"
+
+
+@dataclass(frozen=True)
+class FrameScan:
+    """All whole frames of a stream in order, each with its size in bytes."""
+
+    frames: list[tuple[Frame, int]]
+    second_stream: bool  # another FLAC stream follows
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(size for _, size in self.frames)
+
+    @property
+    def n_samples(self) -> int:
+        return sum(frame.n_samples for frame, _ in self.frames)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last frame."""
+        last, size = self.frames[-1]
+        return last.offset + size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the frames follow one another without a byte between them and without a missing number."""
+        return self.end - self.frames[0][0].offset == self.n_bytes and all(
+            a.is_followed_by(b) for (a, _), (b, _) in zip(self.frames, self.frames[1:], strict=False)
+        )
+
+
+def true_total(source: Source, info: StreamInfo) -> int | None:
+    """Samples per channel up to the last frame, if that ends where the sound ends.
+
+    None for a stream that is cut or damaged, and for one whose frames do not tell their position.
+    """
+    if not info.numbered:
+        return None
+    start = max(info.audio_start, info.audio_end - info.longest_frame)
+    # The last frame of a normal file is near the end, so the longest possible one need not be read to find it.
+    for at in sorted({max(start, info.audio_end - (1 << 16)), start}, reverse=True):
+        tail = source.read_at(at, info.audio_end - at)
+        found = [
+            frame
+            for match in SYNC.finditer(tail)
+            if (frame := parse_frame(tail, match.start(), at + match.start())) is not None and info.fits(frame)
+        ]
+        for frame in reversed(found):
+            end = info.end_sample(frame)
+            if end == info.total or crc16(tail[frame.offset - at :]) == 0:
+                return end
+    return None
+
+
+def good_frames(source: Source, info: StreamInfo) -> FrameScan:
+    """All frames whose header and checksum are right, up to the start of a second stream."""
+    found = [frame for frame in candidates(source, info.audio_start, info.audio_end) if info.fits(frame)]
+    good: list[tuple[Frame, int]] = []
+    for k in range(0, len(found), CHECK_AT_ONCE):
+        good += _check(source, info, found, k, min(k + CHECK_AT_ONCE, len(found)))
+    ordered: list[tuple[Frame, int]] = []
+    least = 0
+    for frame, size in good:
+        if frame.number >= least:
+            ordered.append((frame, size))
+            least = frame.number + (frame.n_samples if frame.variable else 1)
+        elif frame.number == 0 and _has_magic(source, ordered[-1], frame):
+            return FrameScan(ordered, second_stream=True)
+    return FrameScan(ordered, second_stream=False)
+
+
+def _has_magic(source: Source, before: tuple[Frame, int], frame: Frame) -> bool:
+    start = before[0].offset
+    return _MAGIC in source.read_at(start, min(frame.offset - start, 1 << 24))
+
+
+def _check(source: Source, info: StreamInfo, found: list[Frame], first: int, last: int) -> list[tuple[Frame, int]]:
+    """Those of ``found[first:last]`` whose CRC-16 holds up to the next frame, or a later one if that is false."""
+    ends = [c.offset for c in found[first + 1 : last + 1]]
+    if last == len(found):
+        ends.append(info.audio_end)
+    sizes = [end - found[first + i].offset for i, end in enumerate(ends)]
+    usable = [i for i, size in enumerate(sizes) if size <= info.longest_frame]
+    right: set[int] = set()
+    group: list[int] = []
+    longest = 0
+    for i in usable:
+        longest = max(longest, sizes[i])
+        if group and longest * (len(group) + 1) > CHECK_BYTES:
+            right |= _right(source, [(k, found[first + k].offset, sizes[k]) for k in group])
+            group, longest = [], sizes[i]
+        group.append(i)
+    right |= _right(source, [(k, found[first + k].offset, sizes[k]) for k in group])
+    good: list[tuple[Frame, int]] = []
+    for i, size in enumerate(sizes):
+        frame = found[first + i]
+        following = found[first + i + 1] if first + i + 1 < len(found) else None
+        if i in right:
+            good.append((frame, _without_zeros(source, frame, size)))
+        elif following is None and info.end_sample(frame) == info.total and i in usable:
+            good.append((frame, size))
+        elif following is not None and not frame.is_followed_by(following):
+            # The next sync word may be an accident inside this frame.
+            for later in found[first + i + 2 : first + i + 4]:
+                size = later.offset - frame.offset
+                if size <= info.longest_frame and crc16(source.read_at(frame.offset, size)) == 0:
+                    good.append((frame, size))
+                    break
+    return good
+
+
+def _right(source: Source, places: list[tuple[int, int, int]]) -> set[int]:
+    """The keys of those (key, offset, size) whose bytes have the CRC 0."""
+    import numpy as np
+
+    if not places:
+        return set()
+    # Leading zeros do not change a CRC that starts at 0, so frames of different sizes are aligned at their ends.
+    longest = max(size for _, _, size in places)
+    data = np.zeros((longest, len(places)), np.uint8)
+    for column, (_, offset, size) in enumerate(places):
+        data[longest - size :, column] = np.frombuffer(source.read_at(offset, size), np.uint8)
+    table = crc16_table()
+    crc = np.zeros(len(places), np.uint16)
+    for row in data:
+        crc = (crc << 8) ^ table[(crc >> 8) ^ row]
+    return {key for (key, _, _), value in zip(places, crc.tolist(), strict=True) if value == 0}
+
+
+def _without_zeros(source: Source, frame: Frame, size: int) -> int:
+    """The frame's size without zeros that were put in behind it: they do not change a checksum that is 0."""
+    if any(source.read_at(frame.offset + size - 3, 3)):
+        return size
+    return max(len(source.read_at(frame.offset, size).rstrip(b"\0")), MAX_HEADER)
+
+
+def _header(info: StreamInfo) -> bytes:
+    """A FLAC header with nothing but STREAMINFO, without a total and without a checksum of the sound."""
+    smallest = largest = info.block_size
+    if not info.block_size:
+        smallest, largest = 16, 0xFFFF
+    packed = info.rate << 44 | info.channels - 1 << 41 | info.bits - 1 << 36
+    sizes = _bounded(smallest) + _bounded(largest)
+    return b"fLaC\x80\x00\x00\x22" + sizes + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
+
+
+def _bounded(block_size: int) -> bytes:
+    return min(max(16, block_size), 0xFFFF).to_bytes(2, "big")
+
+
+def whole_stream(source: Source, info: StreamInfo, end: int | None = None) -> Stream:
+    """Everything from the first frame to ``end`` (None: the end of the sound), behind a header that is right."""
+    return Stream(source, [_header(info), (info.audio_start, (end or info.audio_end) - info.audio_start)])
+
+
+def stream_of_frames(source: Source, info: StreamInfo, scan: FrameScan) -> Stream:
+    """A stream of the given frames only."""
+    pieces: list[bytes | tuple[int, int]] = []
+    start = end = -1
+    for frame, size in scan.frames:
+        if frame.offset != end:
+            if end > start:
+                pieces.append((start, end - start))
+            start = frame.offset
+        end = frame.offset + size
+    if end > start:
+        pieces.append((start, end - start))
+    return Stream(source, [_header(info), *pieces])
