@@ -19,6 +19,7 @@ READ_BYTES = 1 << 20
 MAX_HEADER = 16  # bytes of a frame header
 STREAMINFO_BYTES = 34
 MAX_FRAME_BYTES = 1 << 22  # above eight channels of 65535 samples of 32 bits
+DECODABLE_BITS = (8, 16, 24)  # libsndfile refuses a header that says anything else, though it reads the frames
 MAX_BLOCKS = 100_000  # of metadata; a chain of lengths through other data could be as long as the file
 SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -225,8 +226,10 @@ def _believe(block: bytes, first: Frame, second: Frame | None, end: int, lies: l
     right = right and len(lies) == 0
     block_size = first.n_samples
     declared = True
-    if first.variable or (second is not None and second.n_samples > first.n_samples):
+    if first.variable:
         block_size = 0
+    elif second is not None and second.n_samples > block_size:
+        block_size, declared = 0, smallest != largest
     elif second is not None:
         declared = smallest == largest == block_size
         # Other values are an encoder's way to say nothing; this one makes decoders fill in silence, or seek elsewhere.
@@ -243,7 +246,7 @@ def _believe(block: bytes, first: Frame, second: Frame | None, end: int, lies: l
         numbered=first.variable or block_size > 0,
         base=first.number if first.variable else first.number * block_size,
         lies=tuple(lies),
-        header_is_right=right and declared,
+        header_is_right=right and declared and bits in DECODABLE_BITS,
         sizes_are_declared=declared,
         longest_frame=max(first.longest, declared_bytes) if block_size else MAX_FRAME_BYTES,
     )

@@ -7,15 +7,17 @@ between positions with silence.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .crc import crc16, crc16_table
-from .flac import MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
+from .flac import DECODABLE_BITS, MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
 from .source import Source, Stream
 
 CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
 CHECK_BYTES = 1 << 24  # of them
-_MAGIC = b"fLaC\x00\x00\x00\x22"
+MAX_METADATA = 1 << 24
+_MAGIC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class FrameScan:
     """All whole frames of a stream in order, each with its size in bytes."""
 
     frames: list[tuple[Frame, int]]
+    tail: Frame | None  # a header behind them whose frame is cut, or whole with something else behind it
     second_stream: bool  # another FLAC stream follows
 
     @property
@@ -72,32 +75,48 @@ def true_total(source: Source, info: StreamInfo) -> int | None:
 
 def good_frames(source: Source, info: StreamInfo) -> FrameScan:
     """All frames whose header and checksum are right, up to the start of a second stream."""
-    found = [frame for frame in candidates(source, info.audio_start, info.audio_end) if info.fits(frame)]
+    found, end = [], info.audio_end
+    for frame in candidates(source, info.audio_start, info.audio_end):
+        if not info.fits(frame):
+            continue
+        if found and frame.number == 0 and (magic := _magic_before(source, found[-1], frame)) is not None:
+            end = magic
+            break
+        found.append(frame)
     good: list[tuple[Frame, int]] = []
     for k in range(0, len(found), CHECK_AT_ONCE):
-        good += _check(source, info, found, k, min(k + CHECK_AT_ONCE, len(found)))
+        good += _check(source, info, found, k, min(k + CHECK_AT_ONCE, len(found)), end)
     ordered: list[tuple[Frame, int]] = []
     least = 0
     for frame, size in good:
         if frame.number >= least:
             ordered.append((frame, size))
             least = frame.number + (frame.n_samples if frame.variable else 1)
-        elif frame.number == 0 and _has_magic(source, ordered[-1], frame):
-            return FrameScan(ordered, second_stream=True)
-    return FrameScan(ordered, second_stream=False)
+    tail = None
+    for frame in found:
+        if not ordered or (frame.offset > ordered[-1][0].offset and ordered[-1][0].is_followed_by(frame)):
+            tail = frame
+            break
+    return FrameScan(ordered, tail, second_stream=end < info.audio_end)
 
 
-def _has_magic(source: Source, before: tuple[Frame, int], frame: Frame) -> bool:
-    start = before[0].offset
-    return _MAGIC in source.read_at(start, min(frame.offset - start, 1 << 24))
+def _magic_before(source: Source, before: Frame, frame: Frame) -> int | None:
+    """Offset of the start of another stream between two frames."""
+    match = _MAGIC.search(source.read_at(before.offset, min(frame.offset - before.offset, MAX_METADATA)))
+    return None if match is None else before.offset + match.start()
 
 
-def _check(source: Source, info: StreamInfo, found: list[Frame], first: int, last: int) -> list[tuple[Frame, int]]:
-    """Those of ``found[first:last]`` whose CRC-16 holds up to the next frame, or a later one if that is false."""
-    ends = [c.offset for c in found[first + 1 : last + 1]]
+def _check(
+    source: Source, info: StreamInfo, found: list[Frame], first: int, last: int, end: int
+) -> list[tuple[Frame, int]]:
+    """Those of ``found[first:last]`` whose CRC-16 holds up to the next frame, or a later one if that is false.
+
+    ``end`` is the offset where the last of them has to end.
+    """
+    ends = [frame.offset for frame in found[first + 1 : last + 1]]
     if last == len(found):
-        ends.append(info.audio_end)
-    sizes = [end - found[first + i].offset for i, end in enumerate(ends)]
+        ends.append(end)
+    sizes = [frame_end - found[first + i].offset for i, frame_end in enumerate(ends)]
     usable = [i for i, size in enumerate(sizes) if size <= info.longest_frame]
     right: set[int] = set()
     group: list[int] = []
@@ -115,8 +134,6 @@ def _check(source: Source, info: StreamInfo, found: list[Frame], first: int, las
         following = found[first + i + 1] if first + i + 1 < len(found) else None
         if i in right:
             good.append((frame, _without_zeros(source, frame, size)))
-        elif following is None and info.end_sample(frame) == info.total and i in usable:
-            good.append((frame, size))
         elif following is not None and not frame.is_followed_by(following):
             # The next sync word may be an accident inside this frame.
             for later in found[first + i + 2 : first + i + 4]:
@@ -157,7 +174,8 @@ def _header(info: StreamInfo) -> bytes:
     smallest = largest = info.block_size
     if not info.block_size:
         smallest, largest = 16, 0xFFFF
-    packed = info.rate << 44 | info.channels - 1 << 41 | info.bits - 1 << 36
+    bits = info.bits if info.bits in DECODABLE_BITS else max(DECODABLE_BITS)
+    packed = info.rate << 44 | info.channels - 1 << 41 | bits - 1 << 36
     sizes = _bounded(smallest) + _bounded(largest)
     return b"fLaC\x80\x00\x00\x22" + sizes + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
 
@@ -169,6 +187,11 @@ def _bounded(block_size: int) -> bytes:
 def whole_stream(source: Source, info: StreamInfo, end: int | None = None) -> Stream:
     """Everything from the first frame to ``end`` (None: the end of the sound), behind a header that is right."""
     return Stream(source, [_header(info), (info.audio_start, (end or info.audio_end) - info.audio_start)])
+
+
+def stream_of_frame(source: Source, info: StreamInfo, frame: Frame) -> Stream:
+    """A stream of one frame, and of what lies behind it as far as the frame may reach."""
+    return Stream(source, [_header(info), (frame.offset, min(frame.longest, info.audio_end - frame.offset))])
 
 
 def stream_of_frames(source: Source, info: StreamInfo, scan: FrameScan) -> Stream:

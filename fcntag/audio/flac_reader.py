@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .flac import read_info
-from .flac_frames import FrameScan, good_frames, stream_of_frames, true_total, whole_stream
+from .flac import Frame, read_info
+from .flac_frames import FrameScan, good_frames, stream_of_frame, stream_of_frames, true_total, whole_stream
 from .readers import SndReader
 from .source import Source, Stream
 
@@ -34,12 +34,12 @@ class FlacReader(SndReader):
         n_frames = true_total(source, info)
         exact = info.numbered and info.base == 0  # whether a decoder finds positions
         header_is_right = info.header_is_right and n_frames == info.total
-        end = None
+        self._end = info.audio_end
         if n_frames is None or (info.total != n_frames and not (info.total == 0 and info.sizes_are_declared)):
-            n_frames, exact = self._count(source, n_frames)
-            end = None if self._scan is None else self._scan.end
-            header_is_right = info.header_is_right and n_frames == info.total and end == info.audio_end
-        corrected = lambda: whole_stream(source, info, end)  # noqa: E731
+            n_frames, exact = self._count(source, exact)
+            header_is_right = info.header_is_right and n_frames == info.total and self._end == info.audio_end
+        self._may_be_longer = info.total == 0 and self._scan is None
+        corrected = lambda: whole_stream(source, info, self._end)  # noqa: E731
         self._open_best(source, plain if header_is_right else corrected, corrected, header_is_right, exact)
         self.n_frames = n_frames
 
@@ -63,40 +63,63 @@ class FlacReader(SndReader):
             reason = error.error_string.strip().rstrip(".")
             self.warn(f"the FLAC metadata are damaged ({reason}); the sound was read without them")
 
-    def _count(self, source: Source, by_number: int | None) -> tuple[int, bool]:
-        """Samples by all whole frames, and whether a decoder finds positions; warns where the header lies.
-
-        ``by_number`` is the position behind the last frame, None where the sound does not end with a whole frame.
-        """
+    def _count(self, source: Source, exact: bool) -> tuple[int, bool]:
+        """Samples by all whole frames, and whether a decoder finds positions; warns where the header lies."""
         info = self._info
         self._scan = scan = good_frames(source, info)
-        if not scan.frames:
+        n_good = scan.n_samples
+        last = scan.frames[-1][0] if scan.frames else None
+        self._end = scan.end if scan.frames else info.audio_start
+        ends_whole = scan.second_stream or self._end == info.audio_end
+        if scan.tail is not None and self._is_whole(source, scan.tail):
+            # Its end is not known, so that what lies behind it stays in the stream. Nobody reads so far.
+            last, n_good, ends_whole = scan.tail, n_good + scan.tail.n_samples, False
+            self._end = min(info.audio_end, last.offset + last.longest)
+        if last is None:
             raise ValueError("no audio samples (no whole FLAC frame)")
         if scan.second_stream:
             self.warn("another FLAC stream follows the first; only the first is used")
-        last = scan.frames[-1][0]
-        if scan.is_whole:
-            n_frames = scan.n_samples  # there is no gap that a position could tell of
-        elif by_number is not None and not scan.second_stream:
-            n_frames = by_number
+        n_frames = n_good if scan.is_whole or not info.numbered else info.end_sample(last)
+        if scan.is_whole and (ends_whole or last is scan.tail):
+            if info.total not in (0, n_frames):
+                self.warn(f"the FLAC header promises {info.total} samples, the file has {n_frames}")
         else:
-            n_frames = info.end_sample(last) if info.numbered else scan.n_samples
-        ends_whole = scan.second_stream or scan.end == info.audio_end
-        if not ends_whole or not scan.is_whole:
-            self._warn_of_loss(scan)
-        elif info.total not in (0, n_frames):
-            self.warn(f"the FLAC header promises {info.total} samples, the file has {n_frames}")
-        exact = info.numbered and info.base == 0 and info.end_sample(last) == n_frames
-        return n_frames, exact and ends_whole and scan.is_whole
+            self._warn_of_loss(scan, n_good)
+        return n_frames, exact and ends_whole and scan.is_whole and info.end_sample(last) == n_frames
 
-    def _warn_of_loss(self, scan: FrameScan) -> None:
+    def _is_whole(self, source: Source, frame: Frame) -> bool:
+        """Whether the decoder takes the frame, whatever follows it."""
+        import numpy as np
+        import soundfile
+
+        try:
+            reader = SndReader(source, lambda text: None, lambda: stream_of_frame(source, self._info, frame))
+        except soundfile.LibsndfileError:
+            return False
+        try:
+            return reader.read_into(np.empty((frame.n_samples, reader.n_channels), np.float32)) == frame.n_samples
+        finally:
+            reader.close()
+
+    def _warn_of_loss(self, scan: FrameScan, n_good: int) -> None:
         rate, total = self._info.rate, self._info.total
-        lost = (scan.end if scan.second_stream else self._info.audio_end) - self._info.audio_start - scan.n_bytes
-        if total > scan.n_samples:
-            of = f"{scan.n_samples / rate:.2f} of {total / rate:.2f} s"
+        end = scan.end if scan.second_stream and scan.frames else self._info.audio_end
+        lost = end - self._info.audio_start - scan.n_bytes
+        if total > n_good:
+            of = f"{n_good / rate:.2f} of {total / rate:.2f} s"
             self.warn(f"the FLAC stream is damaged or cut off: {of} can be decoded")
         elif lost:
             self.warn(f"{lost} bytes of the FLAC stream are damaged and were left out")
+
+    def read_into(self, buffer: np.ndarray) -> int:
+        # What lies behind the last frame would be an error to the decoder, and a second stream would be sound.
+        n_left = len(buffer) if self.n_frames is None or self._may_be_longer else self.n_frames - self.position
+        if n_left <= 0:
+            return 0
+        n = super().read_into(buffer[:n_left])
+        if n == 0 and not self._repaired and not self._may_be_longer:
+            return self._after_error(buffer[:n_left], "it ended early")
+        return n
 
     def _after_error(self, buffer: np.ndarray, reason: str) -> int:
         if self._repaired:
@@ -109,7 +132,7 @@ class FlacReader(SndReader):
             self.make_stream = before
             return super()._after_error(buffer, reason)
         if self._scan is None:
-            self._warn_of_loss(scan)
+            self._warn_of_loss(scan, scan.n_samples)
         self.preroll = None
         self._open()
         while self.position < target:
