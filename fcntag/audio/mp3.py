@@ -21,6 +21,7 @@ RESYNC_BYTES = 1 << 22  # how much damaged data in one piece is searched for the
 MAX_WARNINGS = 3  # of one kind; more become one sentence
 CONFIRM = 3  # consecutive frames that make a sync word believable
 ACCIDENT_BYTES = 1 << 14
+DECODER_DELAY = 529  # samples that libmpg123 adds to the encoder's delay
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # kbit/s by (MPEG-1?, layer), index 1..14. Source: ISO/IEC 11172-3 table 3-B.2 and ISO/IEC 13818-3.
@@ -43,6 +44,11 @@ class FrameFormat:
     rate_index: int
     mono: bool
     sizes: dict[int, int] = field(compare=False, repr=False)  # second and third header byte -> frame size in bytes
+
+    @property
+    def family(self) -> tuple[int, int, int]:
+        """What cannot change within a sound. The number of channels can: the two are mixed anyway."""
+        return self.version, self.layer, self.rate_index
 
     @property
     def sample_rate(self) -> int:
@@ -149,7 +155,11 @@ def read_tag(source: Source, offset: int, size: int, frame_format: FrameFormat) 
 
 @dataclass
 class Scan:
-    """The result of :func:`scan`: where the good frames are."""
+    """The result of :func:`scan`: where the good frames are, of one run of mono or of stereo.
+
+    A stream that changes between the two has further runs in ``following`` of the first. All share the lists of
+    damage and of warnings.
+    """
 
     format: FrameFormat
     tag: Tag | None = None
@@ -159,6 +169,10 @@ class Scan:
     offsets: array[int] = field(default_factory=lambda: array("q"))  # of every frame with sound
     runs: list[tuple[int, int]] = field(default_factory=list)  # (index of the first frame, offset behind the last one)
     gaps: list[int] = field(default_factory=list)  # indices of frames in front of which data is missing
+    odd: list[int] = field(default_factory=list)  # indices of single frames with the wrong number of channels
+    samples_before: int = 0  # those of the runs before this one
+    trim_end: int = 0  # samples to drop at the end of a run whose tag stands before an earlier one
+    following: list[Scan] = field(default_factory=list)
     damage: list[tuple[int, str]] = field(default_factory=list)  # bytes left out, and where
     warnings: list[str] = field(default_factory=list)
 
@@ -172,7 +186,8 @@ class Scan:
         return len(self.offsets) * self.format.frame_samples
 
     def seconds(self) -> float:
-        return self.n_samples / self.format.sample_rate
+        """Where the run ends, from the start of the stream on."""
+        return (self.samples_before + self.n_samples) / self.format.sample_rate
 
 
 def _is_chain(source: Source, at: int, end: int, want: FrameFormat | None) -> FrameFormat | None:
@@ -213,23 +228,31 @@ def scan(source: Source, start: int) -> Scan | None:
     at, frame_format = first
     result = Scan(frame_format, plain=at == skip_id3v2(source, 0, end))
     at = _take_tag(source, at, result)
+    runs = [result]
     while True:
-        first_frame = result.n_frames
-        at = _walk(source, at, end, result)
-        if result.n_frames > first_frame:
-            result.runs.append((first_frame, at))
+        run = runs[-1]
+        first_frame = run.n_frames
+        at = _walk(source, at, end, run)
+        if run.n_frames > first_frame:
+            run.runs.append((first_frame, at))
         if at >= end:
-            result.complete = True
+            run.complete = True
             break
         result.plain = False
-        at = _resume(source, at, end, result)
+        at, channels_change = _resume(source, at, end, run)
         if at < 0:
             break
-    if 0 < len(result.damage) <= MAX_WARNINGS:
-        result.warnings[:0] = [f"{n_bytes} damaged bytes {where} were left out" for n_bytes, where in result.damage]
-    elif result.damage:
-        total = sum(n_bytes for n_bytes, _ in result.damage)
-        result.warnings.insert(0, f"{total} damaged bytes in {len(result.damage)} places were left out")
+        if channels_change:
+            run = _other_channels(run)
+            at = _take_tag(source, at, run)
+            runs.append(run)
+    runs = [run for run in runs if run.n_frames]
+    if not runs:
+        return None
+    result = runs[0]
+    result.following = runs[1:]
+    _share_out_padding(runs)
+    _sum_up(result, runs)
     tag = result.tag
     if tag is None:
         result.plain = result.plain and end >= source.size - 128  # the decoder knows an ID3v1 tag, but no other
@@ -237,7 +260,39 @@ def scan(source: Source, start: int) -> Scan | None:
         result.plain = False
     elif tag.n_bytes and abs(source.size - tag.offset - tag.n_bytes) * 200 > source.size:
         result.plain = False  # libmpg123 would write to stderr that the size is off
-    return result if result.n_frames else None
+    return result
+
+
+def _other_channels(run: Scan) -> Scan:
+    """A new run behind ``run``, of stereo behind mono and the other way round."""
+    frame_format = _FORMATS[(*run.format.family, not run.format.mono)]
+    before = run.samples_before + run.n_samples
+    return Scan(frame_format, plain=False, damage=run.damage, warnings=run.warnings, samples_before=before)
+
+
+def _share_out_padding(runs: list[Scan]) -> None:
+    """A header counts the frames of every run up to the next header; its padding lies behind the last of them."""
+    governing, n_frames = None, 0
+    for run, following in zip(runs, [*runs[1:], None], strict=True):
+        if run.last_tag is not None:
+            governing, n_frames = run.last_tag, 0
+        n_frames += run.n_frames
+        if following is not None and following.tag is not None:
+            run.complete = True  # a file of its own
+        if run.last_tag is None and governing is not None and governing.delay_at and n_frames == governing.n_frames:
+            run.trim_end = max(0, governing.padding - DECODER_DELAY)
+
+
+def _sum_up(result: Scan, runs: list[Scan]) -> None:
+    if 0 < len(result.damage) <= MAX_WARNINGS:
+        result.warnings[:0] = [f"{n_bytes} damaged bytes {where} were left out" for n_bytes, where in result.damage]
+    elif result.damage:
+        total = sum(n_bytes for n_bytes, _ in result.damage)
+        result.warnings.insert(0, f"{total} damaged bytes in {len(result.damage)} places were left out")
+    n_odd = sum(len(run.odd) for run in runs)
+    if n_odd:
+        frames = "1 MPEG frame has" if n_odd == 1 else f"{n_odd} MPEG frames have"
+        result.warnings.append(f"{frames} other channels than the frames around, and became silence")
 
 
 def _take_tag(source: Source, at: int, result: Scan) -> int:
@@ -266,28 +321,42 @@ def _walk(source: Source, at: int, end: int, result: Scan) -> int:
         at = base + i
 
 
-def _resume(source: Source, at: int, end: int, result: Scan) -> int:
-    """The offset where the stream goes on, behind bytes at ``at`` that are no frame of it; -1 if it does not."""
+def _resume(source: Source, at: int, end: int, result: Scan) -> tuple[int, bool]:
+    """Where the stream goes on behind bytes at ``at`` that are no frame of it, and whether with other channels.
+
+    The offset is -1 where it does not go on.
+    """
     behind = skip_id3v2(source, at, end)
     parsed = parse_header(source.read_at(behind, 4))
-    if behind > at and parsed is not None and parsed[0] == result.format:
-        return _take_tag(source, behind, result)  # a second file behind the first
+    if parsed is not None and parsed[0] == result.format and behind > at:
+        return _take_tag(source, behind, result), False  # a second file behind the first
+    if parsed is not None and parsed[0] != result.format and parsed[0].family == result.format.family:
+        stop, n_frames = _short_run(source, behind, end, parsed[0])
+        if n_frames == CONFIRM:
+            return behind, True
+        if behind == at and result.format.layer == 3 and (stop == end or _is_chain(source, stop, end, result.format)):
+            _take_odd(source, at, stop, result)
+            return stop, False
     where = f"at {result.seconds():.2f} s"
     found = _find_chain(source, at, RESYNC_BYTES, end)
+    channels_change = False
     if found is not None and found[1] != result.format:
-        other = found[1]
+        other = found
         # Damage can look like another format for three frames; then the old one comes back soon.
-        found = _find_chain(source, at, found[0] - at + ACCIDENT_BYTES, end, result.format)
-        if found is None:
+        found = _find_chain(source, at, other[0] - at + ACCIDENT_BYTES, end, result.format)
+        if found is None and other[1].family == result.format.family:
+            found, channels_change = other, True
+        elif found is None:
+            lost = _seconds_of_any(source, other[0], end)
             result.warnings.append(
-                f"the MPEG stream changes {where} to {other.sample_rate} Hz layer {other.layer} "
-                f"{'mono' if other.mono else 'stereo'}; only the part before is used"
+                f"the MPEG stream changes {where} to {other[1].sample_rate} Hz layer {other[1].layer} "
+                f"{'mono' if other[1].mono else 'stereo'}; only the part before is used, {lost:.2f} s are lost"
             )
-            return -1
+            return -1, False
     if found is None:
         rest = end - at
         if not any(source.read_at(at, min(rest, READ_BYTES))):
-            return -1  # zeros behind the last frame are padding, not sound
+            return -1, False  # zeros behind the last frame are padding, not sound
         cut = parse_header(source.read_at(at, 4))
         if cut is not None and cut[0] == result.format and at + cut[1] > end:
             result.warnings.append(f"the file is cut off inside an MPEG frame {where}")
@@ -295,10 +364,51 @@ def _resume(source: Source, at: int, end: int, result: Scan) -> int:
             result.warnings.append(f"{rest} bytes {where} are not MPEG audio and were left out")
             if rest < min(result.format.sizes.values()) * 4:
                 _mark_gap(result)  # the remains of a frame: so the one before may be in pieces too
-        return -1
+        return -1, False
     result.damage.append((found[0] - at, where))
     _mark_gap(result)
-    return found[0]
+    return found[0], channels_change
+
+
+def _short_run(source: Source, at: int, end: int, frame_format: FrameFormat) -> tuple[int, int]:
+    """Offset behind the frames of ``frame_format`` at ``at``, and their number; ``CONFIRM`` of them are enough."""
+    n_frames = 0
+    while n_frames < CONFIRM:
+        parsed = parse_header(source.read_at(at, 4))
+        if parsed is None or parsed[0] != frame_format or at + parsed[1] > end:
+            break
+        at += parsed[1]
+        n_frames += 1
+    return at, n_frames
+
+
+def _take_odd(source: Source, at: int, stop: int, result: Scan) -> None:
+    """One or two frames with the wrong number of channels: they keep their place, and are decoded as silence."""
+    first = result.n_frames
+    while at < stop:
+        parsed = parse_header(source.read_at(at, 4))
+        assert parsed is not None
+        result.odd.append(result.n_frames)
+        result.offsets.append(at)
+        at += parsed[1]
+    result.runs.append((first, stop))
+
+
+def _seconds_of_any(source: Source, at: int, end: int) -> float:
+    """Duration of all frames from ``at`` on, of whatever format."""
+    seconds = 0.0
+    while at < end:
+        block, i = source.read_at(at, READ_BYTES), 0
+        while (parsed := parse_header(block[i : i + 4])) is not None and i + parsed[1] <= len(block):
+            seconds += parsed[0].frame_samples / parsed[0].sample_rate
+            i += parsed[1]
+        if i == 0:
+            found = _find_chain(source, at + 1, RESYNC_BYTES, end)
+            if found is None:
+                break
+            at = found[0]
+        at += i
+    return seconds
 
 
 def _mark_gap(result: Scan) -> None:

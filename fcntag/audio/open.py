@@ -10,7 +10,8 @@ from ..errors import AudioError
 from . import mp3, ogg, wav
 from .av import AvReader
 from .flac_reader import FlacReader
-from .readers import ArrayReader, Mp3Reader, Reader, SndReader
+from .mp3_reader import mp3_reader
+from .readers import ArrayReader, Reader, SndReader
 from .sniff import Kind, sniff
 from .source import DecoderIOError, Source, Stream, check_kind, open_source, source_name
 from .track import Track
@@ -94,7 +95,7 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
                 f"{source.name}: not a recognised sound file; known formats: {_KNOWN}; "
                 f"samples without a header can be given as an array with sample_rate="
             )
-        return Mp3Reader(source, scan, warn)
+        return mp3_reader(source, scan, warn)
     if kind.key == "flac":
         return FlacReader(source, offset, warn)
     if kind.key == "oggflac":

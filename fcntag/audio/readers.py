@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
-from . import mp3, mp3_stream
 from .source import Source, Stream
 
 if TYPE_CHECKING:
@@ -234,48 +233,3 @@ class SndReader:
         """Go on after the decoder gave up before it delivered anything; returns like ``read_into``."""
         self.warn(f"decoding stopped at {self.position / self.sample_rate:.2f} s ({reason.strip().rstrip('.')})")
         return 0
-
-
-class Mp3Reader(SndReader):
-    """MPEG audio as a clean stream of its frames; a seek makes one that starts some frames ahead of the target."""
-
-    def __init__(self, source: Source, scan: mp3.Scan, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self._scan = scan
-        for text in scan.warnings:
-            warn(text)
-        super().__init__(source, warn, None if scan.plain else lambda: mp3_stream.clean_stream(source, scan))
-        if scan.tag is None or not scan.tag.frames_at:
-            if scan.plain and (self.n_frames or 0) < scan.n_samples:
-                self.make_stream = lambda: mp3_stream.clean_stream(source, scan)
-                self._open()
-            self.n_frames = scan.n_samples
-        self._skipped = mp3_stream.skipped_at_start(scan)
-        at_end = max(0, mp3_stream.end_padding(scan) - mp3_stream.DECODER_DELAY) if self._skipped else 0
-        # Positions can be computed only where the decoder trims as much as the header says.
-        self._can_seek = scan.n_samples - (self.n_frames or 0) == self._skipped + at_end
-
-    def can_seek(self) -> bool:
-        return self._can_seek
-
-    def seek(self, frame: int) -> int:
-        per_frame = self._scan.format.frame_samples
-        first = (frame + self._skipped) // per_frame - mp3_stream.preroll_frames(self._scan.format)
-        first -= first % mp3_stream.ALIGN_FRAMES
-        if first <= 0 or not self._can_seek or first >= self._scan.n_frames:
-            if not (self._fresh and self.position == 0):
-                self._open()
-            return 0
-        self._open(mp3_stream.clean_stream(self.source, self._scan, first))
-        self._fresh = False
-        self.position = first * per_frame - self._skipped
-        # Until the reservoir is filled the samples differ; the caller drops everything before ``frame``.
-        return self.position
-
-    def read_into(self, buffer: np.ndarray) -> int:
-        # The end padding is cut by the decoder only in a stream that starts with the header.
-        if self.n_frames is not None and self.position + len(buffer) > self.n_frames:
-            buffer = buffer[: max(0, self.n_frames - self.position)]
-            if len(buffer) == 0:
-                return 0
-        return super().read_into(buffer)
