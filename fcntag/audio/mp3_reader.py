@@ -26,8 +26,9 @@ class Mp3Reader(SndReader):
         self._scan = scan
         for text in scan.warnings:
             warn(text)
-        plain = scan.plain and not scan.following
-        super().__init__(source, warn, None if plain else lambda: mp3_stream.clean_stream(source, scan))
+        plain = self._open_plain(source, scan)
+        if not plain:
+            super().__init__(source, warn, lambda: mp3_stream.clean_stream(source, scan))
         if scan.tag is None or not scan.tag.frames_at:
             if plain and (self.n_frames or 0) < scan.n_samples:
                 self.make_stream = lambda: mp3_stream.clean_stream(source, scan)
@@ -37,6 +38,18 @@ class Mp3Reader(SndReader):
         at_end = max(0, mp3_stream.end_padding(scan) - DECODER_DELAY) if self._skipped else scan.trim_end
         # Positions can be computed only where the decoder trims as much as the header says.
         self._can_seek = scan.n_samples - (self.n_frames or 0) == self._skipped + at_end
+
+    def _open_plain(self, source: Source, scan: Scan) -> bool:
+        """Try to give the decoder the file as it is, which it may refuse for a tag that it does not know."""
+        import soundfile
+
+        if not scan.plain or scan.following:
+            return False
+        try:
+            super().__init__(source, self.warn)
+        except soundfile.LibsndfileError:
+            return False
+        return True
 
     def can_seek(self) -> bool:
         return self._can_seek

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from .mp3 import DECODER_DELAY, FrameFormat, Scan
+from .mp3 import DECODER_DELAY, Scan
+from .mp3_frames import FrameFormat
 from .source import Source, Stream
 
 # libmpg123's filter bank turns a ring of 16 buffers, once for every 32 samples, and adds up in the ring's order.
@@ -46,7 +47,7 @@ def _bad_frames(source: Source, result: Scan, first: int) -> set[int]:
     """Frames that cannot be decoded right: odd ones, those beside gaps, and those whose bit reservoir is not there."""
     bad: set[int] = {k for k in result.odd if k >= first}
     starts = [gap for gap in result.gaps if gap >= first]
-    bad.update(gap - 1 for gap in starts if gap > first)
+    bad.update(k for k in result.torn if k >= first)
     if result.format.layer != 3:
         return bad
     for start in [first, *starts]:
@@ -119,11 +120,15 @@ def end_padding(result: Scan) -> int:
     last = result.last_tag
     if last is None or not last.delay_at:
         return 0
-    if last is result.tag and last.n_frames == result.n_frames:
+    if last is not result.tag:
+        return last.padding if result.complete else 0
+    if last.n_frames == result.n_frames:
         return last.padding
-    # Frames are missing in the middle, or at the end together with the padding; or there are more than the tag knew of.
-    lost_inside = result.complete and (last is not result.tag or result.n_frames < (last.n_frames or 0))
-    return last.padding if lost_inside else 0
+    if result.n_frames < (last.n_frames or 0):
+        # Frames are missing in the middle, or at the end together with the padding.
+        return last.padding if result.complete and result.gaps else 0
+    # There are more than the tag knew of: something was put behind them, unless its number of bytes is right.
+    return last.padding if result.complete and result.end == last.offset + last.n_bytes else 0
 
 
 def skipped_at_start(result: Scan) -> int:
