@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError
+from .levels import Stored
 from .source import Source, Stream
 
 if TYPE_CHECKING:
     import numpy as np
+# By FFmpeg's name of the sample format, without the "p" of planar ones.
+_STORED: dict[str, Stored] = {"flt": "float", "dbl": "float", "s32": "int32"}
 
 
 class AvReader:
@@ -22,6 +25,7 @@ class AvReader:
         self._offset = offset
         self._container: Any = None
         self.n_frames: int | None = None
+        self.stored: Stored = "other"
         self._open()
 
     def _open(self) -> None:
@@ -41,6 +45,9 @@ class AvReader:
             audio = self._container.streams.audio[0]
             self.sample_rate = int(audio.codec_context.sample_rate or 0)
             self.n_channels = int(audio.codec_context.channels or 0)
+            self.stored = _STORED.get(
+                audio.codec_context.format.name[:3] if audio.codec_context.format else "", "other"
+            )
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, AudioError):
                 raise

@@ -86,8 +86,9 @@ def scan(source: Source, start: int) -> Scan | None:
     first = _first_chain(source, start, end)
     if first is None:
         return None
-    at, frame_format = first
-    hidden = at < start or at - start > SEARCH_BYTES
+    at_first, frame_format = first
+    at = at_first
+    hidden = start - at if at < start else at - start if at - start > SEARCH_BYTES else 0
     result = Scan(frame_format, plain=at == skip_id3v2(source, 0, end))
     at = _take_tag(source, at, result)
     runs = [result]
@@ -118,7 +119,8 @@ def scan(source: Source, start: int) -> Scan | None:
     _share_out_padding(runs)
     _sum_up(result, runs)
     if hidden:
-        result.warnings.insert(0, "a tag gives a wrong size; the sound was found by its frames")
+        side = "before" if at_first < start else "behind"
+        result.warnings.insert(0, f"the sound starts {hidden} bytes {side} the end of the tags in front of it")
     tag = result.tag
     if tag is None:
         result.plain = result.plain and end >= source.size - 128  # the decoder knows an ID3v1 tag, but no other

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import mp3_stream
+from .levels import Stored
 from .mp3 import DECODER_DELAY, Scan
 from .readers import SndReader
 from .source import Source
@@ -89,6 +90,7 @@ class Mp3RunsReader:
         self._warn = warn
         self.sample_rate = scan.format.sample_rate
         self.n_channels = 2
+        self.stored: Stored = "float"
         self.n_frames: int | None = sum(self._length(run) for run in self._runs)
         self._reader: Mp3Reader | None = None
         self.seek(0)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
+from .levels import Stored
 from .source import Source, Stream
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MARK_EVERY = 64  # rows; at most so many of those decoded right before a failure
 _EXACT_SUBTYPES = frozenset(
     ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "VORBIS", "OPUS")
 )
+# A lossy file holds whatever was encoded, beyond full scale too.
+_FLOAT_SUBTYPES = frozenset(("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"))
 
 
 class Reader(Protocol):
@@ -33,6 +36,7 @@ class Reader(Protocol):
     sample_rate: int
     n_channels: int
     n_frames: int | None  # per channel; None: only decoding can tell
+    stored: Stored
 
     def can_seek(self) -> bool:
         """Whether ``seek`` gets near its target; where it cannot it returns 0."""
@@ -77,6 +81,7 @@ class ArrayReader:
         # The scale is libsndfile's: the most negative value becomes -1, and 8-bit unsigned is centred at 128.
         self._offset: int = 128 if array.dtype == np.uint8 else 0
         self._scale: Any = None if kind == "f" else np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
+        self.stored: Stored = "float" if kind == "f" else "int32" if array.dtype.itemsize == 4 else "other"
         self._at: int = 0
 
     def can_seek(self) -> bool:
@@ -148,6 +153,9 @@ class SndReader:
         self.n_channels: int = file.channels
         # libsndfile says 2**63 - 1 where it does not know the number.
         self.n_frames: int | None = file.frames if 0 <= file.frames < 1 << 62 else None
+        self.stored: Stored = (
+            "int32" if file.subtype == "PCM_32" else "float" if file.subtype in _FLOAT_SUBTYPES else "other"
+        )
         if file.subtype not in _EXACT_SUBTYPES:
             self.preroll = None
 
