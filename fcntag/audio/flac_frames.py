@@ -1,8 +1,9 @@
 """The frames of a FLAC stream: where the sound ends, which frames are whole, and streams made of those.
 
 A frame is whole if the checksum at its end holds. Whole frames are presented to the decoder behind a header that gives
-what they say of themselves, and no total: so the decoder reads to the end, whatever was promised. It fills gaps
-between positions with silence.
+what they say of themselves, and no total: so the decoder reads to the end, whatever was promised. Gaps between their
+positions get frames of silence. (libFLAC would make some itself, but libsndfile loses a part of those that a read ends
+in.)
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .crc import crc16, crc16_table
+from .crc import crc8, crc16, crc16_table
 from .flac import DECODABLE_BITS, MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
 from .source import Source, Stream
 
 CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
 CHECK_BYTES = 1 << 24  # of them
 MAX_METADATA = 1 << 24
+MAX_GAP = 1 << 24  # samples: six minutes of CD sound
 _MAGIC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
@@ -195,15 +197,51 @@ def stream_of_frame(source: Source, info: StreamInfo, frame: Frame) -> Stream:
 
 
 def stream_of_frames(source: Source, info: StreamInfo, scan: FrameScan) -> Stream:
-    """A stream of the given frames only."""
+    """A stream of the given frames, and of silence where some are missing between them."""
     pieces: list[bytes | tuple[int, int]] = []
     start = end = -1
+    before: Frame | None = None
     for frame, size in scan.frames:
-        if frame.offset != end:
+        if frame.offset != end or (before is not None and not before.is_followed_by(frame)):
             if end > start:
                 pieces.append((start, end - start))
             start = frame.offset
+            if before is not None:
+                pieces += _silence(info, before, frame)
         end = frame.offset + size
+        before = frame
     if end > start:
         pieces.append((start, end - start))
     return Stream(source, [_header(info), *pieces])
+
+
+def _silence(info: StreamInfo, before: Frame, behind: Frame) -> list[bytes | tuple[int, int]]:
+    """Frames of zeros from the end of ``before`` to the start of ``behind``; none where their positions are odd."""
+    gap = info.first_sample(behind) - info.end_sample(before)
+    if not info.numbered or not 0 < gap <= MAX_GAP:
+        return []
+    if not before.variable:
+        return [_silent_frame(info, number, info.block_size) for number in range(before.number + 1, behind.number)]
+    at = before.number + before.n_samples
+    return [_silent_frame(info, k, min(behind.number - k, 0x8000)) for k in range(at, behind.number, 0x8000)]
+
+
+def _silent_frame(info: StreamInfo, number: int, n_samples: int) -> bytes:
+    """A frame of ``n_samples`` zeros in each channel (constant subframes), which leaves rate and bits to STREAMINFO."""
+    head = bytes((0xFF, 0xF8 | (info.block_size == 0), 0x70, info.channels - 1 << 4))
+    head += _coded(number) + (n_samples - 1).to_bytes(2, "big")
+    head += bytes((crc8(head),))
+    bits = info.bits if info.bits in DECODABLE_BITS else max(DECODABLE_BITS)
+    body = head + bytes((info.channels * (8 + bits) + 7) // 8)
+    return body + crc16(body).to_bytes(2, "big")
+
+
+def _coded(number: int) -> bytes:
+    """A frame's number as RFC 9639 codes it: like UTF-8, up to 7 bytes."""
+    if number < 0x80:
+        return bytes((number,))
+    rest: list[int] = []
+    while number >= 1 << (6 - len(rest)):
+        rest.insert(0, 0x80 | number & 0x3F)
+        number >>= 6
+    return bytes((0xFF << (7 - len(rest)) & 0xFF | number, *rest))

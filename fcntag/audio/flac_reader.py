@@ -122,6 +122,8 @@ class FlacReader(SndReader):
         return n
 
     def _after_error(self, buffer: np.ndarray, reason: str) -> int:
+        import numpy as np
+
         if self._repaired:
             return super()._after_error(buffer, reason)
         self._repaired = True
@@ -135,8 +137,9 @@ class FlacReader(SndReader):
             self._warn_of_loss(scan, scan.n_samples)
         self.preroll = None
         self._open()
+        skipped = np.empty((COMPARE_FRAMES, self.n_channels), np.float32)
         while self.position < target:
-            if super().read_into(buffer[: target - self.position]) == 0:
+            if super().read_into(skipped[: target - self.position]) == 0:
                 return 0
         return super().read_into(buffer)
 

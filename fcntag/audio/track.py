@@ -97,7 +97,7 @@ class Track:
         """Yield the mono mix at ``rate`` Hz as consecutive float32 arrays [n] that cover samples [start, stop).
 
         The samples are bit-identical to ``soxr.resample(mono, sample_rate, rate, "HQ")`` of the whole sound, with
-        :meth:`length` samples (one zero may be appended). ``mono``: (L + R) * 0.5, or the mean over channels, in float32.
+        :meth:`length` samples (one zero may be appended). ``mono``: (L + R) * 0.5, or the mean over channels.
         ``stop`` None or beyond the end: to the end. May be called again; a new call ends the one before.
         Raises :class:`AudioError` for NaN or Inf, or if nothing at all can be decoded.
         """
