@@ -19,7 +19,8 @@ READ_BYTES = 1 << 20
 MAX_HEADER = 16  # bytes of a frame header
 STREAMINFO_BYTES = 34
 MAX_FRAME_BYTES = 1 << 22  # above eight channels of 65535 samples of 32 bits
-DECODABLE_BITS = (8, 16, 24)  # libsndfile refuses a header that says anything else, though it reads the frames
+# libsndfile refuses a header that says so, though it reads frames that do. (Of 32 bits it turns the sign round.)
+REFUSED_BITS = (12, 20)
 MAX_BLOCKS = 100_000  # of metadata; a chain of lengths through other data could be as long as the file
 SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -64,6 +65,7 @@ class StreamInfo:
     base : the position that the first frame gives itself; above 0 in a stream that was cut out of a longer one
     lies : sentences about the fields that the frames contradict
     header_is_right : whether a decoder can be given the file with its own header
+    header_bits : what a header has to say for libsndfile to read the frames
     sizes_are_declared : whether STREAMINFO has the same block size as the frames
     longest_frame : in bytes; an upper bound
     """
@@ -79,6 +81,7 @@ class StreamInfo:
     base: int
     lies: tuple[str, ...]
     header_is_right: bool
+    header_bits: int
     sizes_are_declared: bool
     longest_frame: int
 
@@ -246,7 +249,8 @@ def _believe(block: bytes, first: Frame, second: Frame | None, end: int, lies: l
         numbered=first.variable or block_size > 0,
         base=first.number if first.variable else first.number * block_size,
         lies=tuple(lies),
-        header_is_right=right and declared and bits in DECODABLE_BITS,
+        header_is_right=right and declared and first.bits not in REFUSED_BITS,
+        header_bits=24 if first.bits in REFUSED_BITS else bits,
         sizes_are_declared=declared,
         longest_frame=max(first.longest, declared_bytes) if block_size else MAX_FRAME_BYTES,
     )

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from .crc import crc8, crc16, crc16_table
-from .flac import DECODABLE_BITS, MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
+from .flac import MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
 from .source import Source, Stream
 
 CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
@@ -176,8 +176,7 @@ def _header(info: StreamInfo) -> bytes:
     smallest = largest = info.block_size
     if not info.block_size:
         smallest, largest = 16, 0xFFFF
-    bits = info.bits if info.bits in DECODABLE_BITS else max(DECODABLE_BITS)
-    packed = info.rate << 44 | info.channels - 1 << 41 | bits - 1 << 36
+    packed = info.rate << 44 | info.channels - 1 << 41 | info.header_bits - 1 << 36
     sizes = _bounded(smallest) + _bounded(largest)
     return b"fLaC\x80\x00\x00\x22" + sizes + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
 
@@ -231,8 +230,7 @@ def _silent_frame(info: StreamInfo, number: int, n_samples: int) -> bytes:
     head = bytes((0xFF, 0xF8 | (info.block_size == 0), 0x70, info.channels - 1 << 4))
     head += _coded(number) + (n_samples - 1).to_bytes(2, "big")
     head += bytes((crc8(head),))
-    bits = info.bits if info.bits in DECODABLE_BITS else max(DECODABLE_BITS)
-    body = head + bytes((info.channels * (8 + bits) + 7) // 8)
+    body = head + bytes((info.channels * (8 + info.header_bits) + 7) // 8)
     return body + crc16(body).to_bytes(2, "big")
 
 

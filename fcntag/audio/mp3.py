@@ -87,6 +87,10 @@ def scan(source: Source, start: int) -> Scan | None:
     if first is None:
         return None
     at_first, frame_format = first
+    # A single frame where the sound should start belongs to it, though damage follows. It may be the one with the tag.
+    lonely = parse_header(source.read_at(start, 4))
+    if at_first > start and lonely is not None and lonely[0] == frame_format:
+        at_first = start
     at = at_first
     hidden = start - at if at < start else at - start if at - start > SEARCH_BYTES else 0
     result = Scan(frame_format, plain=at == skip_id3v2(source, 0, end))
@@ -278,7 +282,8 @@ def _resume(source: Source, at: int, end: int, result: Scan) -> tuple[int, bool]
             result.warnings.append(f"{rest} bytes {where} are not MPEG audio and were left out")
         return -1, False
     result.damage.append((found[0] - at, where))
-    _mark_gap(result)
+    # A hole as long as a frame is one whose header is damaged, and the frame before it is whole.
+    _mark_gap(result, torn=found[0] - at not in result.format.sizes.values())
     return found[0], channels_change
 
 
@@ -294,12 +299,13 @@ def _take_odd(source: Source, at: int, stop: int, result: Scan) -> None:
     result.runs.append((first, stop))
 
 
-def _mark_gap(result: Scan) -> None:
-    """Data is missing behind the last frame, which may be in pieces itself."""
+def _mark_gap(result: Scan, torn: bool) -> None:
+    """Data is missing behind the last frame, which may be in pieces itself (``torn``)."""
     if result.format.layer == 3:
         result.gaps.append(result.n_frames)
-        result.torn.append(result.n_frames - 1)
-    elif result.runs:
+        if torn:
+            result.torn.append(result.n_frames - 1)
+    elif torn and result.runs:
         # Layers I and II have no bit reservoir, so no other frame needs this one.
         first, _ = result.runs.pop()
         end = result.offsets.pop()

@@ -10,7 +10,8 @@ from itertools import accumulate
 
 import numpy as np
 
-RATE_CODES = {88200: 1, 176400: 2, 192000: 3, 8000: 4, 16000: 5, 22050: 6, 24000: 7, 32000: 8, 44100: 9, 48000: 10, 96000: 11}
+RATES = (88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+RATE_CODES = {rate: code for code, rate in enumerate(RATES, start=1)}
 BIT_CODES = {8: 1, 12: 2, 16: 4, 20: 5, 24: 6}
 MAGIC = b"fLaC"
 # name -> first and last bit (excluded) in the STREAMINFO block
