@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 # By FFmpeg's name of the sample format, without the "p" of planar ones.
 _STORED: dict[str, Stored] = {"flt": "float", "dbl": "float", "s32": "int32"}
+_LOSSLESS = ("pcm_", "wavpack", "alac", "tta", "flac")
 
 
 class AvReader:

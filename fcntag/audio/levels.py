@@ -73,10 +73,10 @@ class Levels:
     def _of_float(self) -> str | None:
         if self._far > FEW:
             text = f"float samples reach {self._peak:.5g}, and full scale is 1"
-            if self._least >= 0 and self._peak <= 255:
+            if self._least >= 0 and 128 < self._peak <= 255:
                 return f"{text}: they look like unsigned integers of 8 bits; take off 128, then divide by 128"
-            for bits in (8, 16, 24, 32):
-                if self._peak <= 1 << (bits - 1):
+            for bits, least in ((8, 64), (16, 128), (24, 1 << 15), (32, 1 << 23)):
+                if least < self._peak <= 1 << (bits - 1):
                     return f"{text}: they look like integers of {bits} bits; divide by {1 << (bits - 1)}"
             return text
         if self._least >= 0 and self._count and self._most <= 1 and self._most - self._least > SWING:

@@ -130,7 +130,7 @@ def scan(source: Source, start: int) -> Scan | None:
         result.plain = result.plain and end >= source.size - 128  # the decoder knows an ID3v1 tag, but no other
     elif tag.kind == b"VBRI" or tag.n_frames != result.n_frames:
         result.plain = False
-    elif tag.n_bytes and abs(source.size - tag.offset - tag.n_bytes) * 200 > source.size:
+    elif tag.bytes_at and abs(source.size - tag.offset - tag.n_bytes) * 200 > source.size:
         result.plain = False  # libmpg123 would write to stderr that the size is off
     return result
 

@@ -10,7 +10,7 @@ from .source import Source
 READ_BYTES = 1 << 20
 CONFIRM = 3  # consecutive frames that make a sync word believable
 CONFIRM_FREE = 6  # the same in free format, where any distance between sync words could be a size
-MIN_FREE_BYTES, MAX_FREE_BYTES = 24, 1 << 13
+MIN_FREE_BYTES, MAX_FREE_BYTES = 40, 1 << 13  # a header and side information; what decoders take
 SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # kbit/s by (MPEG-1?, layer), index 1..14. Source: ISO/IEC 11172-3 table 3-B.2 and ISO/IEC 13818-3.
@@ -195,20 +195,31 @@ def find_free_chain(source: Source, at: int, search_bytes: int, end: int) -> tup
         if parsed is None:
             continue
         unit = 4 if parsed[0].layer == 1 else 1
-        for later in SYNC.finditer(block, i + MIN_FREE_BYTES, i + MAX_FREE_BYTES):
+        for later in SYNC.finditer(block, i + 4, i + MAX_FREE_BYTES):
+            if not _same_stream(block, i, later.start()):
+                continue
             size = later.start() - i - unit * (head[2] >> 1 & 1)
+            if size < MIN_FREE_BYTES:
+                break  # a pattern that repeats itself
             if _is_free_chain(block, i, size, unit):
                 return at + i, _free_format(parsed[0], size, unit)
     return None
 
 
+def _same_stream(block: bytes, at: int, other: int) -> bool:
+    """Whether the headers at two places differ in nothing but padding, private bit and what may change in stereo."""
+    a, b = block[at : at + 4], block[other : other + 4]
+    if len(b) < 4 or a[:2] != b[:2] or (a[2] ^ b[2]) & 0xFC:
+        return False
+    return (a[3] >= 0xC0) == (b[3] >= 0xC0)
+
+
 def _is_free_chain(block: bytes, at: int, size: int, unit: int) -> bool:
-    head = block[at : at + 4]
+    first = at
     for _ in range(CONFIRM_FREE):
-        other = block[at : at + 4]
-        if len(other) < 4 or other[:2] != head[:2] or (other[2] ^ head[2]) & 0xFD or (other[3] ^ head[3]) & 0xC0:
+        if not _same_stream(block, first, at):
             return False
-        at += size + unit * (other[2] >> 1 & 1)
+        at += size + unit * (block[at + 2] >> 1 & 1)
     return True
 
 

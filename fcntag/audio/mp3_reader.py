@@ -90,7 +90,7 @@ class Mp3RunsReader:
         self._warn = warn
         self.sample_rate = scan.format.sample_rate
         self.n_channels = 2
-        self.stored: Stored = "float"
+        self.stored: Stored = "other"
         self.n_frames: int | None = sum(self._length(run) for run in self._runs)
         self._reader: Mp3Reader | None = None
         self.seek(0)

@@ -26,8 +26,8 @@ MARK_EVERY = 64  # rows; at most so many of those decoded right before a failure
 _EXACT_SUBTYPES = frozenset(
     ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "VORBIS", "OPUS")
 )
-# A lossy file holds whatever was encoded, beyond full scale too.
-_FLOAT_SUBTYPES = frozenset(("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"))
+# What a lossy decoder gives is not stored as floats; damage can make it loud.
+_STORED: dict[str, Stored] = {"PCM_32": "int32", "FLOAT": "float", "DOUBLE": "float"}
 
 
 class Reader(Protocol):
@@ -153,9 +153,7 @@ class SndReader:
         self.n_channels: int = file.channels
         # libsndfile says 2**63 - 1 where it does not know the number.
         self.n_frames: int | None = file.frames if 0 <= file.frames < 1 << 62 else None
-        self.stored: Stored = (
-            "int32" if file.subtype == "PCM_32" else "float" if file.subtype in _FLOAT_SUBTYPES else "other"
-        )
+        self.stored: Stored = _STORED.get(file.subtype, "other")
         if file.subtype not in _EXACT_SUBTYPES:
             self.preroll = None
 
