@@ -414,7 +414,7 @@ def test_names_are_one_printable_line(tmp_path):
     assert "two\\nlines\\x1b[31m.wav: no such file" in str(error.value)
 
 
-def test_output_length_is_librosas():
+def test_output_length_is_rounded_up():
     for n, sample_rate, rate in ((1, 44100, 16000), (441, 44100, 160), (442, 44100, 16000), (44100, 44100, 44100)):
         assert output_length(n, sample_rate, rate) == int(np.ceil(n * rate / sample_rate))
     lengths = [output_length(n, 44100, 16000) for n in range(2000)]

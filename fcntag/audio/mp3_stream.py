@@ -125,7 +125,8 @@ def end_padding(result: Scan) -> int:
     if last.n_frames == result.n_frames:
         return last.padding
     if result.n_frames < (last.n_frames or 0):
-        return 0  # frames are missing, perhaps those that hold the padding; the decoder drops nothing either
+        # Frames are missing: in the middle, where a gap is, or else at the end together with the padding.
+        return last.padding if result.complete and result.gaps else 0
     # There are more than the tag knew of: something was put behind them, unless its number of bytes is right.
     return last.padding if result.complete and result.end == last.offset + last.n_bytes else 0
 
