@@ -43,6 +43,12 @@ Complex<Real> turn(int numerator, int denominator) {  // e^(-2 pi i numerator / 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
     : config_(config), double_precision_(double_precision) {
   const MelFilters filters = sparse_filters(config_);
+  FCNTAG_CHECK(config_.n_fft == kFft, "melspec: n_fft=", config_.n_fft, "; on a GPU: 256, 512");
+  FCNTAG_CHECK(!config_.magnitude, "melspec: spectrum='magnitude'; on a GPU: power");
+  FCNTAG_CHECK(config_.log == LogKind::kDb || config_.log == LogKind::kLog10p1,
+               "melspec: this logarithm is not built for a GPU; built: db, log10p1");
+  FCNTAG_CHECK(config_.normalization != Normalization::kStandardizePerMel,
+               "melspec: normalization='standardize_per_mel' is not built for a GPU");
   FCNTAG_CHECK(config_.n_mels <= kMaxMels, "melspec: n_mels=", config_.n_mels, "; on a GPU: 1 to ", kMaxMels);
   if (double_precision_) {
     upload<double>(filters);
