@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
 MAX_ERRORS = 100  # damaged packets
+PEEK_FRAMES = 32
 # FFmpeg takes these for what they are by little more than two bytes now and then. Any bytes can look so: headerless
 # samples do. Where such a stream is sound, fcntag.audio.streams has found a chain of its frames.
 _EASILY_MISTAKEN = frozenset(
-    "aac ac3 ac4 acm adp aptx aptx_hd avs2 avs3 bit brstm c93 cavsvideo cdg codec2 data dfpwm dirac dnxhd dts dtshd "
-    "eac3 evc g722 g723_1 g726 g726le g728 g729 gsm h261 h263 h264 hcom hevc hnm idf ingenient ipmovie ivf kux lmlm4 "
-    "loas m4v mjpeg mlp mp3 mpegvideo msf nsv obu pcm psxstr redspark rso s337m sbg sdr2 sds sdx sln smjpeg spdif srt "
-    "tedcaptions thp truehd tty txd vag vc1 vividas vpk vvc wve xvag xwma".split()
+    name
+    for line in (
+        "aac ac3 ac4 acm adp aptx aptx_hd avs2 avs3 bit brstm c93 cavsvideo cdg codec2 data dfpwm dirac dnxhd dts",
+        "dtshd eac3 evc g722 g723_1 g726 g726le g728 g729 gsm h261 h263 h264 hcom hevc hnm idf ingenient ipmovie ivf",
+        "kux lmlm4 loas m4v mjpeg mlp mp3 mpegvideo msf nsv obu pcm psxstr redspark rso s337m sbg sdr2 sds sdx sln",
+        "smjpeg spdif srt tedcaptions thp truehd tty txd vag vc1 vividas vpk vvc wve xvag xwma",
+    )
+    for name in line.split()
 )
 
 
@@ -70,6 +76,8 @@ class AvReader:
             if self._guess and not _EASILY_MISTAKEN.isdisjoint(self._container.format.name.split(",")):
                 raise AudioError(f"{name}: not a recognised sound file")
             if not self._container.streams.audio:
+                if self._guess and not self._container.streams.video:
+                    raise AudioError(f"{name}: not a recognised sound file")
                 raise NoAudio(f"{name}: {self._kind_without_sound()} without an audio stream")
             audio = self._container.streams.audio[0]
             if audio.codec_context is None:
@@ -86,6 +94,7 @@ class AvReader:
         finally:
             stream.check()
         self._stream = stream
+        self._errors = 0
         self._frames = self._decode()
         self._rest: np.ndarray | None = None
         self._position = 0
@@ -96,11 +105,17 @@ class AvReader:
         return f"{self._title} file"
 
     def has_sound(self) -> bool:
-        """Whether a first frame can be decoded; reading goes on with it."""
-        if self._rest is None:
-            self._rest = next(self._frames, None)
-            self._stream.check()
-        return self._rest is not None
+        """Whether the first frames can be decoded, and most packets of them; reading goes on with them.
+
+        Some decoders make a frame or two of anything, and give up then.
+        """
+        import numpy as np
+
+        first = list(islice(self._frames, PEEK_FRAMES))
+        self._stream.check()
+        if first:
+            self._rest = np.concatenate(first)
+        return len(first) > self._errors
 
     def _packets(self) -> Iterator[tuple[Any, bool]]:
         """The packets of the stream, with None for one that cannot be read; and whether it is the last with content."""
@@ -128,7 +143,6 @@ class AvReader:
         """Decoded frames as float32 [n, channels]; ends with a warning where the stream breaks."""
         import av
 
-        errors = 0
         edges, first = self._edges, True
         for packet, is_last in self._packets():
             where = f"at {self._position / max(1, self.sample_rate):.2f} s"
@@ -143,10 +157,12 @@ class AvReader:
             except (av.FFmpegError, ValueError) as error:
                 if isinstance(error, av.EOFError):
                     break
+                if packet.size == 0:  # nothing but side data, which some muxers put at the end
+                    continue
                 packet = None
             if packet is None:
-                errors += 1
-                if errors > MAX_ERRORS:
+                self._errors += 1
+                if self._errors > MAX_ERRORS:
                     self.warn(f"decoding stopped {where} (too many damaged packets)")
                     return
                 continue
@@ -159,8 +175,10 @@ class AvReader:
                     samples = samples[edges.of_frame(frame.pts, len(samples))]
                 if len(samples):
                     yield samples
-        if errors:
-            self.warn(f"{errors} damaged packets of the {self._title} stream were left out")
+        if self._errors:
+            packets = "1 damaged packet" if self._errors == 1 else f"{self._errors} damaged packets"
+            verb = "was" if self._errors == 1 else "were"
+            self.warn(f"{packets} of the {self._title} stream {verb} left out")
 
     def can_seek(self) -> bool:
         return False
