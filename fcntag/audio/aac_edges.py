@@ -29,14 +29,15 @@ class AacEdges:
     ``units`` is the number of samples per unit of the track's time scale. Positions on the time line are in that unit.
     """
 
-    def __init__(self, units: int, duration: int | None, note: str) -> None:
+    def __init__(self, units: int, duration: int | None, n_packets: int, note: str) -> None:
         self._units = units
         self._duration = duration
+        self._n_packets = n_packets  # in the index; a file in fragments has more
         self._priming, self._remainder, self._count = _parse(note)
+        self._seen = 0
         self._start: int | None = None  # the sound's first position; None: the decoder knows it
         self._end: int | None = None  # and the one behind its last
         self._to_drop: int | None = None  # samples that are still to be dropped; None: before the first frame
-        self._last_end: int | None = None  # where the last packet ends
 
     @classmethod
     def of(cls, container: Any, stream: Any, sample_rate: int) -> AacEdges | None:
@@ -46,12 +47,24 @@ class AacEdges:
         units = Fraction(stream.time_base or 0) * sample_rate
         if units < 1 or units.denominator != 1:
             return None
-        return cls(int(units), stream.duration, container.metadata.get("iTunSMPB", ""))
+        return cls(int(units), stream.duration, stream.frames, container.metadata.get("iTunSMPB", ""))
 
-    def first_packet(self, pts: int | None) -> None:
-        """Say where the first packet lies."""
+    def packet(self, pts: int | None, duration: int | None, is_last: bool) -> None:
+        """Say, before its frames come, where a packet lies and how long it is."""
+        self._seen += 1
         if pts is None:
             return
+        if self._seen == 1:
+            self._first_packet(pts)
+        # Fragments have no common index. Where they end is unsaid, and FFmpeg keeps everything.
+        if is_last and duration and self._seen <= self._n_packets:
+            end = pts + duration
+            # An edit list's length counts where it ends inside this packet. Any other is rounded, or a lie.
+            if self._start == 0 and self._duration is not None and pts < self._duration < end:
+                end = self._duration
+            self._end = end if self._end is None else min(end, self._end)
+
+    def _first_packet(self, pts: int) -> None:
         if pts < 0:  # an edit list has moved the packets, so that the sound starts at 0
             self._start = 0
         elif self._priming:
@@ -60,26 +73,18 @@ class AacEdges:
             if self._duration == self._priming + self._count + self._remainder:
                 self._end = self._start + self._count
 
-    def last_packet(self, pts: int | None, duration: int | None) -> None:
-        """Say, before its frames come, that a packet is the last, where it lies, and how long it is said to be."""
-        if pts is None or not duration:
-            return
-        self._last_end = pts + duration
-        # An edit list's length counts where it ends inside this packet. Any other length is a fragment's or a lie.
-        if self._start == 0 and self._duration is not None and pts < self._duration < self._last_end:
-            self._last_end = self._duration
-
     def of_frame(self, pts: int | None, n_samples: int) -> slice:
         """The samples to keep of a frame at ``pts`` with ``n_samples`` samples."""
+        if pts is None:
+            return slice(0, n_samples)
+        # A frame ends on a whole unit, as a packet does. Where the decoder has moved its start to a place between two
+        # units, libavcodec rounds that up.
+        position = pts * self._units - n_samples % self._units
         if self._to_drop is None:
-            early = 0 if pts is None or self._start is None else (self._start - pts) * self._units
-            self._to_drop = max(0, early)
+            self._to_drop = 0 if self._start is None else max(0, self._start * self._units - position)
         first = min(n_samples, self._to_drop)
         self._to_drop -= first
-        stop = n_samples
-        for end in (self._end, self._last_end):
-            if end is not None and pts is not None:
-                stop = min(stop, (end - pts) * self._units)
+        stop = n_samples if self._end is None else min(n_samples, self._end * self._units - position)
         return slice(first, max(first, stop))
 
 

@@ -143,15 +143,11 @@ class AvReader:
         """Decoded frames as float32 [n, channels]; ends with a warning where the stream breaks."""
         import av
 
-        edges, first = self._edges, True
+        edges = self._edges
         for packet, is_last in self._packets():
             where = f"at {self._position / max(1, self.sample_rate):.2f} s"
-            if edges is not None and packet is not None:
-                if first:
-                    edges.first_packet(packet.pts)
-                if is_last:
-                    edges.last_packet(packet.pts, packet.duration)
-                first = False
+            if edges is not None and packet is not None and packet.size:
+                edges.packet(packet.pts, packet.duration, is_last)
             try:
                 frames = [] if packet is None else packet.decode()
             except (av.FFmpegError, ValueError) as error:
