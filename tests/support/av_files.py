@@ -76,7 +76,9 @@ def av_decode(data: bytes) -> np.ndarray:
         for frame in container.decode(audio=0):
             block = frame.to_ndarray()
             block = block.T if frame.format.is_planar else block.reshape(-1, len(frame.layout.channels))
-            if block.dtype.kind != "f":
+            if block.dtype == np.uint8:
+                block = (block.astype(np.float32) - 128) / 128
+            elif block.dtype.kind != "f":
                 block = block * np.float32(2.0 ** (1 - 8 * block.dtype.itemsize))
             blocks.append(block.astype(np.float32))
     return np.concatenate(blocks)
