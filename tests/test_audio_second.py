@@ -37,7 +37,6 @@ CONTAINERS = {
     "mp3.avi": ("avi", "libmp3lame", "avi"),
     "pcm.avi": ("avi", "pcm_s16le", "avi"),
     "alac.caf": ("caf", "alac", "caf"),
-    "flac.caf": ("caf", "flac", "caf"),
     "ac3.caf": ("caf", "ac3", "caf"),
     "ima.caf": ("caf", "adpcm_ima_qt", "caf"),
     "x.voc": ("voc", "pcm_u8", "voc"),
@@ -98,7 +97,7 @@ def test_every_container_works_whole(name):
     assert np.abs(out).max() > 0.2
 
 
-@pytest.mark.parametrize("name", ["ac3.wav", "alac.caf", "mp3.avi", "layer2.ts", "flac.caf"])
+@pytest.mark.parametrize("name", ["ac3.wav", "alac.caf", "mp3.avi", "layer2.ts", "flac.nut"])
 def test_every_kind_of_source(name, tmp_path):
     data = make(name)
     (tmp_path / "misnamed.mp3").write_bytes(data)
@@ -264,7 +263,12 @@ def test_accidents_are_no_sound(rng):
     sound = (notes(40_000) * 32767).astype("<i2").tobytes()
     pieces = [rng.bytes(int(size)) for size in rng.integers(1, 40_000, 20)]
     pieces += [sound[int(at) : int(at) + 30_000] for at in rng.integers(0, 100_000, 10)]
-    pieces += [notes(9000).tobytes(), bytes(5000), b"[00:01.00] la la\n" * 50 + bytes([0, 255])]
+    pieces += [
+        notes(9000).tobytes(),
+        notes(9000, 1).tobytes(),
+        bytes(5000),
+        b"[00:01.00] la la\n" * 50 + bytes([0, 255]),
+    ]
     for data in pieces:
         assert "not a recognised sound file" in error_of(data) or "looks like" in error_of(data)
 

@@ -17,15 +17,14 @@ INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
 MAX_ERRORS = 100  # damaged packets
 PEEK_FRAMES = 32
-# FFmpeg takes these for what they are by little more than two bytes now and then. Any bytes can look so: headerless
-# samples do. Where such a stream is sound, fcntag.audio.streams has found a chain of its frames.
-_EASILY_MISTAKEN = frozenset(
+# Formats of FFmpeg with a signature of four bytes and more. FFmpeg takes headerless samples and noise for one of the
+# others now and then: a few bits of a sync word that repeats are enough for it.
+_SIGNED = frozenset(
     name
     for line in (
-        "aac ac3 ac4 acm adp aptx aptx_hd avs2 avs3 bit brstm c93 cavsvideo cdg codec2 data dfpwm dirac dnxhd dts",
-        "dtshd eac3 evc g722 g723_1 g726 g726le g728 g729 gsm h261 h263 h264 hcom hevc hnm idf ingenient ipmovie ivf",
-        "kux lmlm4 loas m4v mjpeg mlp mp3 mpegvideo msf nsv obu pcm psxstr redspark rso s337m sbg sdr2 sds sdx sln",
-        "smjpeg spdif srt tedcaptions thp truehd tty txd vag vc1 vividas vpk vvc wve xvag xwma",
+        "aiff asf ast au avi bfstm bink bonk brstm caf dsf dss dxa film_cpk flac flv gxf hca iff ircam ivf",
+        "matroska mmf mov mp4 mpc mpc8 mpeg mpegts mxf nut ogg oma pva qcp rm shn smk sox swf tak tta vivo voc vqf",
+        "w64 wav wtv wv xwma",
     )
     for name in line.split()
 )
@@ -60,7 +59,7 @@ class AvReader:
     @property
     def max_rate(self) -> int | None:
         """The largest rate in Hz that the format has; None: as of any sound."""
-        return MAX_DSD_RATE if self.codec.startswith("dsd") else None
+        return MAX_DSD_RATE if self.codec.startswith(("dsd", "dst", "wavpack")) else None
 
     def _open(self) -> None:
         name = self._source.name
@@ -73,7 +72,7 @@ class AvReader:
         try:
             # Tags need not be UTF-8, and nothing here reads them.
             self._container = av.open(stream, metadata_errors="ignore")
-            if self._guess and not _EASILY_MISTAKEN.isdisjoint(self._container.format.name.split(",")):
+            if self._guess and _SIGNED.isdisjoint(self._container.format.name.split(",")):
                 raise AudioError(f"{name}: not a recognised sound file")
             if not self._container.streams.audio:
                 if self._guess and not self._container.streams.video:
