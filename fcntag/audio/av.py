@@ -126,7 +126,8 @@ class AvReader:
         while errors <= MAX_ERRORS:
             try:
                 packet = next(packets)
-            except (StopIteration, av.EOFError):
+            except (StopIteration, av.EOFError, IndexError):
+                # PyAV 18 meets an index of its own at the end of a broadcast that has begun a further stream midway.
                 break
             except (av.FFmpegError, ValueError):
                 errors += 1

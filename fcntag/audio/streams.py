@@ -19,7 +19,7 @@ _KEYS = {0xFF: "adts", 0x56: "latm", 0x0B: "ac3", 0x7F: "dts", 0xFE: "dts", 0x47
 # kbit/s of AC-3 by half its size code. Source: ETSI TS 102 366, table 4.13.
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 # What 16-bit samples of a CD or of a digital line (IEC 61937) begin with where they carry AC-3 or DTS.
-_IN_PCM = re.compile(rb"\x72\xf8\x1f\x4e|\xff\x1f\x00\xe8|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00|\x7f\xfe\x80\x01")
+_IN_PCM = (b"\x72\xf8\x1f\x4e", b"\xff\x1f\x00\xe8", b"\xfe\x7f\x01\x80", b"\x1f\xff\xe8\x00", b"\x7f\xfe\x80\x01")
 
 
 def find(source: Source, offset: int) -> tuple[str, int] | None:
@@ -47,8 +47,7 @@ def is_chain(key: str, block: bytes, at: int) -> bool:
 
 def carries_frames(pcm: bytes) -> bool:
     """Whether 16-bit samples are no sound but a coded stream: the same sync word at least three times."""
-    found = [match.group() for match in _IN_PCM.finditer(pcm)]
-    return any(found.count(word) >= 3 for word in set(found))
+    return any(pcm.count(word) >= 3 for word in _IN_PCM)
 
 
 def _step(block: bytes, at: int) -> int:

@@ -61,7 +61,7 @@ def title(source: Source, offset: int) -> str:
     return ""
 
 
-def first_samples(source: Source, offset: int, n_bytes: int = 1 << 16) -> bytes:
+def first_samples(source: Source, offset: int, n_bytes: int = 1 << 15) -> bytes:
     """The first bytes of 16-bit stereo PCM; empty for anything else."""
     head = source.read_at(offset, 12)
     for name, at, size in _chunks(source, offset):
