@@ -273,6 +273,14 @@ def test_accidents_are_no_sound(rng):
         assert "not a recognised sound file" in error_of(data) or "looks like" in error_of(data)
 
 
+def test_a_file_opens_no_other_file(tmp_path):
+    """A playlist that is no text at first sight must not lead FFmpeg to files of its author's choice."""
+    (tmp_path / "secret.ts").write_bytes(make("layer2.ts"))
+    playlist = f"#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n".encode()
+    for data in (b"#EXTM3U\n#\xff\xfe\x80\n" + playlist, b"ffconcat version 1.0\n#\xff\xfe\x80\nfile " + playlist):
+        assert "not a recognised sound file" in error_of(data)
+
+
 def test_damage_of_kinds_that_libsndfile_knows_is_told_as_before():
     wav, caf = encode(SOUND, 44100, "wav"), io.BytesIO()
     soundfile.write(caf, SOUND, 44100, format="CAF", subtype="PCM_16")

@@ -54,7 +54,7 @@ def test_resumed_runs_say_it_again_and_end_well(capsys, music, tmp_path):
     (music / "cover.jpg").write_bytes(b"x")
     (music / "._good.wav").write_bytes(APPLE_DOUBLE)
     output = tmp_path / "out.jsonl"
-    line = "fcntag: 1 file with other endings, 1 AppleDouble file (._*) passed over\n"
+    line = "fcntag: 1 file with other endings passed over; also 1 AppleDouble file (._*)\n"
     for _ in range(2):
         code, _, err = run(capsys, "tag", "-r", "-f", "jsonl", "-o", output, "--resume", music)
         assert (code, err) == (0, line)

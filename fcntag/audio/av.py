@@ -19,15 +19,13 @@ MAX_ERRORS = 100  # damaged packets
 PEEK_FRAMES = 32
 # Formats of FFmpeg with a signature of four bytes and more. FFmpeg takes headerless samples and noise for one of the
 # others now and then: a few bits of a sync word that repeats are enough for it.
-_SIGNED = frozenset(
-    name
-    for line in (
-        "aiff asf ast au avi bfstm bink bonk brstm caf dsf dss dxa film_cpk flac flv gxf hca iff ircam ivf",
-        "matroska mmf mov mp4 mpc mpc8 mpeg mpegts mxf nut ogg oma pva qcp rm shn smk sox swf tak tta vivo voc vqf",
-        "w64 wav wtv wv xwma",
-    )
-    for name in line.split()
+_SIGNED = (
+    "aiff asf ast au avi bfstm bink bonk brstm caf dsf dss dxa film_cpk flac flv gxf hca iff ircam ivf "
+    "matroska mmf mov mp4 mpc mpc8 mpeg mpegts mxf nut ogg oma pva qcp rm shn smk sox swf tak tta vivo voc vqf "
+    "w64 wav wtv wv xwma"
 )
+_GUESS = {"format_whitelist": _SIGNED.replace(" ", ",")}
+_OPTIONS = {"protocol_whitelist": "none"}  # a playlist or a reference inside a file opens no other file
 
 
 class PyavMissing(AudioError):
@@ -71,19 +69,23 @@ class AvReader:
         stream = Stream(self._source, [(self._offset, self._source.size - self._offset)])
         try:
             # Tags need not be UTF-8, and nothing here reads them.
-            self._container = av.open(stream, metadata_errors="ignore")
-            if self._guess and _SIGNED.isdisjoint(self._container.format.name.split(",")):
-                raise AudioError(f"{name}: not a recognised sound file")
+            options = _OPTIONS | (_GUESS if self._guess else {})
+            # container_options= were safe with every PyAV that was tried.
+            self._container = av.open(stream, metadata_errors="ignore", container_options=options)
             if not self._container.streams.audio:
                 if self._guess and not self._container.streams.video:
                     raise AudioError(f"{name}: not a recognised sound file")
                 raise NoAudio(f"{name}: {self._kind_without_sound()} without an audio stream")
             audio = self._container.streams.audio[0]
+            for other in reversed(self._container.streams.audio):  # a broadcast may name streams that it does not send
+                if other.codec_context is not None and other.codec_context.sample_rate:
+                    audio = other
             if audio.codec_context is None:
                 raise AudioError(f"{name}: {self._title} file with a sound codec that PyAV {av.__version__} lacks")
             self.codec: str = audio.codec_context.name
             self.sample_rate = int(audio.codec_context.sample_rate or 0)
             self.n_channels = int(audio.codec_context.channels or 0)
+            self._audio = audio
             self._edges = AacEdges.of(self._container, audio, self.sample_rate)
         except (av.FFmpegError, ValueError) as error:
             self.close()
@@ -120,7 +122,7 @@ class AvReader:
         """The packets of the stream, with None for one that cannot be read; and whether it is the last with content."""
         import av
 
-        packets = self._container.demux(audio=0)
+        packets = self._container.demux(self._audio)
         held: Any = None
         errors = 0
         while errors <= MAX_ERRORS:

@@ -54,15 +54,16 @@ class PassedOver:
 
     def line(self) -> str:
         """One line for people; empty if nothing was passed over."""
+        others = f"{_count(self.endings, 'file')} with other endings passed over" if self.endings else ""
         parts = []
-        if self.endings:
-            parts.append(f"{_count(self.endings, 'file')} with other endings")
         if self.attributes:
             parts.append(f"{_count(self.attributes, 'AppleDouble file')} (._*)")
         if self.folders:
             names = ", ".join(sorted(set(self.folders)))
             parts.append(f"{_count(len(self.folders), 'system folder')} ({names})")
-        return f"{', '.join(parts)} passed over" if parts else ""
+        if not parts:
+            return others
+        return f"{others}; also {' and '.join(parts)}" if others else f"{' and '.join(parts)} passed over"
 
 
 def _count(n: int, noun: str) -> str:
