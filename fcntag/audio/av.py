@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
 MAX_ERRORS = 100  # damaged packets
-PEEK_FRAMES = 32
+PEEK_FRAMES, PEEK_SAMPLES = 32, 1 << 16  # so many frames of a file tell whether it can be decoded
 # Formats of FFmpeg with a signature of four bytes and more. FFmpeg takes headerless samples and noise for one of the
 # others now and then: a few bits of a sync word that repeats are enough for it.
 _SIGNED = (
@@ -112,7 +111,11 @@ class AvReader:
         """
         import numpy as np
 
-        first = list(islice(self._frames, PEEK_FRAMES))
+        first: list[np.ndarray] = []
+        for frame in self._frames:
+            first.append(frame)
+            if len(first) == PEEK_FRAMES or sum(map(len, first)) > PEEK_SAMPLES:
+                break
         self._stream.check()
         if first:
             self._rest = np.concatenate(first)
