@@ -46,7 +46,7 @@ class Track:
         self.n_channels: int = self._reader.n_channels
         self.n_frames: int | None = self._reader.n_frames
         try:
-            check_format(name, self.sample_rate, self.n_channels)
+            check_format(name, self.sample_rate, self.n_channels, getattr(self._reader, "max_rate", None))
             if self.n_frames == 0:
                 raise self._no_samples()
         except AudioError:

@@ -97,7 +97,8 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tag-names",
         metavar="FILE",
-        help="one tag a line: columns of --labels, or of --scores FILE.npy; 'model': the model's",
+        help="names of the columns of --labels, or of --scores FILE.npy: one a line, or a list in a Python file, "
+        "which is not run; 'model': the model's",
     )
     group.add_argument(
         "--audio-template", metavar="TEXT", help="msd: file of an id (default: {id[2]}/{id[3]}/{id[4]}/{id}.mp3)"
@@ -262,7 +263,7 @@ def _from_model(arguments: argparse.Namespace) -> Report:
 
 def _from_file(arguments: argparse.Namespace) -> Report:
     from ..eval import read_scores
-    from ..eval.datasets.msd import read_tags
+    from ..eval.datasets.tag_names import read_tags
 
     if arguments.tag_names == "model":
         raise UsageError("--tag-names model: not with --scores, which runs no model; name a file")
