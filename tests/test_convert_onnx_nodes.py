@@ -102,8 +102,8 @@ REJECTED: dict[str, tuple[Callable[[], Build], str]] = {
         r"my_elu \(Elu\): a second activation in the block of my_conv \(Conv\)",
     ),
     "negative scale behind a pool": (
-        lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Mul", "per_channel").end(),
-        r"my_mul \(Mul\): a batch-norm behind a max-pool, with 1 negative scales",
+        lambda: Build().conv().node("MaxPool", **POOL).node("Mul", "per_channel").node("Relu").end(),
+        r"my_relu \(Relu\): an activation behind a batch-norm behind a max-pool, with 1 negative scales",
     ),
     "a sum of two paths": (lambda: beside(Build()), r"my_add \(Add\): input .* is not a constant"),
     "no sigmoid": (

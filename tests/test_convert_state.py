@@ -98,6 +98,38 @@ def test_a_convolution_as_head(rng, tmp_path, like, name) -> None:
     assert model.document.head.flatten == ("max" if name == "global max" else "chw")
 
 
+@pytest.mark.parametrize("end", ["dense", "average", "max"])
+def test_negative_scales_behind_a_pool(rng, tmp_path, like, end) -> None:
+    """The next layer's weights undo the sign: of a 3x3 kernel with its padding, of a map, of its mean, of its maximum."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.b, self.m = nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5)
+            self.fc = nn.Linear(5 * 10 * 10 if end == "dense" else 5, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.n(functional.relu(functional.max_pool2d(self.a(x), (2, 3))))
+            x = functional.elu(self.b(x))
+            x = self.m(x if end != "max" else x.amax((2, 3), keepdim=True))
+            x = x.mean((2, 3)) if end == "average" else x
+            return torch.sigmoid(self.fc(x.flatten(1)))
+
+    torch.manual_seed(3)
+    module = torch_networks.randomised(Network())
+    assert (module.n.weight < 0).any()
+    last = {"pool": [10, 10], "pool_first": True} if end == "max" else {}
+    data = {
+        "blocks": [
+            {"pool": [2, 3], "pool_first": True, "batch_norm": "after"},
+            {"activation": "elu", "batch_norm": "after", **last},
+        ],
+        "flatten": {"average": "average"}.get(end, "chw"),
+    }
+    agrees(convert_stack(saved(module, tmp_path), like=like, spec=plan(tmp_path, data)), module, (1, 20, 32), rng)
+
+
 def test_batch_norm_of_the_input_by_its_length(rng, tmp_path, like) -> None:
     class Network(nn.Module):
         def __init__(self, length: int) -> None:
@@ -160,7 +192,7 @@ def test_command_line(capsys, tmp_path, like) -> None:
         ({**CLASSIC, "flatten": "max"}, r"fc\.weight: 240 features, but 12 x 1 x 1 arrive"),
         ({**CLASSIC, "batch_norm_epsilon": 0}, "batch_norm_epsilon: 0; must be a number above 0"),
         ({"blocks": [{"pool": [30, 4]}, {}]}, r"conv1's pool: a window of \[30, 4\] on a map of \[20, 32\]"),
-        ({"blocks": [{"pool": [2, 4], "pool_first": True}, {"pool": [2, 2]}]}, "bn1: a batch-norm behind a max-pool"),
+        ({"blocks": [{"pool": [2, 4], "pool_first": True}, {"pool": [2, 2]}]}, "behind a batch-norm behind a max-pool"),
     ],
 )
 def test_a_plan_that_does_not_fit(tmp_path, like, data, message) -> None:

@@ -5,6 +5,8 @@ A reader (ONNX graph, state dict) gives its layers in order. :class:`Stack` puts
 * An affine (batch-norm) before the activation is folded into the convolution; one behind it becomes the post-affine.
 * A layer behind a max-pool moves in front of it, where its output never falls as its input rises (ReLU, ELU, an affine
   without negative scales): the result is the same. Max-pools in a row become one.
+* A channel whose affine behind a max-pool has a negative scale is computed with the other sign, which the weights of
+  the next layer undo. The zeros of its padding have no sign.
 * A global average becomes a dense layer over all positions, with its weights divided by their number.
 * A dense layer or whole-map convolution is the head. Before the head it is a 1x1 convolution of a 1x1 map.
 """
@@ -92,6 +94,7 @@ class _Block:
     shift: Array | None = None
     window: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
+    sign: Array | None = None  # [C] of 1 and -1: the network's map is this times the block's; None: all 1
 
     @property
     def pooled(self) -> bool:
@@ -166,7 +169,8 @@ class Stack:
                 f"{layer.where}: pads {list(layer.pads)}; built: zero padding 'same', {[edge] * 4} for this kernel"
             )
         self._end_global_pool()
-        self._blocks.append(_Block(layer.where, layer.weight, layer.bias))
+        weight = self._with_signs(layer.weight)
+        self._blocks.append(_Block(layer.where, weight, layer.bias))
         self._channels = len(layer.weight)
 
     def _dense(self, layer: Dense) -> None:
@@ -184,18 +188,19 @@ class Stack:
         self._check_channels(layer.where, len(layer.scale))
         if self._global == "average":
             raise ModelError(f"{layer.where}: an affine behind a global average, and no dense layer between")
-        if block.pooled and (layer.scale < 0).any():
-            raise ModelError(
-                f"{layer.where}: a batch-norm behind a max-pool, with {int((layer.scale < 0).sum())} negative scales: "
-                "another value is the largest then; built: in front of the pool, or without negative scales"
-            )
+        scale, shift = layer.scale, layer.shift
+        if block.pooled or self._global == "max":
+            scale = scale if block.sign is None else scale * block.sign
+            sign = np.where(scale < 0, -1.0, 1.0)
+            scale, shift = scale * sign, shift * sign
+            block.sign = sign if (sign < 0).any() else None
         if block.activation == "none" and block.scale is None:
-            block.weight = block.weight * layer.scale[:, None, None, None]
-            block.bias = block.bias * layer.scale + layer.shift
+            block.weight = block.weight * scale[:, None, None, None]
+            block.bias = block.bias * scale + shift
             return
         if block.scale is None or block.shift is None:
-            block.scale, block.shift = np.ones_like(layer.scale), np.zeros_like(layer.scale)
-        block.scale, block.shift = block.scale * layer.scale, block.shift * layer.scale + layer.shift
+            block.scale, block.shift = np.ones_like(scale), np.zeros_like(scale)
+        block.scale, block.shift = block.scale * scale, block.shift * scale + shift
 
     def _activation(self, layer: Activation) -> None:
         block = self._block(layer.where)
@@ -205,10 +210,13 @@ class Stack:
             raise ModelError(
                 f"{layer.where}: a second activation in the block of {block.where}; built: one, then an affine, a pool"
             )
+        self._check_signs(layer.where, "an activation")
         block.activation = layer.kind
 
     def _max_pool(self, layer: MaxPool) -> None:
         block = self._block(layer.where)
+        if layer.window != (1, 1):
+            self._check_signs(layer.where, "a max-pool")
         for n, window in zip(self._now, layer.window, strict=True):
             if window > n:
                 raise ModelError(f"{layer.where}: a window of {list(layer.window)} on a map of {list(self._now)}")
@@ -221,6 +229,8 @@ class Stack:
     def _global_pool(self, layer: GlobalPool) -> None:
         self._block(layer.where)
         if self._now != (1, 1):  # of a 1x1 map it changes nothing
+            if layer.kind == "max":
+                self._check_signs(layer.where, "a max-pool")
             self._global, self._before, self._now = layer.kind, self._now, (1, 1)
 
     def _sigmoid(self, layer: Sigmoid) -> None:
@@ -237,6 +247,21 @@ class Stack:
         if channels != self._channels:
             raise ModelError(f"{where}: for {channels} channels, but {self._channels} arrive")
 
+    def _check_signs(self, where: str, what: str) -> None:
+        """Refuse a layer that is not odd behind channels that are computed with the other sign."""
+        sign = self._blocks[-1].sign
+        if sign is not None:
+            raise ModelError(
+                f"{where}: {what} behind a batch-norm behind a max-pool, with {int((sign < 0).sum())} negative scales: "
+                "another value is the largest then; built: the batch-norm in front of the pool, or without negative "
+                "scales"
+            )
+
+    def _with_signs(self, weight: Array) -> Array:
+        """Weights [O, C, ...] for the map of the last block, from those for the network's own map."""
+        sign = self._blocks[-1].sign if self._blocks else None
+        return weight if sign is None else weight * sign.reshape(1, -1, *(1,) * (weight.ndim - 2))
+
     def _end_global_pool(self) -> None:
         """A global pool with more blocks behind it: a window as large as the map."""
         if self._global == "average":
@@ -245,7 +270,10 @@ class Stack:
             )
         if self._global == "max":
             self._now, self._global = self._before, None
-            self._max_pool(MaxPool(self._blocks[-1].where, self._now, self._now))
+            block = self._blocks[-1]
+            sign, block.sign = block.sign, None  # of an affine behind the global pool, so behind this one too
+            self._max_pool(MaxPool(block.where, self._now, self._now))
+            block.sign = sign
 
     def _head(self, layer: Conv | Dense, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
         if isinstance(layer, Conv):
@@ -270,6 +298,7 @@ class Stack:
             cube = weight.reshape(len(weight), *(extent[axis] for axis in axes))
             cube = cube.transpose(0, *(1 + axes.index(axis) for axis in "chw"))
             weight = np.ascontiguousarray(cube).reshape(len(weight), -1)
+        weight = self._with_signs(weight.reshape(len(weight), self._channels, -1)).reshape(len(weight), -1)
         if self._global == "average":
             positions = self._before[0] * self._before[1]
             weight = np.repeat(weight / positions, positions, axis=1)
