@@ -110,12 +110,6 @@ void Network::write_constants(std::size_t index) {
   }
 }
 
-std::vector<MapLayout> Network::map_sizes(int height, int width) const {
-  std::vector<MapLayout> sizes;
-  for (const BlockPlan& block : plan_network(planned_, {height, width}).blocks) sizes.push_back(block.out);
-  return sizes;
-}
-
 WindowCode Network::window_code(std::size_t block) const {
   const PlannedBlock& planned = planned_[block];
   const bool winograd = planned.algorithm == Algorithm::kWinograd;

@@ -27,8 +27,10 @@ MapSize output_size(const ConvBlockShape& block, MapSize input) {
 
 void check_features(Flatten flatten, int in_features, int last_channels, MapSize last_map, MapSize input) {
   const int64_t positions = flatten == Flatten::kMax ? 1 : static_cast<int64_t>(last_map.height) * last_map.width;
-  FCNTAG_CHECK(positions * last_channels == in_features, "network: input ", input.height, "x", input.width, " gives ",
-               positions * last_channels, " features; the head takes ", in_features);
+  int64_t features = 0;
+  FCNTAG_CHECK(!__builtin_mul_overflow(positions, last_channels, &features) && features == in_features,
+               "network: input ", input.height, "x", input.width, " gives ", positions, " x ", last_channels,
+               " features; the head takes ", in_features);
 }
 
 void check_network(const NetworkSpec& spec) {
