@@ -95,7 +95,7 @@ def test_a_convolution_as_head(rng, tmp_path, like, name) -> None:
     model = agrees(
         convert_stack(saved(module, tmp_path), like=like, spec=plan(tmp_path, data)), module, (1, 20, 32), rng
     )
-    assert model.document.head.flatten == ("max" if name == "global max" else "chw")
+    assert model.document.head.flatten == ("max" if name == "global max" else "mean")
 
 
 def test_batch_norm_of_the_input_by_its_length(rng, tmp_path, like) -> None:
@@ -160,7 +160,6 @@ def test_command_line(capsys, tmp_path, like) -> None:
         ({**CLASSIC, "flatten": "max"}, r"fc\.weight: 240 features, but 12 x 1 x 1 arrive"),
         ({**CLASSIC, "batch_norm_epsilon": 0}, "batch_norm_epsilon: 0; must be a number above 0"),
         ({"blocks": [{"pool": [30, 4]}, {}]}, r"conv1's pool: a window of \[30, 4\] on a map of \[20, 32\]"),
-        ({"blocks": [{"pool": [2, 4], "pool_first": True}, {"pool": [2, 2]}]}, "bn1: a batch-norm behind a max-pool"),
     ],
 )
 def test_a_plan_that_does_not_fit(tmp_path, like, data, message) -> None:

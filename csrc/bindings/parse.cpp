@@ -24,8 +24,9 @@ Activation parse_activation(const std::string& name) {
 Flatten parse_flatten(const std::string& name) {
   if (name == "chw") return Flatten::kChw;
   if (name == "hwc") return Flatten::kHwc;
-  FCNTAG_CHECK(name == "max", "network: flatten='", name, "'; built: chw, hwc, max");
-  return Flatten::kMax;
+  if (name == "max") return Flatten::kMax;
+  FCNTAG_CHECK(name == "mean", "network: flatten='", name, "'; built: chw, hwc, max, mean");
+  return Flatten::kMean;
 }
 
 template <typename T>
@@ -77,7 +78,17 @@ HeldNetwork parse_network(const std::vector<py::dict>& blocks, const py::dict& h
   spec.head.flatten = parse_flatten(head["flatten"].cast<std::string>());
   spec.head.in_features = head["in_features"].cast<int>();
   spec.head.n_tags = head["n_tags"].cast<int>();
-  spec.head.weight = hold_values(head, "weight", {spec.head.n_tags, spec.head.in_features}, held.arrays);
+  int features = spec.head.in_features;
+  for (const py::handle& item : head["hidden"]) {
+    const py::dict layer = item.cast<py::dict>();
+    DenseSpec dense{features, layer["out_features"].cast<int>(),
+                    parse_activation(layer["activation"].cast<std::string>())};
+    dense.weight = hold_values(layer, "weight", {dense.out_features, dense.in_features}, held.arrays);
+    dense.bias = hold_values(layer, "bias", {dense.out_features}, held.arrays);
+    features = dense.out_features;
+    spec.head.hidden.push_back(dense);
+  }
+  spec.head.weight = hold_values(head, "weight", {spec.head.n_tags, features}, held.arrays);
   spec.head.bias = hold_values(head, "bias", {spec.head.n_tags}, held.arrays);
   spec.height = height;
   spec.width = width;

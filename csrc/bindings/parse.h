@@ -19,7 +19,8 @@ struct HeldNetwork {
 };
 
 // Blocks are dicts of "in_channels", "out_channels", "kernel", "activation", "window", "stride", "weight", "bias",
-// "scale" and "shift"; the head is one of "flatten", "in_features", "n_tags", "weight" and "bias". Throws
+// "scale" and "shift"; the head is one of "flatten", "in_features", "n_tags", "weight", "bias" and "hidden", a
+// list of dicts of "out_features", "activation", "weight" and "bias". Throws
 // std::invalid_argument where an array has another shape than the numbers beside it say, or another type than float32.
 HeldNetwork parse_network(const std::vector<pybind11::dict>& blocks, const pybind11::dict& head, int height, int width);
 
