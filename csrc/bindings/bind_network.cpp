@@ -68,15 +68,15 @@ py::list describe_plan(const Network& network, int height, int width) {
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
                                       const std::string& precision, const std::string& algorithm,
                                       std::shared_ptr<ThreadPool> pool) {
-  return std::make_unique<Network>(parse_network(blocks, head, height, width), parse_precision(precision),
-                                   parse_algorithm(algorithm), std::move(pool));
+  const HeldNetwork held = parse_network(blocks, head, height, width);
+  return std::make_unique<Network>(held.spec, parse_precision(precision), parse_algorithm(algorithm), std::move(pool));
 }
 
 py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
   const auto shapes = [&network](int height, int width) {
     std::vector<std::array<int, 3>> shapes;
-    for (const MapLayout& map : network.map_sizes(height, width))
-      shapes.push_back({map.channels, map.height, map.width});
+    for (const BlockPlan& block : network.plan_for({height, width}).blocks)
+      shapes.push_back({block.out.channels, block.out.height, block.out.width});
     return shapes;
   };
   return run_network(network, shapes, x, features, block_means, blocks, times);

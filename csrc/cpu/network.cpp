@@ -44,6 +44,7 @@ Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorit
       n_tags_(spec.head.n_tags),
       largest_{spec.height, spec.width} {
   check_network(spec);
+  FCNTAG_CHECK(spec.head.hidden.empty(), "network: hidden dense layers are not built yet");
   FCNTAG_CHECK(precision == Precision::kFloat32 || precision == Precision::kBfloat16, "precision='",
                precision_name(precision), "' is not built for the CPU; built: float32, bfloat16");
   FCNTAG_CHECK(winograd_kernels_ != nullptr,
@@ -108,12 +109,6 @@ void Network::write_constants(std::size_t index) {
       }
     }
   }
-}
-
-std::vector<MapLayout> Network::map_sizes(int height, int width) const {
-  std::vector<MapLayout> sizes;
-  for (const BlockPlan& block : plan_network(planned_, {height, width}).blocks) sizes.push_back(block.out);
-  return sizes;
 }
 
 WindowCode Network::window_code(std::size_t block) const {
@@ -220,6 +215,7 @@ void Network::read_outputs(std::size_t first, std::size_t last, int image, int64
         }
       }
       if (to_head && flatten_ == Flatten::kMax) features_[c] = maximum;
+      if (to_head && flatten_ == Flatten::kMean) features_[c] = static_cast<float>(sum / static_cast<double>(area));
       if (means != nullptr) means[channel_base + c] = static_cast<float>(sum / static_cast<double>(area));
     }
   }

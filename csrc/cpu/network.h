@@ -37,8 +37,7 @@ class Network {
   int n_blocks() const { return static_cast<int>(blocks_.size()); }
   int n_tags() const { return n_tags_; }
   int in_features() const { return in_features_; }
-  int block_channels() const;                                     // sum of out_channels
-  std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
+  int block_channels() const;  // sum of out_channels
   const std::vector<PlannedBlock>& planned_blocks() const { return planned_; }
   WindowCode window_code(std::size_t block) const;
   // The plan of an input size; throws std::invalid_argument where run() would.
