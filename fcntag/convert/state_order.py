@@ -100,6 +100,16 @@ def order_of(groups: list[Group], ordered: bool, order: tuple[str, ...] | None, 
     return result
 
 
+def refuse_several(convs: list[Group]) -> None:
+    """Refuse a file of several networks: more than one convolution of one channel, in modules of their own."""
+    parts = [conv.name.split(".") for conv in convs if conv.inputs == 1 and any(c.inputs > 1 for c in convs)]
+    if len(parts) > 1 and all(len(names) > 1 for names in parts):
+        n = next((n for n in range(min(map(len, parts))) if len({names[n] for names in parts}) > 1), 0)
+        first = [".".join(names[: n + 1]) for names in parts]
+        if len(set(first)) == len(parts):
+            raise ModelError(f"holds several networks: {', '.join(first)[:200]}; say which (--key NAME)")
+
+
 def _by_user(groups: list[Group], order: tuple[str, ...]) -> list[Group]:
     by_name = {group.name: group for group in groups}
     for name in order:
@@ -165,7 +175,8 @@ def _decide(
         return numbered
     if ordered and disagree and fits(layers) and not fits(numbered):
         said.append(
-            f"the order of the {what} is that of the file, not that of the numbers in their names: only it fits the channels"
+            f"the order of the {what} is that of the file, not that of the numbers in their names: only it fits the "
+            "channels"
         )
         return layers
     if ordered and disagree and fits(layers):
@@ -180,7 +191,8 @@ def _decide(
     if found:
         why = "do not fit as they stand" if ordered else "are sorted by name"
         raise ModelError(
-            f"the order of its {what} cannot be told: {_names(layers)} {why}, and the channels fit several orders; {_ASK}"
+            f"the order of its {what} cannot be told: {_names(layers)} {why}, and the channels fit several orders; "
+            f"{_ASK}"
         )
     return layers if ordered else numbered  # the stack says which layer does not fit
 

@@ -7,7 +7,7 @@ Those come from ``blocks`` of the user's spec, a list with one object for each c
      "pool": [h, w] | {"window": [h, w], "stride": [h, w]}, default none
      "pool_first": true | false}                            whether the pool comes before activation and batch-norm
 
-or the blocks of the model that is named by ``like``. ``hidden`` is such a list for the dense layers before the last one,
+or the blocks of the model that is named by ``like``. ``hidden`` is such a list for the dense layers before the last,
 with ``activation`` and ``batch_norm`` only. ``flatten``: "chw", "hwc", "max" (global) or "average" (global). ``order``
 lists the names of the layers as they are computed, where the file does not tell (:mod:`.state_order`), and ``ignore``
 names that the scores do not depend on.
@@ -27,7 +27,7 @@ from .batchnorm import scale_shift
 from .readers.state import State
 from .stack import Activation, Affine, Array, Conv, Dense, GlobalPool, Layer, MaxPool, Sigmoid
 from .state_groups import NORM, Group, groups_of
-from .state_order import Facts, Ordered, order_of
+from .state_order import Facts, Ordered, order_of, refuse_several
 
 if TYPE_CHECKING:
     from .user_spec import UserSpec
@@ -67,7 +67,9 @@ class StateNetwork:
 def read(state: State, user: UserSpec) -> StateNetwork:
     """Read a state dict by the user's blocks; raises ModelError that names the tensor or the field of a block."""
     groups, ignored = groups_of(state, user.ignore)
-    n_convs = sum(group.kind == "conv" for group in groups)
+    convs = [group for group in groups if group.kind == "conv"]
+    refuse_several(convs)
+    n_convs = len(convs)
     n_dense = sum(group.kind == "dense" for group in groups)
     if not n_convs or n_convs + n_dense < 2:
         raise ModelError("no convolutions with a head behind them in it")

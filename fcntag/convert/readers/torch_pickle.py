@@ -303,7 +303,8 @@ class _Machine(pickle._Unpickler):  # in Python, so that memory follows the size
 
     def _list_of_marked(self) -> None:
         """A frozenset, as a list: nothing in it is hashed."""
-        self.append(self.pop_mark())
+        values = self.pop_mark()  # gives the stack another "append"
+        self.append(values)
 
     def _empty_list(self) -> None:
         self.append([])
