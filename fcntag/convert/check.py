@@ -67,10 +67,10 @@ def check_stored(path: str, document: ModelDocument, tensors: dict[str, np.ndarr
         what, x = _one_of(arrays, _INPUTS)
         result, expected = _one_of(arrays, _OUTPUTS)
         model = Model(document, tensors, "", "")
+        y = _as_waves(x, document) if what == "waves" else _as_input(x, model, normalises)
         n_tags = len(document.tags)
         if expected.shape != (len(x), n_tags):
             raise ModelError(f"{result}: {list(expected.shape)}; {len(x)} samples of {n_tags} tags are needed")
-        y = _as_waves(x, document) if what == "waves" else _as_input(x, model, normalises)
         scores, logits = _compute(model, y, what == "waves")
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
