@@ -99,7 +99,7 @@ void register_network(py::module_& m) {
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "
-           "[B, in_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
+           "[B, last_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
            "seconds [n_blocks + 1] of every block and of the rest.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes)
       .def_property_readonly("isa", &Network::isa);

@@ -33,7 +33,7 @@ pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatAr
   };
   out.scores = add("scores", {batch, network.n_tags()});
   out.logits = add("logits", {batch, network.n_tags()});
-  if (features) out.features = add("features", {batch, network.in_features()});
+  if (features) out.features = add("features", {batch, network.last_features()});
   if (block_means) out.block_means = add("block_means", {batch, network.block_channels()});
   if (blocks) {
     py::list list;
