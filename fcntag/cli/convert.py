@@ -51,7 +51,7 @@ def add_parser(commands: options.Subparsers) -> None:
     )
     group.add_argument("--tags", metavar="FILE", help="the tags, one a line, in the order of the scores")
     group.add_argument("--name", dest="called", metavar="NAME", help="name of the model (default: that of SRC)")
-    group.add_argument("--logits", action="store_true", help="an ONNX file ends before the sigmoid")
+    group.add_argument("--logits", action="store_true", help="an ONNX file or a Keras model ends before the sigmoid")
     parser.set_defaults(run=run)
 
 
@@ -72,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     own = {"like": arguments.like, "spec": arguments.spec, "tags": arguments.tags, "name": arguments.called}
     is_onnx = arguments.source.lower().endswith(".onnx")
-    if is_onnx or any(own.values()) or arguments.logits:
+    is_keras = arguments.source.lower().endswith((".keras", ".h5", ".hdf5"))
+    if is_onnx or arguments.source.lower().endswith(".keras") or any(own.values()) or arguments.logits:
         if arguments.name is not None:
             raise UsageError("--as: goes with a checkpoint of the catalogue; of a network of your own, --like")
-        if arguments.logits and not is_onnx:
-            raise UsageError("--logits: goes with an ONNX file; the head of a state dict has its sigmoid added")
+        if arguments.logits and not (is_onnx or is_keras):
+            raise UsageError(
+                "--logits: goes with an ONNX file or a Keras model; the head of a state dict gets its sigmoid"
+            )
         converted = convert_stack(
             arguments.source, logits=arguments.logits, key=arguments.key, check=arguments.check, **own
         )

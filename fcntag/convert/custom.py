@@ -14,15 +14,16 @@ from ..errors import ModelError
 from ..export.interface import rows_and_frames
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
-from . import state_stack, user_spec
+from . import keras_stack, state_stack, user_spec
 from .check import check_stored
 from .compare import BATCH, Converted, compare, run_onnx
 from .model_builder import ModelBuilder
+from .readers import keras_model
 from .readers.foreign import refuse_foreign
 from .readers.onnx import read_graph
 from .readers.onnx_constants import one_line
 from .readers.source import read_source
-from .readers.state import read_state
+from .readers.state import State, read_state
 from .stack import Array, Stack
 from .user_spec import UserSpec
 
@@ -67,8 +68,11 @@ def convert_stack(
         digest = hashlib.sha256(data).hexdigest()
         if path.suffix.lower() == ".onnx":
             converted = _from_onnx(data, path.name, digest, options, logits)
+        elif keras_model.is_model(data):
+            converted = _from_keras(data, path.name, digest, options, logits)
         else:
-            converted = _from_state(path, digest, options, key)
+            state = keras_model.read_weights(data) if keras_model.is_weights(data) else read_state(path, key)
+            converted = _from_state(state, path.name, digest, options)
         if check is None:
             return converted
         checked = check_stored(check, converted.document, converted.tensors, converted.normalises)
@@ -116,9 +120,38 @@ def _from_onnx(data: bytes, file: str, digest: str, options: dict[str, Any], log
     return dataclasses.replace(converted, unchecked=_OUTSIDE)
 
 
-def _from_state(path: Path, digest: str, options: dict[str, Any], key: str | None) -> Converted:
-    state = read_state(path, key)
-    user = user_spec.load(path.name, digest, **options)
+def _from_keras(data: bytes, file: str, digest: str, options: dict[str, Any], logits: bool) -> Converted:
+    network = keras_stack.read(keras_model.read_model(data))
+    user = user_spec.load(file, digest, **options)
+    template = user.template()
+    bands, frames = rows_and_frames(template)
+    if network.image not in ((bands, frames), (frames, bands)):
+        raise ModelError(
+            f"an input of {network.image[0]} x {network.image[1]}; the front end gives {bands} x {frames} (bands x "
+            "frames)"
+        )
+    bands_first = template.frontend.time_axis == 1 if bands == frames else network.image == (bands, frames)
+    own = None
+    if network.scale is not None:
+        along = "scalar" if network.axis is None else "per_mel" if (network.axis == 0) == bands_first else "per_frame"
+        own = (along, network.scale, network.shift)
+    stack = Stack(network.image)
+    for layer in network.layers:
+        stack.add(layer)
+    document, tensors = _assemble(stack, user, own, "mel_time" if bands_first else "time_mel", logits)
+
+    def original(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        import torch
+
+        z = network.run(x if bands_first else x.transpose(0, 2, 1))
+        return sigmoid(z), z, f"PyTorch {torch.__version__}, layer by layer"
+
+    converted = compare(document, tensors, original, own is not None, BATCH)
+    return dataclasses.replace(converted, unchecked=("the reading of its configuration", *_OUTSIDE))
+
+
+def _from_state(state: State, file: str, digest: str, options: dict[str, Any]) -> Converted:
+    user = user_spec.load(file, digest, **options)
     network = state_stack.read(state, user)
     template = user.template()
     frontend = template.frontend

@@ -20,6 +20,7 @@ from .families import choi2016, choi2017, musicnn_vgg, won2020
 from .provenance import Provenance
 from .readers.foreign import refuse_foreign
 from .readers.keras import HDF5_MAGIC, read_keras
+from .readers.keras_model import is_model, is_weights
 from .readers.source import read_source
 from .readers.state import is_safetensors, read_state
 from .readers.tensorflow_checkpoint import Checkpoint
@@ -205,6 +206,8 @@ def _tensorflow(read_file: Callable[[str], bytes], family: str | None, converter
 
 
 def _from_keras(source: Source, converters: tuple[Converter, ...]) -> Model:
+    if is_weights(source.data):
+        _refuse_keras_model(source)
     file = read_keras(source.path, source.kernels)
     converter = _matching(converters, file)
     if converter is None:
@@ -213,7 +216,16 @@ def _from_keras(source: Source, converters: tuple[Converter, ...]) -> Model:
     return converter.build(_provenance(source, converter, file), file)
 
 
+def _refuse_keras_model(source: Source) -> None:
+    if is_model(source.data) or is_weights(source.data):
+        raise ModelError(
+            "a Keras 3 file of a network of your own: its front end is not in it: name a model that has the same "
+            "(--like NAME), or give it (--spec FILE)"
+        )
+
+
 def _from_torch(source: Source, converters: tuple[Converter, ...]) -> Model:
+    _refuse_keras_model(source)
     state = read_state(source.path, source.key)
     converter = _matching(converters, state)
     if converter is None:

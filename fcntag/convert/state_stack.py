@@ -67,6 +67,7 @@ class StateNetwork:
 def read(state: State, user: UserSpec) -> StateNetwork:
     """Read a state dict by the user's blocks; raises ModelError that names the tensor or the field of a block."""
     groups, ignored = groups_of(state, user.ignore)
+    epsilon = state.epsilon if user.epsilon is None else user.epsilon
     convs = [group for group in groups if group.kind == "conv"]
     refuse_several(convs)
     n_convs = len(convs)
@@ -83,17 +84,17 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     layers: list[Layer] = []
     calls: list[Callable[[Any], Any]] = []
     if found.input_norm is not None:
-        calls.append(_torch_norm(found.input_norm, user.epsilon))
+        calls.append(_torch_norm(found.input_norm, epsilon))
 
     def add(kind: str, what: list[Any], where: str) -> None:
-        layer, call = _layer(kind, what, where, user.epsilon)
+        layer, call = _layer(kind, what, where, epsilon)
         layers.append(layer)
         calls.append(call)
 
     for group, step in zip(blocks, steps, strict=True):
         for kind, *what in _inner("conv", group, found.norms.get(group.name), step):
             add(kind, what, group.name)
-    scale, shift = (None, None) if found.input_norm is None else _affine(found.input_norm, user.epsilon)
+    scale, shift = (None, None) if found.input_norm is None else _affine(found.input_norm, epsilon)
     _flatten(user.flatten, head[0], layers, calls)
     if found.before_dense is not None:
         add("norm", [found.before_dense, user.flatten if user.flatten in ("chw", "hwc") else "c"], "")
@@ -118,15 +119,15 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     said = [*state.said, *found.said]
     if ignored:
         said.append(f"ignored {', '.join(ignored[:6])[:300]}" + (f" and {len(ignored) - 6} more" * (len(ignored) > 6)))
-    return StateNetwork(layers, scale, shift, run, said, _assumed(user, found, blocks, head))
+    return StateNetwork(layers, scale, shift, run, said, _assumed(epsilon, found, blocks, head))
 
 
-def _assumed(user: UserSpec, found: Ordered, blocks: list[Group], head: list[Group]) -> list[str]:
+def _assumed(epsilon: float, found: Ordered, blocks: list[Group], head: list[Group]) -> list[str]:
     names = [group.name for group in (*blocks, *head)]
     shown = ", ".join(name[:40] for name in names[:10]) + (", ..." if len(names) > 10 else "")
     assumed = [f"the order of the layers ({shown})", "activations, pools and flattening"]
     if found.norms or found.input_norm or found.before_dense:
-        assumed.append(f"the batch-norms' places and epsilon ({user.epsilon:g})")
+        assumed.append(f"the batch-norms' places and epsilon ({epsilon:g})")
     return assumed
 
 

@@ -60,7 +60,7 @@ class UserSpec:
     order : names of a state dict's layers as they are computed
     ignore : patterns of a state dict's names that do not matter
     flatten : order of the last map's values for the dense layer
-    epsilon : of every batch-norm of a state dict
+    epsilon : of every batch-norm of a state dict, where it is not that of its framework
     tags_are_given : whether the caller gave the tags; they may also be those of a model with the same front end
     """
 
@@ -73,7 +73,7 @@ class UserSpec:
     order: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
     flatten: str = "chw"
-    epsilon: float = 1e-5
+    epsilon: float | None = None
     tags_are_given: bool = False
 
     def template(self) -> ModelDocument:

@@ -60,6 +60,7 @@ class State:
     odd: dict[str, str] = field(default_factory=dict)
     ordered: bool = True
     said: list[str] = field(default_factory=list)
+    epsilon: float = 1e-5  # of its batch-norms: PyTorch's
 
 
 def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
