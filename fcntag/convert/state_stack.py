@@ -68,6 +68,8 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     """Read a state dict by the user's blocks; raises ModelError that names the tensor or the field of a block."""
     groups, ignored = groups_of(state, user.ignore)
     epsilon = state.epsilon if user.epsilon is None else user.epsilon
+    if state.flatten is not None and user.flatten in ("chw", "hwc") and not user.flatten_is_given:
+        user.flatten = state.flatten
     convs = [group for group in groups if group.kind == "conv"]
     refuse_several(convs)
     n_convs = len(convs)

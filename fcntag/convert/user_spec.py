@@ -59,7 +59,7 @@ class UserSpec:
     like_hidden : hidden dense layers of the model that ``like`` names
     order : names of a state dict's layers as they are computed
     ignore : patterns of a state dict's names that do not matter
-    flatten : order of the last map's values for the dense layer
+    flatten, flatten_is_given : order of the last map's values for the dense layer, and whether the JSON file says it
     epsilon : of every batch-norm of a state dict, where it is not that of its framework
     tags_are_given : whether the caller gave the tags; they may also be those of a model with the same front end
     """
@@ -73,6 +73,7 @@ class UserSpec:
     order: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
     flatten: str = "chw"
+    flatten_is_given: bool = False
     epsilon: float | None = None
     tags_are_given: bool = False
 
@@ -177,7 +178,7 @@ def _take_field(user: UserSpec, key: str, value: Any, spec: str) -> None:
     elif key == "blocks":
         user.blocks = value
     elif key == "flatten":
-        user.flatten = value
+        user.flatten, user.flatten_is_given = value, True
     elif key == "hidden":
         user.hidden = value
     elif key in ("order", "ignore"):

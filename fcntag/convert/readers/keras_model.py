@@ -1,8 +1,8 @@
 """Whole Keras models without Keras: the chain of layers, each with its configuration and its arrays.
 
 Two kinds of files hold a model with its configuration: ``.keras`` (a zip archive of ``config.json`` and
-``model.weights.h5``), and HDF5 files that ``model.save`` of Keras 2 and 3 writes (``.h5``). A file that ``save_weights``
-of Keras 3 writes (``.weights.h5``) holds the arrays alone, which makes a state dict of it. Nothing of a configuration is
+``model.weights.h5``), and HDF5 files that ``model.save`` of Keras 2 and 3 writes (``.h5``). A file of ``save_weights``
+of Keras 3 (``.weights.h5``) holds the arrays alone, which makes a state dict of it. Nothing of a configuration is
 run: a layer of a class that is not built is refused by name, a Lambda too.
 """
 
@@ -96,7 +96,7 @@ _ROOTS = ("layers", "_layer_checkpoint_dependencies")
 def read_weights(data: bytes) -> State:
     """The arrays of a ``.weights.h5`` file as a state dict in PyTorch's layouts. It holds no order across classes."""
     h5py = _h5py()
-    state = State({}, ordered=False, epsilon=EPSILON)
+    state = State({}, ordered=False, epsilon=EPSILON, flatten="hwc")
     with _as_model_errors("Keras file"), h5py.File(io.BytesIO(data), "r") as file:
         root = next(file[name] for name in _ROOTS if name in file)
         for name in sorted(root, key=natural):

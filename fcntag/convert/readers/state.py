@@ -61,6 +61,7 @@ class State:
     ordered: bool = True
     said: list[str] = field(default_factory=list)
     epsilon: float = 1e-5  # of its batch-norms: PyTorch's
+    flatten: str | None = None  # how its framework flattens a map, where the user does not say it
 
 
 def read_state(path: str | os.PathLike[str], key: str | None = None) -> State:
