@@ -68,8 +68,9 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     """Read a state dict by the user's blocks; raises ModelError that names the tensor or the field of a block."""
     groups, ignored = groups_of(state, user.ignore)
     epsilon = state.epsilon if user.epsilon is None else user.epsilon
-    if state.flatten is not None and user.flatten in ("chw", "hwc") and not user.flatten_is_given:
-        user.flatten = state.flatten
+    if user.flatten in ("chw", "hwc") and not user.flatten_is_given:
+        # The order of a flattened map is that of the framework; of another model only where its blocks are meant too.
+        user.flatten = state.flatten or (user.flatten if user.blocks is None else "chw")
     convs = [group for group in groups if group.kind == "conv"]
     refuse_several(convs)
     n_convs = len(convs)
@@ -121,13 +122,13 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     said = [*state.said, *found.said]
     if ignored:
         said.append(f"ignored {', '.join(ignored[:6])[:300]}" + (f" and {len(ignored) - 6} more" * (len(ignored) > 6)))
-    return StateNetwork(layers, scale, shift, run, said, _assumed(epsilon, found, blocks, head))
+    return StateNetwork(layers, scale, shift, run, said, _assumed(epsilon, user.flatten, found, blocks, head))
 
 
-def _assumed(epsilon: float, found: Ordered, blocks: list[Group], head: list[Group]) -> list[str]:
+def _assumed(epsilon: float, flatten: str, found: Ordered, blocks: list[Group], head: list[Group]) -> list[str]:
     names = [group.name for group in (*blocks, *head)]
     shown = ", ".join(name[:40] for name in names[:10]) + (", ..." if len(names) > 10 else "")
-    assumed = [f"the order of the layers ({shown})", "activations, pools and flattening"]
+    assumed = [f"the order of the layers ({shown})", f"activations, pools and flattening ({flatten})"]
     if found.norms or found.input_norm or found.before_dense:
         assumed.append(f"the batch-norms' places and epsilon ({epsilon:g})")
     return assumed
