@@ -261,24 +261,46 @@ def blocks(model: Model, x: ArrayLike) -> list[Array]:
 
 
 def flatten(y: Array, order: str) -> Array:
-    """Last map [B, C, H, W] -> features [B, F]: "chw", "hwc" (channel fastest) or "max" over (H, W)."""
+    """Last map [B, C, H, W] -> features [B, F]: "chw", "hwc" (channel fastest), "max" or "mean" over (H, W)."""
     if order == "max":
         return y.max(axis=(2, 3))
+    if order == "mean":
+        return y.mean(axis=(2, 3))
     return (y if order == "chw" else y.transpose(0, 2, 3, 1)).reshape(y.shape[0], int(np.prod(y.shape[1:])))
 
 
+def dense_layer(model: Model, stem: str, x: ArrayLike) -> Array:
+    """The dense layer whose tensors are ``{stem}.weight`` and ``{stem}.bias``: x [B, inputs] -> [B, outputs]."""
+    weight, bias = (model.tensors[f"{stem}.{n}"].astype(np.float64) for n in ("weight", "bias"))
+    return np.asarray(x, dtype=np.float64) @ weight.T + bias
+
+
+def hidden_layers(model: Model, x: ArrayLike) -> list[Array]:
+    """Features of the last map [B, in_features] -> the output [B, out_features] of every hidden layer."""
+    outputs, y = [], np.asarray(x, dtype=np.float64)
+    for i, layer in enumerate(model.document.head.hidden):
+        y = activate(dense_layer(model, f"head.hidden.{i}", y), layer.activation)
+        outputs.append(y)
+    return outputs
+
+
+def embedding(model: Model, y: Array) -> Array:
+    """Last map [B, C, H, W] -> what enters the last dense layer [B, last_features]."""
+    x = flatten(y, model.document.head.flatten)
+    return [x, *hidden_layers(model, x)][-1]
+
+
 def features(model: Model, x: ArrayLike, which: Literal["head", "blocks"] = "head") -> Array:
-    """Network input x [B, H, W] -> what enters the dense layer ("head"), or every block's mean over H, W ("blocks")."""
+    """Network input x [B, H, W] -> what enters the last dense layer, or every block's mean over H, W ("blocks")."""
     maps = blocks(model, x)
     if which == "blocks":
         return np.concatenate([y.mean(axis=(2, 3)) for y in maps], axis=1)
-    return flatten(maps[-1], model.document.head.flatten)
+    return embedding(model, maps[-1])
 
 
 def logits(model: Model, x: ArrayLike) -> Array:
     """Network input x [B, H, W] -> logits [B, n_tags]."""
-    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
-    return features(model, x) @ weight.T + bias
+    return dense_layer(model, "head", features(model, x))
 
 
 def sigmoid(z: Array) -> Array:
@@ -300,8 +322,7 @@ def dense(model: Model, x: ArrayLike) -> Array:
     axis = 2 + document.frontend.time_axis
     last, columns = blocks(model, x)[-1], document.map_sizes()[-1][axis - 2]
     cut = [np.take(last, range(p, p + columns), axis=axis) for p in range(last.shape[axis] - columns + 1)]
-    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
-    return np.concatenate([sigmoid(flatten(y, document.head.flatten) @ weight.T + bias) for y in cut])
+    return np.concatenate([sigmoid(dense_layer(model, "head", embedding(model, y))) for y in cut])
 
 
 def scores(model: Model, waves: ArrayLike) -> Array:

@@ -407,10 +407,10 @@ def test_bad_shapes_of_segments_are_named(rng):
             ((n_samples, pad_left, n_frames + 1, height, width), f"n_frames={n_frames + 1}; planned for {n_frames}"),
         ):
             with pytest.raises(ValueError, match=message):
-                engine._scorer.run(engine._network, waves, shape)
+                engine._scorer.run(waves, shape)
         too_long = np.zeros((1, n_samples + 1), np.float32)
         with pytest.raises(ValueError, match=f"n_samples={n_samples + 1}; planned for {n_samples}"):
-            engine._scorer.run(engine._network, too_long, (n_samples + 1, pad_left, n_frames, height, width))
+            engine._scorer.run(too_long, (n_samples + 1, pad_left, n_frames, height, width))
 
 
 def test_measurements_have_the_shape_that_bench_expects(rng):

@@ -13,7 +13,7 @@ import pytest
 from support.make_models import FRONTEND, block, make_model
 
 from fcntag.errors import ModelError
-from fcntag.model.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant
+from fcntag.model.document import MAX_JSON_BYTES, Dense, Log, ModelDocument, Pool, Segments, Variant
 
 
 @pytest.fixture
@@ -44,6 +44,10 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         tree[last] = value
 
     return change
+
+
+def hidden_json(out_features: int, activation: str = "relu") -> dict[str, Any]:
+    return {"out_features": out_features, "activation": activation}
 
 
 REFUSED: list[tuple[str, Any, str]] = [
@@ -101,7 +105,21 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("blocks[1].pool.window", [1, 1, 1], r"document\.blocks\[1\]\.pool\.window: expected 2 values, not 3"),
     ("blocks[1].pool.stride[1]", 0, r"document\.blocks\[1\]\.pool\.stride\[1\]: 0"),
     ("head.in_features", 5, r"document\.head\.in_features: 5, but the last block gives 4"),
-    ("head.flatten", "whc", r"document\.head\.flatten: 'whc' is not one of chw, hwc, max"),
+    ("head.flatten", "whc", r"document\.head\.flatten: 'whc' is not one of chw, hwc, max, mean"),
+    ("head.hidden", {}, r"document\.head\.hidden: expected a list, not \{\}"),
+    ("head.hidden", [4], r"document\.head\.hidden\[0\]: expected an object, not 4"),
+    ("head.hidden", [{"out_features": 4}], r"document\.head\.hidden\[0\]\.activation: missing"),
+    ("head.hidden", [{"activation": "relu"}], r"document\.head\.hidden\[0\]\.out_features: missing"),
+    (
+        "head.hidden",
+        [hidden_json(4, "tanh")],
+        r"document\.head\.hidden\[0\]\.activation: 'tanh' is not one of relu, elu",
+    ),
+    ("head.hidden", [hidden_json(4), hidden_json(0)], r"document\.head\.hidden\[1\]\.out_features: 0 .* 1 to 65536"),
+    ("head.hidden", [hidden_json(65537)], r"document\.head\.hidden\[0\]\.out_features: 65537 .* 1 to 65536"),
+    ("head.hidden", [hidden_json(2**70)], r"document\.head\.hidden\[0\]\.out_features: 1180591620717411303424 "),
+    ("head.hidden", [hidden_json(4)] * 9, r"document\.head\.hidden: number: 9 .* allowed: 0 to 8"),
+    ("head.hidden", [hidden_json(4) | {"bias": True}], r"document\.head\.hidden\[0\]\.bias: unknown field"),
     ("head.activation", "softmax", r"document\.head\.activation"),
     ("variants[0].pools", [], r"document\.variants\[0\]\.pools: 0 pools for 2 blocks"),
     ("variants[0].pools[1].window[0]", 1, r"document\.head\.in_features"),
@@ -298,6 +316,30 @@ def test_sizes_features_and_tensors(document: ModelDocument) -> None:
         "head.bias": (7,),
     }
     assert document.multiply_adds() == 20 * 16 * 1 * 3 * 9 + 10 * 8 * 3 * 4 * 9 + 7 * 4
+
+
+def test_hidden_layers_have_tensors_and_a_place_in_the_json(document: ModelDocument) -> None:
+    hidden = (Dense(out_features=5, activation="elu"), Dense(out_features=65536, activation="none"))
+    head = dataclasses.replace(document.head, flatten="mean", hidden=hidden)
+    wide = dataclasses.replace(document, head=head, variants=()).validate()
+    assert wide.head == head
+    assert (wide.head.in_features, wide.head.last_features) == (4, 65536)
+    shapes = wide.tensor_shapes()
+    assert list(shapes)[-6:] == [
+        f"head.{name}"
+        for name in ("hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "hidden.1.bias", "weight", "bias")
+    ]
+    assert [shapes[name] for name in list(shapes)[-6:]] == [(5, 4), (5,), (65536, 5), (65536,), (7, 65536), (7,)]
+    assert wide.multiply_adds() - document.multiply_adds() == 5 * 4 + 65536 * 5 + 7 * 65536 - 7 * 4
+    tree = json.loads(wide.to_json())
+    assert tree["head"]["hidden"][0] == hidden_json(5, "elu")
+    assert "hidden" not in json.loads(document.to_json())["head"]  # the bytes that older readers know
+
+
+def test_a_global_mean_has_a_feature_a_channel(document: ModelDocument) -> None:
+    blocks = tuple(dataclasses.replace(b, pool=Pool(window=(2, 2), stride=(2, 2))) for b in document.blocks)
+    head = dataclasses.replace(document.head, flatten="mean")
+    assert dataclasses.replace(document, blocks=blocks, head=head, variants=()).validate().n_features() == 4
 
 
 def test_time_mel_turns_the_input(document: ModelDocument) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..model.file import check_shapes
 from ..reduce import Reduction, needed_input, reduce_model
 from .device_arrays import is_device_array
 
@@ -48,6 +49,7 @@ class Engine(ABC):
     def __init__(self, model: Model, precision: str, max_batch: int, reduce: bool) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}; must be at least 1")
+        check_shapes(model.document, model.tensors)
         self.whole_model = self.needed_model = model
         self.document: ModelDocument = model.document
         self.precision = precision
@@ -268,7 +270,7 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
     pcm : the length is not that of a segment, and channels are allowed
     finite : refuse a value that is not finite
     """
-    waves = np.asarray(waves)
+    waves = plain_array(waves, "waves")
     if waves.ndim not in ((2, 3) if pcm else (2,)) or waves.dtype != np.float32:
         expected = "[B, n_in] or [B, n_in, n_channels]" if pcm else "[B, n_samples]"
         raise ValueError(f"waves: {waves.dtype} {list(waves.shape)}; expected float32 {expected}")
@@ -276,7 +278,7 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
         check_length(waves.shape[1], document)
     if finite and not np.isfinite(waves).all():
         raise ValueError("waves: contains values that are not finite")
-    return np.ascontiguousarray(waves)
+    return np.require(waves, np.float32, ["C", "A"])
 
 
 def check_length(n_samples: int, document: ModelDocument) -> None:
@@ -288,8 +290,17 @@ def check_length(n_samples: int, document: ModelDocument) -> None:
 
 
 def check_inputs(x: Any) -> np.ndarray:
-    """Network inputs as a C-contiguous float32 array; ValueError where they are not [B, H, W]."""
-    x = np.asarray(x)
+    """Network inputs as a C-contiguous float32 array; ValueError where they are not real numbers [B, H, W]."""
+    x = plain_array(x, "x")
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; it must be [B, H, W]")
-    return np.ascontiguousarray(x, dtype=np.float32)
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"x: {x.dtype} {list(x.shape)}; expected float32 [B, H, W]")
+    return np.require(x, np.float32, ["C", "A"])
+
+
+def plain_array(values: Any, what: str) -> np.ndarray:
+    """``values`` as an array without a mask; ValueError, which begins with ``what``, where some of them are masked."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{what}: has masked values; fill them first (numpy.ma.filled)")
+    return np.asarray(values)

@@ -183,7 +183,7 @@ class CudaEngine(Engine):
             else:
                 scorer = self._pcm_scorer(sample_rate, waves.shape)
                 n_samples = self.document.segments.n_samples
-            scores, _ = scorer.run(self._network, waves, self._shape(n_samples))
+            scores, _ = scorer.run(waves, self._shape(n_samples))
             return scores
 
     def _device_scores(self, waves: Any, out: Any, stream: Any, sample_rate: int | None) -> Any:

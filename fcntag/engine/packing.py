@@ -80,6 +80,15 @@ def head_dict(model: Model) -> dict[str, Any]:
         "flatten": head.flatten,
         "in_features": head.in_features,
         "n_tags": len(model.document.tags),
+        "hidden": [
+            {
+                "out_features": layer.out_features,
+                "activation": layer.activation,
+                "weight": model.tensors[f"head.hidden.{i}.weight"],
+                "bias": model.tensors[f"head.hidden.{i}.bias"],
+            }
+            for i, layer in enumerate(head.hidden)
+        ],
         "weight": model.tensors["head.weight"],
         "bias": model.tensors["head.bias"],
     }
@@ -93,6 +102,7 @@ def map_head_dict(model: Model, height: int, width: int) -> dict[str, Any]:
         "flatten": "chw",
         "in_features": size,
         "n_tags": 1,
+        "hidden": [],
         "weight": np.zeros((1, size), np.float32),
         "bias": np.zeros(1, np.float32),
     }

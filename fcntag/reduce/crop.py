@@ -49,7 +49,7 @@ def covered(out: int, pool: Pool, axis: int) -> int:
 
 
 def needed_macs(document: ModelDocument) -> int:
-    total = len(document.tags) * document.head.in_features
+    total = document.head_multiply_adds()
     for block, (rows, columns) in zip(document.blocks, needed_sizes(document, document.map_sizes())[1:], strict=True):
         outputs = covered(rows, block.pool, 0) * covered(columns, block.pool, 1)
         total += outputs * block.in_channels * block.out_channels * block.kernel**2
