@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError
 from .aac_edges import AacEdges
+from .levels import Stored
 from .source import Source, Stream
 
 if TYPE_CHECKING:
     import numpy as np
+# By FFmpeg's name of the sample format, without the "p" of planar ones.
+_STORED: dict[str, Stored] = {"flt": "float", "dbl": "float", "s32": "int32"}
+_LOSSLESS = ("pcm_", "wavpack", "alac", "tta", "flac")
 
 INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
@@ -51,6 +55,7 @@ class AvReader:
         self._guess = guess
         self._container: Any = None
         self.n_frames: int | None = None
+        self.stored: Stored = "other"
         self._open()
 
     @property
@@ -86,6 +91,9 @@ class AvReader:
             self.n_channels = int(audio.codec_context.channels or 0)
             self._audio = audio
             self._edges = AacEdges.of(self._container, audio, self.sample_rate)
+            self.stored = _STORED.get(
+                audio.codec_context.format.name[:3] if audio.codec_context.format else "", "other"
+            )
         except (av.FFmpegError, ValueError) as error:
             self.close()
             if isinstance(error, AudioError):

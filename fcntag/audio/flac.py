@@ -1,116 +1,108 @@
-"""FLAC streams with an imperfect header or bad frames, which libsndfile's reader cannot take.
+"""FLAC headers, and how far they can be believed (RFC 9639).
 
-The header of a streamed FLAC has no total. A cut or damaged file makes the decoder stop at the first bad frame. The
-last frame's header tells the true total. A scan by sync word and checksums (RFC 9639) finds the good frames, which are
-then presented behind a corrected header. The decoder fills the gaps with silence.
+STREAMINFO and the lengths of the metadata blocks carry no checksum, and files whose fields are wrong are common. Every
+frame repeats what matters (channels, bits, rate, block size, position) behind a checksum of its own. So the first
+frames are looked at before anything is decoded, and where the two disagree the frames are believed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
+from .crc import crc8, crc16
 from .id3 import audio_end
-from .source import Source, Stream
-
-if TYPE_CHECKING:
-    import numpy as np
+from .source import Source
 
 READ_BYTES = 1 << 20
 MAX_HEADER = 16  # bytes of a frame header
-CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
-_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+STREAMINFO_BYTES = 34
+MAX_FRAME_BYTES = 1 << 22  # above eight channels of 65535 samples of 32 bits
+# libsndfile refuses a header that says so, though it reads frames that do. (Of 32 bits it turns the sign round.)
+REFUSED_BITS = (12, 20)
+MAX_BLOCKS = 100_000  # of metadata; a chain of lengths through other data could be as long as the file
+SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _BITS = (0, 8, 12, -1, 16, 20, 24, 32)
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """The STREAMINFO block, and the offsets of the sound. ``total`` counts samples per channel; 0 means unknown."""
-
-    block: bytes
-    audio_start: int
-    audio_end: int
-    max_block_size: int
-    max_frame_bytes: int
-    channels: int
-    bits: int
-    total: int
-
-    @property
-    def longest_frame(self) -> int:
-        """Upper bound of a frame's size in bytes: the declared size or that of a verbatim frame, with a margin."""
-        verbatim = self.max_block_size * self.channels * (self.bits + 1) // 8
-        return max(self.max_frame_bytes, verbatim) + 1024
+_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Offset in the file, first sample and number of samples per channel of one FLAC frame."""
+    """The header of one frame. ``bits`` and ``rate`` are 0 where it leaves them to STREAMINFO."""
 
-    offset: int
-    first: int
-    n_samples: int
+    offset: int  # in the file
+    number: int  # of the first sample where ``variable``, else of the frame
+    n_samples: int  # per channel
+    variable: bool
+    channels: int
+    bits: int
+    rate: int
 
+    def is_followed_by(self, other: Frame) -> bool:
+        """Whether ``other`` has the number of the next frame of the same stream."""
+        expected = self.number + (self.n_samples if self.variable else 1)
+        return other.number == expected and other.variable == self.variable and other.channels == self.channels
 
-def read_info(source: Source, offset: int) -> StreamInfo:
-    """Parse the metadata of the FLAC stream at ``offset``. Raises ``ValueError`` with the reason."""
-    at = offset + 4
-    block = b""
-    while True:
-        head = source.read_at(at, 4)
-        if len(head) < 4:
-            raise ValueError("the file ends inside the FLAC metadata")
-        size = int.from_bytes(head[1:], "big")
-        if head[0] & 0x7F == 0 and not block:
-            block = source.read_at(at + 4, size)
-            if size != 34 or len(block) < 34:
-                raise ValueError("the FLAC STREAMINFO block is damaged")
-        at += 4 + size
-        if head[0] & 0x80:
-            break
-    if not block:
-        raise ValueError("the FLAC STREAMINFO block is missing")
-    packed = int.from_bytes(block[10:18], "big")
-    return StreamInfo(
-        block=block,
-        audio_start=at,
-        audio_end=audio_end(source, at),
-        max_block_size=int.from_bytes(block[2:4], "big"),
-        max_frame_bytes=int.from_bytes(block[7:10], "big"),
-        channels=(packed >> 41 & 7) + 1,
-        bits=(packed >> 36 & 31) + 1,
-        total=packed & (1 << 36) - 1,
-    )
+    @property
+    def longest(self) -> int:
+        """Upper bound of the size in bytes: that of a frame that stores its samples as they are, with a margin."""
+        return self.n_samples * self.channels * ((self.bits or 32) + 1) // 8 + 1024
 
 
-@lru_cache(maxsize=1)
-def _tables() -> tuple[bytes, np.ndarray]:
-    """Lookup tables of CRC-8 (x^8 + x^2 + x + 1) and CRC-16 (x^16 + x^15 + x^2 + 1), both from the top bit down."""
-    import numpy as np
+@dataclass(frozen=True)
+class StreamInfo:
+    """A FLAC stream as its first frames show it; ``total`` is what the header says.
 
-    crc8, crc16 = [], []
-    for value in range(256):
-        a, b = value, value << 8
-        for _ in range(8):
-            a = a << 1 ^ (0x107 if a & 0x80 else 0)
-            b = b << 1 ^ (0x18005 if b & 0x8000 else 0)
-        crc8.append(a)
-        crc16.append(b)
-    return bytes(crc8), np.array(crc16, np.uint16)
+    Attributes
+    ----------
+    audio_start, audio_end : offsets of the first frame, and behind the last
+    rate, channels, bits : in Hz; true to the frames
+    total : samples per channel by STREAMINFO; 0: unknown
+    block_size : samples of each frame but the last where all are as long; 0 where they differ
+    numbered : whether the frames' numbers give positions; not in old streams of frames of differing length
+    base : the position that the first frame gives itself; above 0 in a stream that was cut out of a longer one
+    lies : sentences about the fields that the frames contradict
+    header_is_right : whether a decoder can be given the file with its own header
+    header_bits : what a header has to say for libsndfile to read the frames
+    sizes_are_declared : whether STREAMINFO has the same block size as the frames
+    longest_frame : in bytes; an upper bound
+    """
+
+    audio_start: int
+    audio_end: int
+    rate: int
+    channels: int
+    bits: int
+    total: int
+    block_size: int
+    numbered: bool
+    base: int
+    lies: tuple[str, ...]
+    header_is_right: bool
+    header_bits: int
+    sizes_are_declared: bool
+    longest_frame: int
+
+    def fits(self, frame: Frame) -> bool:
+        return frame.channels == self.channels and frame.bits in (0, self.bits)
+
+    def first_sample(self, frame: Frame) -> int:
+        """The frame's position in samples, from that of the first frame on."""
+        return (frame.number if frame.variable else frame.number * self.block_size) - self.base
+
+    def end_sample(self, frame: Frame) -> int:
+        return self.first_sample(frame) + frame.n_samples
 
 
-def parse_frame(data: bytes, at: int, offset: int, info: StreamInfo) -> Frame | None:
-    """The frame whose header is ``data[at:]``, at ``offset`` in the file; None if it does not fit ``info``."""
+def parse_frame(data: bytes, at: int, offset: int) -> Frame | None:
+    """The frame whose header is ``data[at:]``, at ``offset`` in the file; None if there is none."""
     head = data[at : at + MAX_HEADER]
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
-    assignment = head[3] >> 4
-    if (2 if assignment in (8, 9, 10) else assignment + 1) != info.channels:
-        return None
-    if _BITS[head[3] >> 1 & 7] not in (0, info.bits):
+    assignment, bits, rate_code = head[3] >> 4, _BITS[head[3] >> 1 & 7], head[2] & 15
+    if assignment > 10 or bits < 0 or rate_code == 15:
         return None
     # The number is coded like UTF-8, up to 7 bytes.
     n = 8 - (head[4] ^ 0xFF).bit_length()
@@ -127,131 +119,142 @@ def parse_frame(data: bytes, at: int, offset: int, info: StreamInfo) -> Frame | 
     if code in (6, 7):
         n_samples = int.from_bytes(head[i : i + code - 5], "big") + 1
         i += code - 5
-    i += (0, 1, 2, 2)[max(0, (head[2] & 15) - 11)] if head[2] & 15 != 15 else 100
-    if n_samples == 0 or n_samples > max(info.max_block_size, 16) or i >= len(head):
+    rate_bytes = (1, 2, 2)[rate_code - 12] if rate_code >= 12 else 0
+    rate = int.from_bytes(head[i : i + rate_bytes], "big")
+    rate = rate * (1000, 1, 10)[rate_code - 12] if rate_bytes else _RATES[rate_code]
+    i += rate_bytes
+    if n_samples == 0 or i >= len(head):
         return None
-    crc8, _ = _tables()
-    crc = 0
-    for byte in head[:i]:
-        crc = crc8[crc ^ byte]
-    if crc != head[i]:
+    if crc8(head[:i]) != head[i]:
         return None
-    return Frame(offset, number if head[1] & 1 else number * info.max_block_size, n_samples)
+    channels = 2 if assignment in (8, 9, 10) else assignment + 1
+    return Frame(offset, number, n_samples, bool(head[1] & 1), channels, bits, rate)
 
 
-def _crc16(data: bytes) -> int:
-    table = _tables()[1].tolist()
-    crc = 0
-    for byte in data:
-        crc = (crc << 8 & 0xFFFF) ^ table[crc >> 8 ^ byte]
-    return crc
+def candidates(source: Source, at: int, end: int, read_bytes: int = READ_BYTES) -> Iterator[Frame]:
+    """Yield everything in [at, end) that looks like a frame's header: it has a sync word and the header's checksum."""
+    while at < end:
+        n_bytes = min(read_bytes, end - at)
+        block = source.read_at(at, n_bytes + MAX_HEADER)
+        for match in SYNC.finditer(block, 0, n_bytes + 1):
+            if match.start() < n_bytes and (frame := parse_frame(block, match.start(), at + match.start())) is not None:
+                yield frame
+        at += n_bytes
 
 
-def true_total(source: Source, info: StreamInfo) -> int | None:
-    """Samples per channel up to the last frame, if that ends where the sound ends; else None (cut or damaged)."""
-    start = max(info.audio_start, info.audio_end - info.longest_frame)
-    # The last frame of a normal file is near the end, so the longest possible one need not be read to find it.
-    for at in sorted({max(start, info.audio_end - (1 << 16)), start}, reverse=True):
-        tail = source.read_at(at, info.audio_end - at)
-        candidates = [
-            frame
-            for match in _SYNC.finditer(tail)
-            if (frame := parse_frame(tail, match.start(), at + match.start(), info)) is not None
-        ]
-        for frame in reversed(candidates):
-            end = frame.first + frame.n_samples
-            if end == info.total or _crc16(tail[frame.offset - at :]) == 0:
-                return end
+def _frame_at(source: Source, offset: int) -> Frame | None:
+    return parse_frame(source.read_at(offset, MAX_HEADER), 0, offset)
+
+
+def _following(source: Source, frame: Frame, end: int) -> Frame | None:
+    """The next frame, told by its number; None behind the last."""
+    for other in candidates(source, frame.offset + 1, min(end, frame.offset + frame.longest), 1 << 15):
+        if frame.is_followed_by(other):
+            return other
     return None
 
 
-def good_frames(source: Source, info: StreamInfo) -> list[tuple[Frame, int]]:
-    """All frames whose header and checksum are right, each with its size in bytes, in order."""
-    candidates: list[Frame] = []
-    at = info.audio_start
-    while at < info.audio_end:
-        n_bytes = min(READ_BYTES, info.audio_end - at)
-        block = source.read_at(at, n_bytes + MAX_HEADER)
-        for match in _SYNC.finditer(block, 0, n_bytes + 1):
-            frame = parse_frame(block, match.start(), at + match.start(), info)
-            if frame is not None:
-                candidates.append(frame)
-        at += n_bytes
-    good: list[tuple[Frame, int]] = []
-    for k in range(0, len(candidates), CHECK_AT_ONCE):
-        good += _check(source, info, candidates, k, min(k + CHECK_AT_ONCE, len(candidates)))
-    ordered: list[tuple[Frame, int]] = []
-    reached = -1
-    for frame, size in good:
-        if frame.first >= reached:
-            ordered.append((frame, size))
-            reached = frame.first + frame.n_samples
-    return ordered
+def read_info(source: Source, offset: int) -> StreamInfo:
+    """What the metadata and the first frames of the FLAC stream at ``offset`` say.
+
+    Raises ``ValueError`` with the reason where no frame is found.
+    """
+    block = source.read_at(offset + 8, STREAMINFO_BYTES)
+    if len(block) < STREAMINFO_BYTES:
+        raise ValueError("the file ends inside the FLAC metadata")
+    behind_block = offset + 8 + STREAMINFO_BYTES
+    start = _behind_metadata(source, offset)
+    end = audio_end(source, behind_block if start is None else start)
+    first = None if start is None else _frame_at(source, start)
+    lies: list[str] = []
+    if first is None or first.number > 0:
+        # The lengths of the blocks may lead past the first frames, or to where there is none.
+        earlier = _search(source, behind_block, end, first)
+        if earlier is not None:
+            first = earlier
+            lies.append("the lengths of the FLAC metadata are wrong; the sound was found by its frames")
+    if first is None:
+        raise ValueError("no audio samples (no whole FLAC frame)")
+    return _believe(block, first, _following(source, first, end), end, lies)
 
 
-def _check(source: Source, info: StreamInfo, candidates: list[Frame], first: int, last: int) -> list[tuple[Frame, int]]:
-    """Those of ``candidates[first:last]`` whose CRC-16 holds up to the next frame, or a later one if that is false."""
-    import numpy as np
-
-    ends = [c.offset for c in candidates[first + 1 : last + 1]]
-    if last == len(candidates):
-        ends.append(info.audio_end)
-    sizes = [end - candidates[first + i].offset for i, end in enumerate(ends)]
-    usable = [i for i, size in enumerate(sizes) if size <= info.longest_frame]
-    good: list[tuple[Frame, int]] = []
-    if usable:
-        # Leading zeros do not change a CRC that starts at 0, so frames of different sizes are aligned at their ends.
-        longest = max(sizes[i] for i in usable)
-        data = np.zeros((longest, len(usable)), np.uint8)
-        for column, i in enumerate(usable):
-            data[longest - sizes[i] :, column] = np.frombuffer(
-                source.read_at(candidates[first + i].offset, sizes[i]), np.uint8
-            )
-        table = _tables()[1]
-        crc = np.zeros(len(usable), np.uint16)
-        for row in data:
-            crc = (crc << 8) ^ table[(crc >> 8) ^ row]
-        right = {i for i, value in zip(usable, crc.tolist(), strict=True) if value == 0}
-    else:
-        right = set()
-    for i, size in enumerate(sizes):
-        frame = candidates[first + i]
-        following = candidates[first + i + 1] if first + i + 1 < len(candidates) else None
-        end_sample = frame.first + frame.n_samples
-        if i in right or (following is None and end_sample == info.total and i in usable):
-            good.append((frame, size))
-        elif following is not None and following.first != end_sample:
-            # The next sync word may be an accident inside this frame.
-            for later in candidates[first + i + 2 : first + i + 4]:
-                size = later.offset - frame.offset
-                if size <= info.longest_frame and _crc16(source.read_at(frame.offset, size)) == 0:
-                    good.append((frame, size))
-                    break
-    return good
+def _behind_metadata(source: Source, offset: int) -> int | None:
+    """Offset behind the last metadata block, by the blocks' own lengths; None where they lead nowhere."""
+    at = offset + 4
+    for _ in range(MAX_BLOCKS):
+        head = source.read_at(at, 4)
+        if len(head) < 4 or head[0] & 0x7F == 0x7F:
+            return None
+        # The first block has one length, whatever it says.
+        at += 4 + (STREAMINFO_BYTES if at == offset + 4 else int.from_bytes(head[1:], "big"))
+        if head[0] & 0x80:
+            return at if at < source.size else None
+    return None
 
 
-def _header(info: StreamInfo, total: int) -> bytes:
-    """A FLAC header with nothing but STREAMINFO, with ``total`` samples per channel and no checksum of the sound."""
-    packed = int.from_bytes(info.block[10:18], "big") & ~((1 << 36) - 1) | total
-    return b"fLaC\x80\x00\x00\x22" + info.block[:10] + packed.to_bytes(8, "big") + bytes(16)
+def _search(source: Source, at: int, end: int, known: Frame | None) -> Frame | None:
+    """The first frame from ``at`` on that another one follows, or that ends with the sound.
+
+    ``known`` is a frame that the metadata lead to. What stands before it counts only if it belongs to the same stream.
+    """
+    stop = end if known is None else known.offset
+    for frame in candidates(source, at, stop):
+        following = _following(source, frame, end)
+        if following is not None:
+            if known is None or (frame.variable == known.variable and frame.number < known.number):
+                return frame
+        elif end - frame.offset <= frame.longest and crc16(source.read_at(frame.offset, end - frame.offset)) == 0:
+            return frame
+    return None
 
 
-def stream_with_total(source: Source, info: StreamInfo, total: int) -> Stream:
-    """The stream as it is, behind a header that gives ``total``."""
-    return Stream(source, [_header(info, total), (info.audio_start, info.audio_end - info.audio_start)])
+def _believe(block: bytes, first: Frame, second: Frame | None, end: int, lies: list[str]) -> StreamInfo:
+    """Set STREAMINFO ``block`` beside the first two frames."""
+    smallest, largest = int.from_bytes(block[:2], "big"), int.from_bytes(block[2:4], "big")
+    declared_bytes = min(int.from_bytes(block[7:10], "big"), MAX_FRAME_BYTES)
+    packed = int.from_bytes(block[10:18], "big")
+    rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    right = not lies
+    if first.rate and first.rate != rate and (second is None or second.rate == first.rate):
+        lies.append(f"the FLAC header says {rate} Hz, the frames say {first.rate} Hz")
+        rate = first.rate
+    if first.channels != channels:
+        lies.append(f"the FLAC header says {_count(channels)}, the frames have {_count(first.channels)}")
+        channels = first.channels
+    if first.bits and first.bits != bits:
+        lies.append(f"the FLAC header says {bits} bits a sample, the frames have {first.bits}")
+        bits = first.bits
+    if rate == 0:
+        raise ValueError("the header says 0 Hz")
+    right = right and len(lies) == 0
+    block_size = first.n_samples
+    declared = True
+    if first.variable:
+        block_size = 0
+    elif second is not None and second.n_samples > block_size:
+        block_size, declared = 0, smallest != largest
+    elif second is not None:
+        declared = smallest == largest == block_size
+        # Other values are an encoder's way to say nothing; this one makes decoders fill in silence, or seek elsewhere.
+        if smallest == largest >= 16 and not declared:
+            lies.append(f"the FLAC header says {largest} samples a frame, the frames have {block_size}")
+    return StreamInfo(
+        audio_start=first.offset,
+        audio_end=end,
+        rate=rate,
+        channels=channels,
+        bits=bits,
+        total=packed & (1 << 36) - 1,
+        block_size=block_size,
+        numbered=first.variable or block_size > 0,
+        base=first.number if first.variable else first.number * block_size,
+        lies=tuple(lies),
+        header_is_right=right and declared and first.bits not in REFUSED_BITS,
+        header_bits=24 if first.bits in REFUSED_BITS else bits,
+        sizes_are_declared=declared,
+        longest_frame=max(first.longest, declared_bytes) if block_size else MAX_FRAME_BYTES,
+    )
 
 
-def stream_of_frames(source: Source, info: StreamInfo, frames: list[tuple[Frame, int]]) -> Stream:
-    """A stream of the given frames only."""
-    pieces: list[bytes | tuple[int, int]] = []
-    start = end = -1
-    for frame, size in frames:
-        if frame.offset != end:
-            if end > start:
-                pieces.append((start, end - start))
-            start = frame.offset
-        end = frame.offset + size
-    if end > start:
-        pieces.append((start, end - start))
-    last = frames[-1][0]
-    return Stream(source, [_header(info, last.first + last.n_samples), *pieces])
+def _count(channels: int) -> str:
+    return f"{channels} channel{'s' if channels > 1 else ''}"

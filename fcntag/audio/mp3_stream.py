@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from .mp3 import FrameFormat, Scan
+from .mp3 import DECODER_DELAY, Scan
+from .mp3_frames import FrameFormat
 from .source import Source, Stream
 
 # libmpg123's filter bank turns a ring of 16 buffers, once for every 32 samples, and adds up in the ring's order.
 # Streams that start a multiple of 16 x 32 samples of whole frames apart therefore agree to the last bit.
 ALIGN_FRAMES = 8
 FILTER_FRAMES = 4  # overlap and filter bank reach back one frame
-DECODER_DELAY = 529  # samples that libmpg123 adds to the encoder's delay
 
 
 def preroll_frames(frame_format: FrameFormat) -> int:
@@ -44,10 +44,10 @@ def _main_data_begin(source: Source, offset: int, frame_format: FrameFormat) -> 
 
 
 def _bad_frames(source: Source, result: Scan, first: int) -> set[int]:
-    """Frames that cannot be decoded right: beside gaps, and those whose bit reservoir is not there."""
-    bad: set[int] = set()
+    """Frames that cannot be decoded right: odd ones, those beside gaps, and those whose bit reservoir is not there."""
+    bad: set[int] = {k for k in result.odd if k >= first}
     starts = [gap for gap in result.gaps if gap >= first]
-    bad.update(gap - 1 for gap in starts if gap > first)
+    bad.update(k for k in result.torn if k >= first)
     if result.format.layer != 3:
         return bad
     for start in [first, *starts]:
@@ -69,7 +69,9 @@ def _silenced(source: Source, offset: int, size: int, frame_format: FrameFormat)
     head = source.read_at(offset, 8)
     crc_bytes = 0 if head[1] & 1 else 2
     keep = 4 + frame_format.side_info_bytes + crc_bytes
-    header = bytes((head[0], head[1] | 1)) + head[2:4]  # without a checksum, which would no longer fit
+    # Without a checksum, which would no longer fit, and with the channels of the frames around.
+    channels = 0xC0 | head[3] & 0x0F if frame_format.mono else head[3] & (0x3F if head[3] >= 0xC0 else 0xFF)
+    header = bytes((head[0], head[1] | 1, head[2], channels))
     begin = head[4 + crc_bytes : 6 + crc_bytes]
     begin = bytes((begin[0], begin[1] & 0x80 if frame_format.version == 3 else 0))
     return [header + begin + bytes(keep - 6), (offset + keep, size - keep)]
@@ -118,11 +120,14 @@ def end_padding(result: Scan) -> int:
     last = result.last_tag
     if last is None or not last.delay_at:
         return 0
-    if last is result.tag and last.n_frames == result.n_frames:
+    if last is not result.tag:
+        return last.padding if result.complete else 0
+    if last.n_frames == result.n_frames:
         return last.padding
-    # Frames are missing in the middle, or at the end together with the padding; or there are more than the tag knew of.
-    lost_inside = result.complete and (last is not result.tag or result.n_frames < (last.n_frames or 0))
-    return last.padding if lost_inside else 0
+    if result.n_frames < (last.n_frames or 0):
+        return 0  # frames are missing, perhaps those that hold the padding; the decoder drops nothing either
+    # There are more than the tag knew of: something was put behind them, unless its number of bytes is right.
+    return last.padding if result.complete and result.end == last.offset + last.n_bytes else 0
 
 
 def skipped_at_start(result: Scan) -> int:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AudioError
 from . import mp3, ogg, streams, wav
 from .av import INSTALL, AvReader, NoAudio, PyavMissing
+from .flac_reader import FlacReader
 from .formats import FORMATS
-from .readers import ArrayReader, FlacReader, Mp3Reader, Reader, SndReader
+from .mp3_reader import mp3_reader
+from .readers import ArrayReader, Reader, SndReader
 from .sniff import Kind, sniff
 from .source import DecoderIOError, Source, Stream, check_kind, open_source, source_name
 from .track import Track
@@ -155,7 +157,7 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
         scan = mp3.scan(source, offset)
         if scan is None:
             return _unknown(source, offset, warn)
-        return Mp3Reader(source, scan, warn)
+        return mp3_reader(source, scan, warn)
     if kind.key == "flac":
         return FlacReader(source, offset, warn)
     if kind.key == "oggflac":

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
-from . import flac, mp3, mp3_stream
+from .levels import Stored
 from .source import Source, Stream
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ MARK_EVERY = 64  # rows; at most so many of those decoded right before a failure
 _EXACT_SUBTYPES = frozenset(
     ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "VORBIS", "OPUS")
 )
+# What a lossy decoder gives is not stored as floats; damage can make it loud.
+_STORED: dict[str, Stored] = {"PCM_32": "int32", "FLOAT": "float", "DOUBLE": "float"}
 
 
 class Reader(Protocol):
@@ -34,6 +36,7 @@ class Reader(Protocol):
     sample_rate: int
     n_channels: int
     n_frames: int | None  # per channel; None: only decoding can tell
+    stored: Stored
 
     def can_seek(self) -> bool:
         """Whether ``seek`` gets near its target; where it cannot it returns 0."""
@@ -79,6 +82,7 @@ class ArrayReader:
         # The scale is libsndfile's: the most negative value becomes -1, and 8-bit unsigned is centred at 128.
         self._offset: int = 128 if array.dtype == np.uint8 else 0
         self._scale: Any = None if kind == "f" else np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
+        self.stored: Stored = "float" if kind == "f" else "int32" if array.dtype.itemsize == 4 else "other"
         self._at: int = 0
 
     def can_seek(self) -> bool:
@@ -150,6 +154,7 @@ class SndReader:
         self.n_channels: int = file.channels
         # libsndfile says 2**63 - 1 where it does not know the number.
         self.n_frames: int | None = file.frames if 0 <= file.frames < 1 << 62 else None
+        self.stored: Stored = _STORED.get(file.subtype, "other")
         if file.subtype not in _EXACT_SUBTYPES:
             self.preroll = None
 
@@ -235,105 +240,3 @@ class SndReader:
         """Go on after the decoder gave up before it delivered anything; returns like ``read_into``."""
         self.warn(f"decoding stopped at {self.position / self.sample_rate:.2f} s ({reason.strip().rstrip('.')})")
         return 0
-
-
-class FlacReader(SndReader):
-    """FLAC whose header is made true before opening, and whose bad frames are taken out when one is met."""
-
-    def __init__(self, source: Source, offset: int, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self.source = source
-        self._info = flac.read_info(source, offset)
-        self._repaired = False
-        make: Callable[[], Stream] | None = None
-        if offset > 0:
-            make = lambda: Stream(source, [(offset, source.size - offset)])  # noqa: E731
-        total = flac.true_total(source, self._info)
-        if total is None:
-            make = self._repair(source)
-        elif total != self._info.total:
-            if self._info.total:
-                warn(f"the FLAC header promises {self._info.total} samples, the file has {total}")
-            make = lambda: flac.stream_with_total(source, self._info, total)  # noqa: E731
-        super().__init__(source, warn, make, preroll=None if self._repaired else 0)
-
-    def _repair(self, source: Source) -> Callable[[], Stream]:
-        frames = flac.good_frames(source, self._info)
-        if not frames:
-            raise ValueError("no audio samples (no whole FLAC frame)")
-        self._repaired = True
-        n_samples = sum(frame.n_samples for frame, _ in frames)
-        n_bytes = sum(size for _, size in frames)
-        lost = self._info.audio_end - self._info.audio_start - n_bytes
-        if self._info.total > n_samples:
-            self.warn(
-                f"the FLAC stream is damaged or cut off: {n_samples / self._rate:.2f} of "
-                f"{self._info.total / self._rate:.2f} s can be decoded"
-            )
-        elif lost:
-            self.warn(f"{lost} bytes of the FLAC stream are damaged and were left out")
-        return lambda: flac.stream_of_frames(source, self._info, frames)
-
-    @property
-    def _rate(self) -> int:
-        return max(1, int.from_bytes(self._info.block[10:13], "big") >> 4)
-
-    def _after_error(self, buffer: np.ndarray, reason: str) -> int:
-        if self._repaired:
-            return super()._after_error(buffer, reason)
-        target = self.position
-        try:
-            self.make_stream = self._repair(self.source)
-        except ValueError:
-            return super()._after_error(buffer, reason)
-        self.preroll = None
-        self._open()
-        while self.position < target:
-            if super().read_into(buffer[: target - self.position]) == 0:
-                return 0
-        return super().read_into(buffer)
-
-
-class Mp3Reader(SndReader):
-    """MPEG audio as a clean stream of its frames; a seek makes one that starts some frames ahead of the target."""
-
-    def __init__(self, source: Source, scan: mp3.Scan, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self._scan = scan
-        for text in scan.warnings:
-            warn(text)
-        super().__init__(source, warn, None if scan.plain else lambda: mp3_stream.clean_stream(source, scan))
-        if scan.tag is None or not scan.tag.frames_at:
-            if scan.plain and (self.n_frames or 0) < scan.n_samples:
-                self.make_stream = lambda: mp3_stream.clean_stream(source, scan)
-                self._open()
-            self.n_frames = scan.n_samples
-        self._skipped = mp3_stream.skipped_at_start(scan)
-        at_end = max(0, mp3_stream.end_padding(scan) - mp3_stream.DECODER_DELAY) if self._skipped else 0
-        # Positions can be computed only where the decoder trims as much as the header says.
-        self._can_seek = scan.n_samples - (self.n_frames or 0) == self._skipped + at_end
-
-    def can_seek(self) -> bool:
-        return self._can_seek
-
-    def seek(self, frame: int) -> int:
-        per_frame = self._scan.format.frame_samples
-        first = (frame + self._skipped) // per_frame - mp3_stream.preroll_frames(self._scan.format)
-        first -= first % mp3_stream.ALIGN_FRAMES
-        if first <= 0 or not self._can_seek or first >= self._scan.n_frames:
-            if not (self._fresh and self.position == 0):
-                self._open()
-            return 0
-        self._open(mp3_stream.clean_stream(self.source, self._scan, first))
-        self._fresh = False
-        self.position = first * per_frame - self._skipped
-        # Until the reservoir is filled the samples differ; the caller drops everything before ``frame``.
-        return self.position
-
-    def read_into(self, buffer: np.ndarray) -> int:
-        # The end padding is cut by the decoder only in a stream that starts with the header.
-        if self.n_frames is not None and self.position + len(buffer) > self.n_frames:
-            buffer = buffer[: max(0, self.n_frames - self.position)]
-            if len(buffer) == 0:
-                return 0
-        return super().read_into(buffer)

@@ -1,4 +1,4 @@
-"""The resampling rule: soxr HQ with librosa's length, and the input positions where soxr repeats its own result.
+"""The resampling rule: soxr HQ, the length of the result, and the input positions where soxr repeats its own result.
 
 A soxr stream works in blocks (FFT filters) and phases (the rational last stage), so that its rounding errors depend on
 where it started. Two streams whose starts are a whole number of *steps* apart agree bit for bit once the filters are
@@ -44,7 +44,11 @@ SETTLE_S = 0.5
 
 
 def output_length(n_samples: int, sample_rate: int, rate: int) -> int:
-    """librosa's length of a resampled signal: ceil(n_samples * rate / sample_rate)."""
+    """The length of a resampled signal: ceil(n_samples * rate / sample_rate), in whole numbers.
+
+    librosa multiplies by a rounded ratio. Where the true product is a whole number, its length can be one more, and the
+    last sample is then a zero. Of the usual rates this happens from 11.025 * 2**k kHz to 12 kHz.
+    """
     return -(-n_samples * rate // sample_rate)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import AudioError
 from . import resample
+from .levels import Levels
 from .readers import Reader, check_format
 from .source import DecoderIOError, Source
 
@@ -36,7 +37,7 @@ class Track:
 
     def __init__(self, name: str, source: Source | None, make_reader: Callable[[Track], Reader]) -> None:
         self.name = name
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
         self.length_changed = False
         self._source = source
         self._pass = 0
@@ -45,6 +46,7 @@ class Track:
         self.sample_rate: int = self._reader.sample_rate
         self.n_channels: int = self._reader.n_channels
         self.n_frames: int | None = self._reader.n_frames
+        self._levels = Levels(self._reader.stored)
         try:
             check_format(name, self.sample_rate, self.n_channels, getattr(self._reader, "max_rate", None))
             if self.n_frames == 0:
@@ -71,10 +73,15 @@ class Track:
         """Length in seconds; None where only decoding can tell."""
         return None if self.n_frames is None else self.n_frames / self.sample_rate
 
+    @property
+    def warnings(self) -> list[str]:
+        """Short sentences: what was wrong with the source, then what is odd about the samples decoded so far."""
+        return [*self._warnings, *self._levels.warnings()]
+
     def warn(self, text: str) -> None:
         """Add ``text`` to :attr:`warnings` unless it is there already (a second pass meets the same damage again)."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        if text not in self._warnings:
+            self._warnings.append(text)
 
     def length(self, rate: int) -> int:
         """Samples at ``rate`` Hz: ceil(n_frames * rate / sample_rate). Decodes once if ``n_frames`` is not known.
@@ -90,7 +97,7 @@ class Track:
         """Yield the mono mix at ``rate`` Hz as consecutive float32 arrays [n] that cover samples [start, stop).
 
         The samples are bit-identical to ``soxr.resample(mono, sample_rate, rate, "HQ")`` of the whole sound, with
-        librosa's length (one zero may be appended). ``mono``: (L + R) * 0.5, or the mean over channels, in float32.
+        :meth:`length` samples (one zero may be appended). ``mono``: (L + R) * 0.5, or the mean over channels.
         ``stop`` None or beyond the end: to the end. May be called again; a new call ends the one before.
         Raises :class:`AudioError` for NaN or Inf, or if nothing at all can be decoded.
         """
@@ -166,6 +173,7 @@ class Track:
             raise AudioError(f"{self.name}: the track is closed")
         self._pass += 1
         this_pass = self._pass
+        self._levels.begin_pass()
         n_block = min(BLOCK_FRAMES, max(1024, BLOCK_SAMPLES // self.n_channels))
         buffer = np.empty((n_block, self.n_channels), np.float32)
         mono = np.empty(n_block, np.float32)
@@ -180,6 +188,7 @@ class Track:
                 drop = min(max(0, first - at), n)
                 if drop < n:
                     block = buffer[drop:n]
+                    self._levels.see(block)
                     mixed = _mix(block, mono[: n - drop])
                     if not _all_finite(mixed):
                         raise self._not_finite(block, at + drop)
@@ -201,7 +210,7 @@ class Track:
         self.n_frames = n_frames
 
     def _no_samples(self) -> AudioError:
-        reason = f" ({self.warnings[-1]})" if self.warnings else ""
+        reason = f" ({self._warnings[-1]})" if self._warnings else ""
         return AudioError(f"{self.name}: no audio samples{reason}")
 
     def _not_finite(self, block: np.ndarray, at: int) -> AudioError:
