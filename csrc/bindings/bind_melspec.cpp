@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cpu/melspec.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/register.h"
 
@@ -27,7 +28,7 @@ FloatArray run(MelSpec& melspec, const FloatArray& waves, int64_t pad_left, int 
   const float* data = waves.data();
   float* target = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     melspec.run(data, static_cast<int>(batch), n_samples, pad_left, n_frames, target);
   }
   return out;

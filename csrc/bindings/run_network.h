@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "model/network_outputs.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 
 namespace fcntag {
@@ -50,7 +51,7 @@ pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatAr
   }
   const float* data = x.data();
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     network.run(data, static_cast<int>(batch), height, width, out);
   }
   return result;

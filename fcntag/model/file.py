@@ -39,6 +39,12 @@ class Model:
     sha256: str  # of the whole file, in hex
     path: str
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle: the tensors stay read-only, which NumPy forgets."""
+        self.__dict__.update(state)
+        for array in self.tensors.values():
+            array.flags.writeable = False
+
 
 def read_model(path: str | os.PathLike[str]) -> Model:
     """Read and check the model file at ``path``.

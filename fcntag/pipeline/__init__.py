@@ -11,14 +11,14 @@ and by DECODED_BYTES of windows waiting, whatever the number and the length of t
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError, FcntagError
 from .batch import Batch
-from .decode import DecodePool, End, Job, default_workers, is_array, name_of
+from .decode import DecodePool, End, Job, default_workers, is_array
+from .feed import Feed
 from .segments import SegmentPlan
 
 if TYPE_CHECKING:
@@ -124,41 +124,23 @@ def run_pipeline(
     ``workers + max_batch`` sources ahead, and ``2 * workers`` of those that are held in memory.
     """
     pool = DecodePool(workers, plan, rate)
-    batch = Batch(function, max_batch)
-    iterator = iter(sources)
-    exhausted = False
-    failure: Exception | None = None  # of the iterator
-    flying: deque[Job] = deque()  # submitted and not yet yielded, in order
-    unread: deque[Job] = deque()  # those of them that have more to take
     try:
+        batch = Batch(function, max_batch)
+        feed = Feed(sources, pool, sample_rate, ahead=workers + max_batch, ahead_in_memory=2 * workers)
+        del sources  # the feed has the only reference, and lets go of it where it was read
         while True:
-            while not exhausted and len(unread) < workers + max_batch:
-                if sum(job.in_memory for job in unread) >= 2 * workers:
-                    break
-                try:
-                    source = next(iterator)
-                except StopIteration:
-                    exhausted = True
-                    break
-                except Exception as error:
-                    exhausted, failure = True, error
-                    break
-                job = Job(source, sample_rate(source), name_of(source))
-                flying.append(job)
-                unread.append(job)
-                pool.submit(job)
-            while flying and flying[0].end is not None and not flying[0].waiting:
-                yield _finish(flying.popleft())
-            if not unread:
-                if not len(batch) and exhausted:
-                    if failure is not None:
-                        raise failure
-                    return
-                batch.run()
+            pool.check()
+            while feed.flying and feed.flying[0].end is not None and not feed.flying[0].waiting:
+                yield _finish(feed.flying.popleft())
+                pool.check()
+            job = feed.head(wait=not len(batch))
+            item = None if job is None else pool.take(job, wait=not len(batch))
+            if pool.closed:
                 continue
-            job = unread[0]
-            item = pool.take(job, wait=not len(batch))
-            if item is None:
+            if job is None and not len(batch):
+                feed.raise_failure()
+                return
+            if job is None or item is None:
                 batch.run()
             elif isinstance(item, SegmentPlan):
                 job.plans += 1
@@ -166,7 +148,7 @@ def run_pipeline(
                 job.plan = item
             elif isinstance(item, End):
                 job.end = item
-                unread.popleft()
+                feed.drop_head()
             else:
                 batch.add(job, item)
     finally:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/run_network.h"
 #include "cuda/network.h"
@@ -95,7 +96,7 @@ void register_network(py::module_& m) {
       .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
                        const std::string& precision, int device) {
              const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
-             py::gil_scoped_release release;
+             const GilRelease release;
              return std::make_shared<Network>(config);
            }),
            py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
@@ -105,7 +106,7 @@ void register_network(py::module_& m) {
           [](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
              const std::string& precision, int device) {
             const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
-            py::gil_scoped_release release;
+            const GilRelease release;
             return Network::planned_bytes(config);
           },
           py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
