@@ -212,12 +212,16 @@ class Tagger:
         """Tag many tracks: yields one Result a source, in order, as soon as each is finished.
 
         Lazy: nothing happens before the first ``next``. ``workers`` threads decode, batches take windows from several
-        tracks, the scores are bit-equal to those of ``tag``. Memory is bounded for any number and length of tracks;
-        ``sources`` may be a generator (some are taken ahead of the results).
+        tracks, the scores are bit-equal to those of ``tag``. Memory is bounded for any number and length of tracks.
+
+        ``sources`` may be a generator, and a source may wait for the result of the one before. It is read ahead, by at
+        most ``workers + max_batch`` sources, in a thread of its own (but for a list or another plain collection), in a
+        copy of the caller's :mod:`contextvars` context. A generator that is left early is closed in that thread. What
+        belongs to the thread that made it, as an sqlite3 cursor, cannot be read there: pass a list.
 
         Parameters
         ----------
-        sources : as for ``tag``, mixed at will
+        sources : as for ``tag``, mixed at will; an exception that they raise comes after the results before it
         sample_rate : int, Hz, of those sources that are arrays
         hop, segments : as for ``tag``
         workers : int >= 1, decoding threads; None: the CPUs of this process, at most 4
@@ -353,15 +357,9 @@ class Tagger:
     def __getstate__(self) -> dict[str, Any]:
         """The arguments that make this Tagger, and what a subclass has added."""
         self._check_open()
-        state = {key: value for key, value in self.__dict__.items() if key not in _OWN}
         model = self._model if self._origin is None else None
-        return {
-            "added": state,
-            "options": self._options,
-            "origin": self._origin,
-            "sha256": self._model.sha256,
-            "model": model,
-        }
+        origin = {"origin": self._origin, "sha256": self._model.sha256, "model": model}
+        return {**origin, "options": self._options, "added": self._added()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         origin, model = state["origin"], state["model"]
@@ -378,9 +376,8 @@ class Tagger:
 
     def __copy__(self) -> Tagger:
         self._check_open()
-        added = {key: value for key, value in self.__dict__.items() if key not in _OWN}
         twin = self.__class__.__new__(self.__class__)
-        twin._start_as(self._model, self._origin, self._options, added)
+        twin._start_as(self._model, self._origin, self._options, self._added())
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tagger:
@@ -388,12 +385,14 @@ class Tagger:
 
         twin = copy.copy(self)
         memo[id(self)] = twin
-        for key, value in twin.__dict__.items():
-            if key not in _OWN:
-                twin.__dict__[key] = copy.deepcopy(value, memo)
+        twin.__dict__.update(copy.deepcopy(self._added(), memo))
         return twin
 
     # ---- inside ----
+
+    def _added(self) -> dict[str, Any]:
+        """The attributes that a subclass has added."""
+        return {key: value for key, value in self.__dict__.items() if key not in _OWN}
 
     def _start_as(self, model: Model, origin: str | None, options: dict[str, Any], added: dict[str, Any]) -> None:
         Tagger.__init__(self, model, **options)

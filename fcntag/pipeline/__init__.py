@@ -1,7 +1,7 @@
 """Tracks in, one array of values per window out: a decode pool in front of one consumer that batches across files.
 
-    sources -> [worker threads: open, plan, decode, resample] -> queues, one a track -> batches [B, n_samples]
-            -> function(batch) [B, K] -> Outcome per track, in the order of the sources
+    sources -> [feed: reads ahead] -> [worker threads: open, plan, decode, resample] -> queues, one a track
+            -> batches [B, n_samples] -> function(batch) [B, K] -> Outcome per track, in the order of the sources
 
 Threads are enough: soundfile, soxr and the engine all release the GIL. A batch takes what is ready when the engine
 is free, up to ``max_batch`` windows of one length, from as many tracks as it needs. Memory is bounded by the batch
@@ -119,9 +119,10 @@ def run_pipeline(
 ) -> Iterator[Outcome]:
     """Yield one Outcome a source, in order; a source that fails gives one with ``error``. Errors of ``function`` rise.
 
-    An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before.
-    ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Reads at most
-    ``workers + max_batch`` sources ahead, and ``2 * workers`` of those that are held in memory.
+    An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before. No outcome waits for a
+    source: :class:`Feed` reads them, at most ``workers + max_batch`` ahead, and ``2 * workers`` of those that are held in
+    memory. ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Raises FcntagError in
+    a forked child of the process where the run began.
     """
     pool = DecodePool(workers, plan, rate)
     try:

@@ -105,8 +105,9 @@ class DecodePool:
         self._conditions.append(threading.Condition(self.lock))
         return self._conditions[-1]
 
-    def start(self, thread: threading.Thread) -> None:
-        """Start a thread that ends after :meth:`stop`."""
+    def start(self, name: str, *call: Any) -> None:
+        """Start a thread for a function with arguments that returns after :meth:`stop`."""
+        thread = threading.Thread(target=_run, args=(sys.stdin, *call), name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
 
@@ -116,7 +117,7 @@ class DecodePool:
             self._jobs.append(job)
             if self._idle < len(self._jobs) and self._started < self._workers:
                 try:
-                    self.start(threading.Thread(target=self._work, name="fcntag-decode", daemon=True))
+                    self.start("fcntag-decode", self._work)
                     self._started += 1
                 except RuntimeError:  # no more threads: those that there are must do
                     if not self._started:
@@ -219,6 +220,15 @@ class DecodePool:
                     )
                 n_total = n_true  # the header lied: the windows decoded so far are not where the rule wants them
             raise AudioError(f"{track.name}: its length changes each time it is decoded; last {n_total} samples")
+
+
+def _run(stdin: Any, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of the caller's sources and keep ``stdin`` meanwhile.
+
+    The thread may sit in a read of ``stdin.buffer`` when the program ends. The interpreter aborts where it has to close
+    the stream then; with a reference in this frame it leaves it open.
+    """
+    function(*arguments)
 
 
 def join(threads: Sequence[threading.Thread]) -> None:

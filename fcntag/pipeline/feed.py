@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -45,10 +44,7 @@ class Feed:
         iterator = iter(sources)
         self._plain: Iterator[Any] | None = iterator if type(sources) in PLAIN else None
         if self._plain is None:
-            context = contextvars.copy_context()
-            pool.start(
-                threading.Thread(target=context.run, args=(self._run, iterator), name="fcntag-feed", daemon=True)
-            )
+            pool.start("fcntag-feed", contextvars.copy_context().run, self._run, iterator)
 
     def head(self, wait: bool) -> Job | None:
         """The first job that has more to take; with ``wait`` only None when the sources have come to their end."""
