@@ -120,9 +120,9 @@ def run_pipeline(
     """Yield one Outcome a source, in order; a source that fails gives one with ``error``. Errors of ``function`` rise.
 
     An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before. No outcome waits for a
-    source: :class:`Feed` reads them, at most ``workers + max_batch`` ahead, and ``2 * workers`` of those that are held in
-    memory. ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Raises FcntagError in
-    a forked child of the process where the run began.
+    source: :class:`Feed` reads them, at most ``workers + max_batch`` ahead, and ``2 * workers`` of those in memory.
+    ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Raises FcntagError in a
+    forked child of the process where the run began.
     """
     pool = DecodePool(workers, plan, rate)
     try:
