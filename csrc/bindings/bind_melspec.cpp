@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cpu/melspec.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/register.h"
 
@@ -30,7 +31,7 @@ FloatArray run(MelSpec& melspec, const FloatArray& waves, int64_t pad_left, int 
   FloatArray out = make_output(shape, "melspec");
   float* target = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     melspec.run(held.data(), batch, n_samples, pad_left, n_frames, target);
   }
   return out;

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "model/network_outputs.h"
+#include "bindings/gil_release.h"
 #include "bindings/host_array.h"
 
 namespace fcntag {
@@ -51,7 +52,7 @@ pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatAr
     std::fill_n(out.seconds, seconds.size(), 0.0);
   }
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     network.run(held.data(), batch, height, width, out);
   }
   return result;

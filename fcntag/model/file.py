@@ -53,6 +53,12 @@ class Model:
         if any(plain[name] is not array for name, array in self.tensors.items()):
             object.__setattr__(self, "tensors", plain)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle: the tensors stay read-only, which NumPy forgets."""
+        self.__dict__.update(state)
+        for array in self.tensors.values():
+            array.flags.writeable = False
+
 
 def read_model(path: str | os.PathLike[str]) -> Model:
     """Read and check the model file at ``path``.

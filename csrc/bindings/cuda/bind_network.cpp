@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/run_network.h"
 #include "cuda/network.h"
@@ -23,7 +24,7 @@ auto with_config(const std::vector<py::dict>& blocks, const py::dict& head, int 
                  const std::string& precision, int device, const Work& work) {
   const HeldNetwork held = parse_network(blocks, head, height, width);
   const NetworkConfig config{held.spec, max_batch, parse_precision(precision), device};
-  const py::gil_scoped_release release;
+  const GilRelease release;
   return work(config);
 }
 

@@ -11,6 +11,7 @@
 #include "bindings/cuda/on_device.h"
 #include "bindings/cuda/pointer.h"
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "check.h"
 #include "cuda/scorer.h"
@@ -57,7 +58,7 @@ py::tuple run_scorer(Scorer& scorer, const FloatArray& waves, const py::tuple& s
   FloatArray logits = make_output({batch, scorer.n_tags()}, "scores");
   float *score_data = scores.mutable_data(), *logit_data = logits.mutable_data();
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     scorer.run(held.data(), batch, score_data, logit_data, segment);
   }
   return py::make_tuple(scores, logits);
@@ -81,7 +82,7 @@ void register_scorer(py::module_& m) {
           [](Scorer& scorer, uintptr_t waves, int64_t wave_stride, int count, uintptr_t scores, const py::tuple& shape,
              uintptr_t stream) {
             const SegmentShape segment = parse_shape(shape);
-            py::gil_scoped_release release;
+            const GilRelease release;
             scorer.enqueue(static_cast<const float*>(pointer(waves)), wave_stride, count,
                            static_cast<float*>(pointer(scores)), nullptr, segment, pointer(stream));
           },

@@ -7,6 +7,7 @@
 
 #include "bindings/cuda/on_device.h"
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "check.h"
 #include "cuda/frontend/melspec.h"
@@ -39,7 +40,7 @@ FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> 
   float* target = out.mutable_data();
   const std::size_t in_bytes = static_cast<std::size_t>(in.size()) * sizeof(float);
   const std::size_t out_bytes = static_cast<std::size_t>(out.size()) * sizeof(float);
-  const py::gil_scoped_release release;
+  const GilRelease release;
   const DeviceScope scope(device);
   DeviceMemory device_in(in_bytes), device_out(out_bytes), io(sizeof(Io));
   copy_to_device(device_in.as<void>(), held.data(), in_bytes, nullptr);
