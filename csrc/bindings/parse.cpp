@@ -104,7 +104,13 @@ MelSpecConfig parse_melspec(const py::dict& d) {
   c.n_mels = d["n_mels"].cast<int>();
   c.power_exponent = d["power_exponent"].cast<int>();
   c.float16 = d["float16"].cast<bool>();
-  c.log = choose<LogKind>(d, "log", {{"db", LogKind::kDb}, {"log10p1", LogKind::kLog10p1}});
+  c.log = choose<LogKind>(d, "log",
+                          {{"db", LogKind::kDb},
+                           {"log10p1", LogKind::kLog10p1},
+                           {"log1p", LogKind::kLog1p},
+                           {"ln", LogKind::kLn},
+                           {"log10", LogKind::kLog10},
+                           {"none", LogKind::kNone}});
   c.gain = d["gain"].cast<double>();
   c.amin = d["amin"].cast<double>();
   c.ref_max = d["ref_max"].cast<bool>();
@@ -114,11 +120,15 @@ MelSpecConfig parse_melspec(const py::dict& d) {
                                            {"scalar", Normalization::kScalar},
                                            {"per_mel", Normalization::kPerMel},
                                            {"per_frame", Normalization::kPerFrame},
-                                           {"standardize", Normalization::kStandardize}});
+                                           {"standardize", Normalization::kStandardize},
+                                           {"standardize_per_mel", Normalization::kStandardizePerMel}});
   c.scale = d["scale"].cast<std::vector<float>>();
   c.shift = d["shift"].cast<std::vector<float>>();
   c.time_mel = d["time_mel"].cast<bool>();
   c.n_mfcc = d["n_mfcc"].cast<int>();
+  c.n_fft = d["n_fft"].cast<int>();
+  c.magnitude = d["magnitude"].cast<bool>();
+  c.offset = d["offset"].cast<double>();
   return c;
 }
 

@@ -42,10 +42,15 @@ struct MelCase {
   const char* signal = "noise";
   bool identity = false;  // filters are unit rows: the STFT
   double scale = 0.3;
+  int n_fft = kFft;
+  bool magnitude = false;
+  double offset = 0, amin = 1e-10;
+  bool wide = false;  // every band spans most of the bins
 };
 
 constexpr PadMode kZeros = PadMode::kConstant, kReflect = PadMode::kReflect;
 constexpr LogKind kDb = LogKind::kDb, kLog = LogKind::kLog10p1;
+using L = LogKind;
 using N = Normalization;
 
 const MelCase kMelCases[] = {
@@ -86,23 +91,82 @@ const MelCase kMelCases[] = {
      1e-4},
     {"stft 128", 128, 256, 4000, 256, 16, kReflect, kDb, N::kNone, 1, false, false, false, 80, 2, 2, "noise", true},
     {"stft 257", 257, 256, 4000, 256, 16, kReflect, kLog, N::kNone, 1, false, true, false, 0, 2, 2, "noise", true},
+    {"64 points", 16, 16, 400, 32, 26, kReflect, kDb, N::kNone, 1, false, false, true, 80, 3, 2, "noise", false, 0.3, 64},
+    {"64 points, sixteen frames and one", 33, 16, 330, 32, 17, kZeros, L::kNone, N::kNone, 1, false, true, false, 0, 2, 1,
+     "noise", true, 0.3, 64},
+    {"65 points", 33, 16, 300, 32, 19, kZeros, L::kNone, N::kScalar, 1, false, false, false, 0, 2, 2, "noise", true, 0.3,
+     65},
+    {"66 points: eleven", 34, 20, 300, 33, 15, kZeros, L::kNone, N::kNone, 1, false, true, false, 0, 2, 2, "noise", true,
+     0.3, 66, true},
+    {"67 points: a prime", 34, 20, 300, 33, 15, kZeros, L::kNone, N::kNone, 1, false, true, false, 0, 2, 2, "noise", true,
+     0.3, 67},
+    {"74 points: a prime, twice", 38, 20, 300, 37, 15, kReflect, L::kLog1p, N::kPerMel, 1, false, true, false, 0, 2, 2,
+     "noise", true, 0.3, 74},
+    {"94 points: a larger prime, twice", 40, 30, 300, 0, 8, kZeros, L::kLn, N::kPerFrame, 1, false, false, false, 0, 2, 2,
+     "noise", false, 0.3, 94, false, 1e-6, 0},
+    {"100 points", 51, 40, 600, 50, 15, kReflect, L::kNone, N::kNone, 1, false, true, false, 0, 2, 2, "noise", true, 0.3,
+     100},
+    {"256 points", 40, 128, 2000, 128, 15, kReflect, L::kLn, N::kNone, 1, false, false, false, 0, 2, 2, "noise", false,
+     0.3, 256, true, 0.01, 0},
+    {"VGGish", 64, 160, 2000, 0, 10, kZeros, L::kLn, N::kNone, 1, false, true, false, 0, 2, 2, "noise", false, 0.3, 512,
+     true, 0.01, 0},
+    {"512 points, log10", 20, 256, 2000, 256, 7, kReflect, L::kLog10, N::kPerMel, 2, false, false, false, 0, 2, 2,
+     "noise", false, 0.3, 512, false, 1e-6, 1e-8},
+    {"512 points, each band by itself", 40, 256, 3000, 256, 12, kReflect, L::kLn, N::kStandardizePerMel, 1, false, false,
+     false, 0, 3, 2, "noise", false, 0.3, 512, false, 1e-6, 0},
+    {"400 points", 80, 160, 2400, 200, 15, kReflect, L::kLog10, N::kNone, 1, false, false, false, 0, 2, 2, "noise",
+     false, 0.3, 400},
+    {"441 points", 23, 200, 2000, 220, 10, kReflect, L::kDb, N::kStandardize, 1, false, false, true, 60, 2, 2, "noise",
+     false, 0.3, 441},
+    {"600 points, float16", 40, 300, 2000, 300, 7, kZeros, L::kLog10p1, N::kNone, 2, true, true, false, 0, 2, 2, "noise",
+     false, 0.3, 600},
+    {"1000 points", 64, 250, 3000, 500, 13, kReflect, L::kDb, N::kPerFrame, 2, false, false, true, 80, 2, 2, "noise",
+     false, 0.3, 1000, true},
+    {"1024 points, each band by itself", 40, 512, 4000, 512, 8, kReflect, L::kDb, N::kStandardizePerMel, 1, false, true,
+     true, 40, 2, 2, "fading", false, 0.3, 1024},
+    {"1103 points: a prime", 20, 700, 2500, 551, 4, kReflect, L::kLn, N::kNone, 1, false, false, false, 0, 2, 2, "noise",
+     false, 0.3, 1103, false, 0, 1e-9},
+    {"2048 points", 128, 512, 5000, 1024, 10, kReflect, L::kDb, N::kNone, 1, false, false, false, 80, 2, 2, "noise",
+     false, 0.3, 2048},
+    {"2048 points, wide bands", 3, 1500, 4000, 1024, 3, kZeros, L::kLog1p, N::kNone, 1, false, false, false, 0, 2, 2,
+     "noise", false, 0.3, 2048, true, 0, 1e-10, true},
+    {"hop beyond 400 points", 30, 1000, 3500, 0, 4, kZeros, L::kDb, N::kNone, 1, false, false, false, 0, 2, 1, "noise",
+     false, 0.3, 400},
+    {"4096 points", 40, 2048, 5000, 2048, 3, kReflect, L::kDb, N::kNone, 1, false, true, false, 0, 2, 2, "noise", false,
+     0.3, 4096},
+    {"8192 points", 100, 4096, 9000, 4096, 3, kReflect, L::kLog10p1, N::kNone, 1, false, false, false, 0, 2, 2, "noise",
+     false, 0.3, 8192, true},
+    {"8191 points: a prime", 10, 4096, 9000, 0, 1, kZeros, L::kNone, N::kNone, 1, false, false, false, 0, 1, 1, "noise",
+     false, 0.3, 8191, true},
+    {"shorter than 2048 points", 12, 256, 300, 1024, 2, kReflect, kDb, N::kNone, 1, false, false, false, 0, 2, 2,
+     "noise", false, 0.3, 2048},
+    {"silence, each band by itself", 12, 200, 2000, 200, 11, kZeros, L::kLn, N::kStandardizePerMel, 1, false, false,
+     false, 0, 2, 1, "silence", false, 0.3, 400, false, 0, 1e-6},
+    {"an impulse in 400 points", 201, 200, 2000, 200, 11, kZeros, L::kNone, N::kNone, 1, false, true, false, 0, 2, 2,
+     "impulse", true, 0.3, 400},
+    {"no clips of 1024 points", 12, 256, 3000, 256, 12, kZeros, kDb, N::kStandardizePerMel, 1, false, false, true, 80, 0,
+     0, "noise", false, 0.3, 1024},
+    {"no clip of 1024 points exists", 12, 256, 3000, 256, 12, kZeros, kDb, N::kNone, 1, false, false, true, 80, 2, 0,
+     "noise", false, 0.3, 1024},
     {"empty batch", 96, 256, 3000, 256, 12, kZeros, kDb, N::kNone, 1, false, false, true, 80, 0, 0},
     {"nothing exists", 96, 256, 3000, 256, 12, kZeros, kDb, N::kStandardize, 1, false, false, true, 80, 2, 0},
 };
 
 // Bands like mel filters: triangles, narrow ones below; a few rows of zeros, one band over everything.
 inline Doubles make_filters(const MelCase& c) {
-  Doubles filters(static_cast<std::size_t>(c.n_mels) * kBins);
+  const int n_bins = c.n_fft / 2 + 1;
+  Doubles filters(static_cast<std::size_t>(c.n_mels) * n_bins);
   for (int m = 0; m < c.n_mels; ++m) {
-    double* row = filters.data() + static_cast<std::size_t>(m) * kBins;
+    double* row = filters.data() + static_cast<std::size_t>(m) * n_bins;
     if (c.identity) {
       row[m] = 1;
       continue;
     }
-    const double centre = 256 * std::pow((m + 0.5) / c.n_mels, 1.5), width = 1 + 12.0 * m / c.n_mels;
-    for (int k = 0; k < kBins; ++k) row[k] = std::max(0.0, 1 - std::fabs(k - centre) / width) / width;
-    if (m == 7) std::fill(row, row + kBins, 0.0);
-    if (m == 2) std::fill(row, row + kBins, 1.0 / kBins);
+    const double centre = c.n_fft / 2 * std::pow((m + 0.5) / c.n_mels, 1.5);
+    const double width = c.wide ? 0.4 * c.n_fft : 1 + 12.0 * m / c.n_mels;
+    for (int k = 0; k < n_bins; ++k) row[k] = std::max(0.0, 1 - std::fabs(k - centre) / width) / width;
+    if (m == 7) std::fill(row, row + n_bins, 0.0);
+    if (m == 2) std::fill(row, row + n_bins, 1.0 / n_bins);
   }
   return filters;
 }
@@ -111,14 +175,17 @@ inline MelSpecConfig make_config(const MelCase& c) {
   MelSpecConfig config = {};
   config.hop_length = c.hop;
   config.pad_mode = c.pad;
-  for (int i = 0; i < kFft; ++i) config.window.push_back(0.5 - 0.5 * std::cos(2 * kPi * (i + 0.25) / kFft));
+  config.n_fft = c.n_fft;
+  config.magnitude = c.magnitude;
+  config.offset = c.offset;
+  for (int i = 0; i < c.n_fft; ++i) config.window.push_back(0.5 - 0.5 * std::cos(2 * kPi * (i + 0.25) / c.n_fft));
   config.filters = make_filters(c);
   config.n_mels = c.n_mels;
   config.power_exponent = c.exponent;
   config.float16 = c.float16;
   config.log = c.log;
   config.gain = 10000;
-  config.amin = 1e-10;
+  config.amin = c.amin;
   config.ref_max = c.ref_max;
   config.top_db = c.top_db;
   config.normalization = c.normalization;
