@@ -25,8 +25,8 @@ struct FftPass {
 
 template <typename Real>
 struct Fft {
-  int size;                       // points of the DFT
-  int points;                     // of the passes: size, or that of the convolution
+  int size;    // points of the DFT
+  int points;  // of the passes: size, or that of the convolution
   bool convolution;
   int n_passes;
   FftPass passes[kMaxFftPasses];

@@ -12,7 +12,7 @@ constexpr int kLargestRadix = 31;
 
 struct FftTables {
   int size;
-  int points;               // of the passes: size, or the power of two of a convolution
+  int points;                // of the passes: size, or the power of two of a convolution
   std::vector<int> radices;  // their product is `points`
   std::vector<std::complex<double>> twiddles, chirp, kernel;  // as Fft in fft.h; the last two empty without convolution
 };

@@ -20,7 +20,7 @@ constexpr int kMostFrames = 16;     // of a block
 constexpr int kBandBins = 4;        // that a lane sums of a band of average width, or fewer
 // Scratch memory for transforms: blocks that work at the same time, and go on to other frames afterwards.
 constexpr std::size_t kBuffers = std::size_t{64} << 20;
-constexpr int kFewestBlocks = 32, kMostBlocks = 1024;
+constexpr int kFewestBlocks = 32, kMostBlocks = 256;
 
 int blocks_at_once(std::size_t buffer_bytes) {
   return static_cast<int>(std::clamp<std::size_t>(kBuffers / buffer_bytes, kFewestBlocks, kMostBlocks));

@@ -22,11 +22,11 @@ struct GeneralPlan {
   int rows(int batch) const;                                 // blocks that share the clips
   std::size_t scratch_bytes(int batch, int n_frames) const;  // as much or more for more clips or frames
 
-  int size;       // points of the DFT: half the frame's, if those are even
-  int points;     // of its passes
-  int frames;     // of a block
-  int band_lanes;  // that sum one band
-  bool shared;    // the transforms' buffers lie in shared memory, else in scratch memory
+  int size;                  // points of the DFT: half the frame's, if those are even
+  int points;                // of its passes
+  int frames;                // of a block
+  int band_lanes;            // that sum one band
+  bool shared;               // the transforms' buffers lie in shared memory, else in scratch memory
   std::size_t buffer_bytes;  // of a block
   std::size_t table_bytes;   // of device memory
 };
