@@ -101,7 +101,7 @@ class TorchMel:
 def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_bins, n_mels], float32."""
     rows = filters.row_filters(frontend)
-    window = filters.window(frontend.window, frontend.n_fft).astype(np.float32)
+    window = filters.frame_window(frontend).astype(np.float32)
     return window, np.ascontiguousarray(rows.T, dtype=np.float32)
 
 

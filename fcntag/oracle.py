@@ -3,7 +3,8 @@
 Truth for the tests and for ``fcntag validate``.
 Plain formulas in NumPy and plain loops under numba; nothing of the engine is imported, nothing is folded, fused or
 skipped. The spectrum is the DFT as it is defined, from a table of cosines and sines: no FFT library and none of the
-engine's own to trust, and at 512 points it is fast enough. Slow by design elsewhere too: about a second for a track.
+engine's own to trust. Up to 512 points plain loops are fast enough; longer frames go through matrix products, a second
+or two for a track.
 
 Shapes: waves [B, n_samples], network input [B, H, W], maps [B, C, H, W]; B = 0 gives empty arrays.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .model.document import Block, Frontend, Log
-from .model.filters import row_filters, window
+from .model.filters import frame_window, row_filters
 from .model.frontend import DELTA_WIDTH
 
 if TYPE_CHECKING:
@@ -68,24 +69,55 @@ def _power_spectrum(padded, taper, cosine, sine, hop_length, n_frames):  # type:
     return power
 
 
-def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
-    """Waves [B, n_samples] -> power [B, n_mels, n_frames] (STFT: n_bins), before exponent, rounding and log."""
-    waves = np.asarray(waves, dtype=np.float64)
+def _power_by_products(padded, taper, turn, hop_length, n_frames):  # type: ignore[no-untyped-def]
+    """As :func:`_power_spectrum`, with the table's bins in blocks: padded [B, n], turn [n_fft, 2] -> powers."""
+    n_fft = len(taper)
+    n_bins = n_fft // 2 + 1
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop_length][:, :n_frames]
+    power = np.empty((len(padded), n_bins, n_frames))
+    for begin in range(0, n_bins, 128):  # 16 MB of tables for 8192 points
+        bins = np.arange(begin, min(begin + 128, n_bins))
+        table = turn[np.outer(np.arange(n_fft), bins) % n_fft]
+        cosine, sine = np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
+        for clip, out in zip(frames, power, strict=True):  # each by itself: a product may round by its rows' number
+            for first in range(0, n_frames, 512):
+                windowed = clip[first : first + 512] * taper
+                out[bins, first : first + 512] = (np.square(windowed @ cosine) + np.square(windowed @ sine)).T
+    return power
+
+
+def spectrum(frontend: Frontend, waves: Array) -> Array:
+    """Waves [B, n_samples] -> powers of the DFT, or magnitudes, [B, n_fft // 2 + 1, n_frames]."""
     n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
-    # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
-    angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
     padded = np.ascontiguousarray(frames_of(frontend, waves))
-    n_frames = frontend.n_frames(waves.shape[1])
-    power = _power_spectrum(
-        padded, window(frontend.window, n_fft), np.cos(angle), np.sin(angle), frontend.hop_length, n_frames
-    )
-    return np.matmul(row_filters(frontend), power)
+    n_frames, taper = frontend.n_frames(waves.shape[1]), frame_window(frontend)
+    if n_fft in (256, 512):
+        # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
+        angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
+        power = _power_spectrum(padded, taper, np.cos(angle), np.sin(angle), frontend.hop_length, n_frames)
+    else:
+        turn = 2.0 * np.pi / n_fft * np.arange(n_fft)
+        table = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        power = _power_by_products(padded, taper, table, frontend.hop_length, n_frames)
+    return np.sqrt(power) if frontend.spectrum == "magnitude" else power
+
+
+def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
+    """Waves [B, n_samples] -> what the filters give [B, n_mels, n_frames] (STFT: n_bins), before exponent and log."""
+    waves = np.asarray(waves, dtype=np.float64)
+    return np.matmul(row_filters(frontend), spectrum(frontend, waves))
 
 
 def log_compress(log: Log, power: Array) -> Array:
     """Mel power [B, n_mels, n_frames] -> its logarithm by the document's rule, same shape."""
+    if log.kind == "none":
+        return power
     if log.kind == "log10p1":
         return np.log10(log.gain * power + 1.0)
+    if log.kind == "log1p":
+        return np.log1p(log.gain * power)
+    if log.kind in ("ln", "log10"):
+        return {"ln": np.log, "log10": np.log10}[log.kind](np.maximum(power, log.amin) + log.offset)
     db = 10.0 * np.log10(np.maximum(power, log.amin))
     peak = db.max(axis=(1, 2), keepdims=True)  # each segment's own
     if log.ref == "max":
@@ -135,6 +167,8 @@ def log_mel(
         x = mfcc(x, frontend.n_mfcc)
     if frontend.normalization == "standardize":
         x = (x - x.mean(axis=(1, 2), keepdims=True)) / (x.std(axis=(1, 2), keepdims=True) + 1e-10)
+    elif frontend.normalization == "standardize_per_mel":
+        x = (x - x.mean(axis=2, keepdims=True)) / (x.std(axis=2, keepdims=True) + 1e-10)
     elif frontend.normalization != "none":
         shape = {"scalar": (1, 1), "per_mel": (x.shape[1], 1), "per_frame": (1, x.shape[2])}[frontend.normalization]
         if scale is None or shift is None:

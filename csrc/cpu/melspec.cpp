@@ -23,6 +23,7 @@ MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
     : config_(std::move(config)), kernels_(kernels(choose_isa()).melspec), pool_(std::move(pool)) {
   const MelSpecConfig& c = config_;
   filters_ = sparse_filters(c);
+  FCNTAG_CHECK(c.n_fft == kFft, "melspec: n_fft=", c.n_fft, " is not built; built: ", kFft);
   for (int k = 0; k < kFft; ++k) {
     twiddles_.push_back(std::cos(2 * kPi * k / kFft));
     twiddles_.push_back(std::sin(2 * kPi * k / kFft));
@@ -147,6 +148,33 @@ void MelSpec::coefficients(int segments, int n_frames, float* out) {
   });
 }
 
+// Every band by itself: (v - mean) / (deviation + 1e-10), both over the segment's frames.
+void MelSpec::standardize_rows(const double* log_mel, int n_frames, double floor, double ref, float* out) const {
+  const int n_mels = config_.n_mels;
+  std::vector<double> mean(n_mels), factor(n_mels);
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) mean[m] += std::max(row[m], floor) - ref;
+  }
+  for (double& x : mean) x /= n_frames;
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) {
+      const double d = std::max(row[m], floor) - ref - mean[m];
+      factor[m] += d * d;
+    }
+  }
+  for (double& x : factor) x = 1 / (std::sqrt(x / n_frames) + 1e-10);
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) {
+      const std::size_t at =
+          config_.time_mel ? static_cast<std::size_t>(t) * n_mels + m : static_cast<std::size_t>(m) * n_frames + t;
+      out[at] = static_cast<float>((std::max(row[m], floor) - ref - mean[m]) * factor[m]);
+    }
+  }
+}
+
 // The reference and the floor of the dB scale need the whole segment. They are applied here, with the normalisation.
 void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   const MelSpecConfig& c = config_;
@@ -156,6 +184,8 @@ void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   if (c.normalization == Normalization::kScalar) {
     scale = c.scale[0];
     shift = c.shift[0];
+  } else if (c.normalization == Normalization::kStandardizePerMel) {
+    return standardize_rows(log_mel, n_frames, floor, ref, out);
   } else if (c.normalization == Normalization::kStandardize) {
     double sum = 0, squares = 0;
     for (std::size_t i = 0; i < size; ++i) sum += std::max(log_mel[i], floor) - ref;

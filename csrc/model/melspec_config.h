@@ -40,8 +40,7 @@ struct MelSpecConfig {
   // Whether a frame's values do not depend on the other frames: no delta, maximum, mean or deviation.
   bool frames_stand_alone() const {
     return n_mfcc == 0 && normalization != Normalization::kStandardize &&
-           normalization != Normalization::kStandardizePerMel &&
-           !(log == LogKind::kDb && (ref_max || top_db > 0));
+           normalization != Normalization::kStandardizePerMel && !(log == LogKind::kDb && (ref_max || top_db > 0));
   }
 };
 

@@ -149,7 +149,7 @@ def _assemble(
     data |= {"blocks": [_plain(block) for block in blocks], "head": _plain(head)}
     document = ModelDocument.from_json(json.dumps(data))
     builder = ModelBuilder(document)
-    if document.frontend.normalization not in ("none", "standardize"):
+    if document.frontend.normalization not in ("none", "standardize", "standardize_per_mel"):
         if scale is None or shift is None:
             raise ModelError(
                 f"the network does not normalise its input, and frontend.normalization is "

@@ -173,7 +173,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     In float64 up to here: a float32 spectrum has noise of 1e-7 of its loudest bin, and the logarithm of a silent band
     shows it. The cast to float32 is where the document's own numbers end.
     """
-    from ..model.filters import row_filters, window
+    from ..model.filters import frame_window, row_filters
 
     frontend, n_samples = model.document.frontend, model.document.segments.n_samples
     log = frontend.log
@@ -187,7 +187,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     graph.node(
         "STFT",
         graph.constant("hop_length", np.array(frontend.hop_length)),
-        graph.constant("window", window(frontend.window, frontend.n_fft)),
+        graph.constant("window", frame_window(frontend)),
         graph.constant("n_fft", np.array(frontend.n_fft)),
         onesided=1,
         name="spectrum",  # [B, n_frames, n_bins, 2]

@@ -65,14 +65,14 @@ class LogMel(nn.Module):
     """Waves [B, n_samples] -> log-mel [B, n_rows, n_frames] in float64, not normalised; float64 throughout."""
 
     def __init__(self, model: Model) -> None:
-        from ..model.filters import row_filters, window
+        from ..model.filters import frame_window, row_filters
 
         super().__init__()
         self.frontend = frontend = model.document.frontend
         self.padding = padding(frontend, model.document.segments.n_samples)
         filters = row_filters(frontend)
         self.register_buffer("filters", torch.from_numpy(filters))
-        self.register_buffer("window", torch.from_numpy(window(frontend.window, frontend.n_fft)))
+        self.register_buffer("window", torch.from_numpy(frame_window(frontend)))
         self.mfcc = Mfcc(model) if frontend.kind == "mfcc" else None
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:

@@ -239,6 +239,8 @@ class ModelDocument:
         tree = dataclasses.asdict(self)
         for name in self.frontend.idle_fields():
             del tree["frontend"][name]
+        if not self.frontend.log.offset:
+            del tree["frontend"]["log"]["offset"]
         if not self.random_weights:
             del tree["random_weights"]
         if self.head.default_features == "head":
@@ -278,11 +280,12 @@ def _check(doc: ModelDocument) -> None:
         raise ModelError(f"document.tags: {show(repeated)} appears twice")
     fe, seg = doc.frontend, doc.segments
     check_frontend(fe)
-    check_range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
+    # The reflection reads n_fft // 2 samples behind the edge one, which a shorter segment does not have.
+    reflected = fe.n_fft // 2 + 1 if fe.framing == "center" and fe.pad_mode == "reflect" else 1
+    check_range("segments.n_samples", seg.n_samples, max(fe.frame_length, reflected), MAX_SAMPLES)
     check_range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
-    if seg.min_samples and fe.framing == "center" and fe.pad_mode == "reflect":
-        # the reflection reads n_fft/2 samples behind the edge one, which a shorter segment does not have
-        check_range("segments.min_samples", seg.min_samples, fe.n_fft // 2 + 1, seg.n_samples)
+    if seg.min_samples:
+        check_range("segments.min_samples", seg.min_samples, reflected, seg.n_samples)
     if fe.kind == "mfcc":
         for name, n_samples in (("n_samples", seg.n_samples), ("min_samples", seg.min_samples or seg.n_samples)):
             if fe.n_frames(n_samples) < DELTA_WIDTH:

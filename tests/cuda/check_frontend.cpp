@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "cuda/frontend/resample.h"
 #include "emulation/emulator.h"
 #include "frontend_reference.h"
+#include "general_cases.h"
 #include "mel_cases.h"
 
 using namespace fcntag;
@@ -367,7 +369,9 @@ int main(int argc, char** argv) {
   emulator::options().seed = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 0;
   only = argc > 2 ? argv[2] : "";
   bool external = false;
-  for (const MelCase& c : kMelCases) {
+  std::vector<MelCase> mel_cases(std::begin(kMelCases), std::end(kMelCases));
+  for (const MelCase& c : general_cases()) mel_cases.push_back(c);
+  for (const MelCase& c : mel_cases) {
     check_mel(c, true, external);
     check_mel(c, false, !external);
     external = !external;

@@ -165,6 +165,25 @@ FCNTAG_INLINE void store_normalized(const MelSpecTask& t, int m, int frame, int 
   }
 }
 
+FCNTAG_INLINE Vec64 logarithm(const MelSpecConfig& c, Vec64 power) {
+  const Vec64 floor = splat64(c.amin);
+  switch (c.log) {
+    case LogKind::kDb:
+      return log64(power > floor ? power : floor) * 4.34294481903251827651;  // 10 / ln 10
+    case LogKind::kLog10p1:
+      return log64(power * splat64(c.gain) + 1.0) * 0.434294481903251827651;
+    case LogKind::kLog1p:
+      return log64(power * splat64(c.gain) + 1.0);
+    case LogKind::kLn:
+      return log64((power > floor ? power : floor) + splat64(c.offset));
+    case LogKind::kLog10:
+      return log64((power > floor ? power : floor) + splat64(c.offset)) * 0.434294481903251827651;
+    case LogKind::kNone:
+      break;
+  }
+  return power;
+}
+
 void log_mel(const MelSpecTask& t) {
   const MelSpecConfig& c = *t.config;
   const uintptr_t aligned = (reinterpret_cast<uintptr_t>(t.scratch) + 63) / 64 * 64;
@@ -183,6 +202,8 @@ void log_mel(const MelSpecTask& t) {
     load_frames(t, start, inside, re, im);
     fft256(re, im, t.twiddles);
     split_power(re, im, t.twiddles, power);
+    if (c.magnitude)
+      for (int k = 0; k < kBins; ++k) power[k] = sqrt64(power[k]);
     for (int m = 0; m < c.n_mels; ++m) {
       const double* weights = t.filters->weights.data() + t.filters->offset.data()[m];
       const Vec64* bins = power + t.filters->begin.data()[m];
@@ -191,13 +212,7 @@ void log_mel(const MelSpecTask& t) {
       for (int k = 0; k < count; ++k) sum += bins[k] * splat64(weights[k]);
       if (c.power_exponent == 2) sum *= sum;
       if (c.float16) sum = round_float16(sum);
-      Vec64 value;
-      if (c.log == LogKind::kDb) {
-        const Vec64 floor = splat64(c.amin);
-        value = log64(sum > floor ? sum : floor) * 4.34294481903251827651;  // 10 / ln 10
-      } else {
-        value = log64(sum * splat64(c.gain) + 1.0) * 0.434294481903251827651;
-      }
+      const Vec64 value = logarithm(c, sum);
       if (t.log_mel == nullptr) {
         store_normalized(t, m, frame, lanes, value);
         continue;

@@ -31,7 +31,7 @@ def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_rows, n_fft // 2 + 1], float32; ValueError where peers have no such front end."""
     if frontend.kind == "mfcc":
         raise ValueError("no peer is built for a front end of kind 'mfcc'")
-    window = filters.window(frontend.window, frontend.n_fft)
+    window = filters.frame_window(frontend)
     return window.astype(np.float32), filters.row_filters(frontend).astype(np.float32)
 
 
