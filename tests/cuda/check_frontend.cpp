@@ -344,9 +344,11 @@ void check_refusals() {
   check_refused("hop of zero", "hop_length=0", with([](MelSpecConfig* m) { m->hop_length = 0; }));
   check_refused("short window", "window of 511", with([](MelSpecConfig* m) { m->window.pop_back(); }));
   check_refused("filters of other bins", "filters of", with([](MelSpecConfig* m) { m->filters.pop_back(); }));
-  check_refused("513 bands", "n_mels=513", with([](MelSpecConfig* m) {
-                  m->n_mels = 513;
-                  m->filters.assign(513 * kBins, 1.0);
+  check_refused("63 points", "n_fft=63", with([](MelSpecConfig* m) { m->n_fft = 63; }));
+  check_refused("8193 points", "n_fft=8193", with([](MelSpecConfig* m) { m->n_fft = 8193; }));
+  check_refused("silence without a logarithm", "silence", with([](MelSpecConfig* m) {
+                  m->log = LogKind::kLn;
+                  m->amin = 0;
                 }));
   check_refused("third power", "power_exponent=3", with([](MelSpecConfig* m) { m->power_exponent = 3; }));
   check_refused("scale of two", "2 values; 1 are needed", with([](MelSpecConfig* m) {

@@ -57,6 +57,7 @@ inline std::vector<MelCase> general_cases() {
           .floor(0, 1e-6)
           .scaled(N::kStandardizePerMel)
           .clips(3, 2),
+      general("513 bands of 512 points", 512, 513, 256, 1200, 256, 3, kReflect, kDb).below_maximum(80),
       general("400 points", 400, 80, 160, 2400, 200, 15, kReflect, L::kLog10),
       general("hop beyond 400 points", 400, 30, 1000, 3500, 0, 4, kZeros, kDb).clips(2, 1),
       general("441 points", 441, 23, 200, 2000, 220, 10, kReflect, kDb).scaled(N::kStandardize).below_maximum(60),

@@ -37,17 +37,11 @@ Complex<Real> rounded(std::complex<double> x) {
   return {static_cast<Real>(x.real()), static_cast<Real>(x.imag())};
 }
 
-MelFilters checked_filters(const MelSpecConfig& c) {
-  MelFilters filters = sparse_filters(c);
-  FCNTAG_CHECK(c.n_mels <= kMaxMels, "melspec: n_mels=", c.n_mels, "; on a GPU: 1 to ", kMaxMels);
-  return filters;
-}
-
 }  // namespace
 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
     : config_(config), double_precision_(in_double(config, double_precision)) {
-  const MelFilters filters = checked_filters(config_);
+  const MelFilters filters = sparse_filters(config_);
   if (GeneralMel::is_for(config_)) {
     general_ = std::make_unique<GeneralMel>(config_, filters, double_precision_);
   } else if (double_precision_) {
@@ -118,7 +112,7 @@ std::size_t MelSpec::scratch_bytes(int batch, int n_frames) const {
 }
 
 std::size_t MelSpec::planned_bytes(const MelSpecConfig& c, bool double_precision, int batch, int n_frames, int device) {
-  const MelFilters filters = checked_filters(c);
+  const MelFilters filters = sparse_filters(c);
   const bool exact = in_double(c, double_precision);
   const std::size_t shared_limit = device_info(device).shared_bytes;
   const GeneralPlan general(c, filters, exact, shared_limit);

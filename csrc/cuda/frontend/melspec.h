@@ -20,15 +20,13 @@
 namespace fcntag {
 namespace cuda {
 
-constexpr int kMaxMels = 512;
-
 class MelSpec {
  public:
   // Uploads the tables and waits for them. With `double_precision`, FFT, filters and log are computed in double: mel
   // bands that are nearly silent lie at the rounding floor of a float FFT, and a scale of dB shows it. For networks of
   // half precision a float is enough. kStandardizePerMel is always computed in double: a band at its floor varies so
   // little that floats would hold nothing but their rounding. Throws std::invalid_argument for a config that the CPU
-  // refuses too, or n_mels > 512.
+  // refuses too.
   MelSpec(const MelSpecConfig& config, bool double_precision);
 
   // Bytes that run() needs beside the output; as much or more for more clips or frames.

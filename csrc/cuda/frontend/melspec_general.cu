@@ -40,8 +40,8 @@ DeviceMemory upload_complex(const std::vector<std::complex<double>>& values) {
 }  // namespace
 
 bool GeneralMel::is_for(const MelSpecConfig& c) {
-  return c.n_fft != kFft || c.magnitude || (c.log != LogKind::kDb && c.log != LogKind::kLog10p1) ||
-         c.normalization == Normalization::kStandardizePerMel;
+  return c.n_fft != kFft || c.n_mels > kMaxMels || c.magnitude ||
+         (c.log != LogKind::kDb && c.log != LogKind::kLog10p1) || c.normalization == Normalization::kStandardizePerMel;
 }
 
 GeneralPlan::GeneralPlan(const MelSpecConfig& c, const MelFilters& filters, bool double_precision,

@@ -13,6 +13,8 @@
 namespace fcntag {
 namespace cuda {
 
+constexpr int kMaxMels = 512;  // that the kernel of 512 points has shared memory for
+
 // How the work is divided, for a device whose blocks may have `shared_limit` bytes of shared memory.
 struct GeneralPlan {
   GeneralPlan(const MelSpecConfig& config, const MelFilters& filters, bool double_precision, std::size_t shared_limit);
@@ -36,7 +38,8 @@ class GeneralMel {
   // Uploads the tables and waits for them.
   GeneralMel(const MelSpecConfig& config, const MelFilters& filters, bool double_precision);
 
-  // Whether a front end needs this class: no 512 points, or what the kernel of 512 points does not know.
+  // Whether a front end needs this class: no 512 points, more bands than kMaxMels, or what the kernel of 512 points
+  // does not know.
   static bool is_for(const MelSpecConfig& config);
 
   const GeneralPlan& plan() const { return plan_; }
