@@ -92,7 +92,7 @@ inline std::vector<MelCase> general_cases() {
           .clips(0, 0),
       general("no clip of 1024 points exists", 1024, 12, 256, 3000, 256, 12, kZeros, kDb).clips(2, 0),
       // More frames, or clips, than blocks work at once where their buffers are in scratch memory.
-      general("frames in turns", 400, 9, 10, 9000, 0, 650, kZeros, kDb).below_maximum(60).by_name_only(),
+      general("frames in turns", 1024, 9, 10, 3700, 0, 268, kZeros, kDb).below_maximum(60).by_name_only(),
       general("clips in turns", 100, 9, 10, 200, 50, 3, kReflect, kDb)
           .below_maximum(20)
           .scaled(N::kStandardizePerMel)
