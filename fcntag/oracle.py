@@ -69,43 +69,39 @@ def _power_spectrum(padded, taper, cosine, sine, hop_length, n_frames):  # type:
     return power
 
 
-def _power_by_products(padded, taper, turn, hop_length, n_frames):  # type: ignore[no-untyped-def]
-    """As :func:`_power_spectrum`, with the table's bins in blocks: padded [B, n], turn [n_fft, 2] -> powers."""
-    n_fft = len(taper)
-    n_bins = n_fft // 2 + 1
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop_length][:, :n_frames]
-    power = np.empty((len(padded), n_bins, n_frames))
-    for begin in range(0, n_bins, 128):  # 16 MB of tables for 8192 points
-        bins = np.arange(begin, min(begin + 128, n_bins))
-        table = turn[np.outer(np.arange(n_fft), bins) % n_fft]
-        cosine, sine = np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
-        for clip, out in zip(frames, power, strict=True):  # each by itself: a product may round by its rows' number
+def _power_by_products(frontend: Frontend, padded: Array, bins: NDArray[np.int64], n_frames: int) -> Array:
+    """|DFT|^2 of every frame at some bins: padded [B, n] -> [B, len(bins), n_frames]."""
+    n_fft, taper = frontend.n_fft, frame_window(frontend)
+    turn = 2.0 * np.pi / n_fft * np.arange(n_fft)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, :: frontend.hop_length, :]
+    power = np.empty((len(padded), len(bins), n_frames))
+    for begin in range(0, len(bins), 128):  # 16 MB of tables for 8192 points
+        part = slice(begin, begin + 128)
+        angle = np.outer(np.arange(n_fft), bins[part]) % n_fft
+        real, imaginary = cosine[angle], sine[angle]
+        for clip, out in zip(frames, power, strict=True):  # by itself: a product may round by the number of its rows
             for first in range(0, n_frames, 512):
-                windowed = clip[first : first + 512] * taper
-                out[bins, first : first + 512] = (np.square(windowed @ cosine) + np.square(windowed @ sine)).T
+                windowed = clip[first : min(first + 512, n_frames)] * taper
+                out[part, first : first + 512] = (np.square(windowed @ real) + np.square(windowed @ imaginary)).T
     return power
-
-
-def spectrum(frontend: Frontend, waves: Array) -> Array:
-    """Waves [B, n_samples] -> powers of the DFT, or magnitudes, [B, n_fft // 2 + 1, n_frames]."""
-    n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
-    padded = np.ascontiguousarray(frames_of(frontend, waves))
-    n_frames, taper = frontend.n_frames(waves.shape[1]), frame_window(frontend)
-    if n_fft in (256, 512):
-        # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
-        angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
-        power = _power_spectrum(padded, taper, np.cos(angle), np.sin(angle), frontend.hop_length, n_frames)
-    else:
-        turn = 2.0 * np.pi / n_fft * np.arange(n_fft)
-        table = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        power = _power_by_products(padded, taper, table, frontend.hop_length, n_frames)
-    return np.sqrt(power) if frontend.spectrum == "magnitude" else power
 
 
 def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
     """Waves [B, n_samples] -> what the filters give [B, n_mels, n_frames] (STFT: n_bins), before exponent and log."""
     waves = np.asarray(waves, dtype=np.float64)
-    return np.matmul(row_filters(frontend), spectrum(frontend, waves))
+    n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
+    padded = np.ascontiguousarray(frames_of(frontend, waves))
+    n_frames, filters = frontend.n_frames(waves.shape[1]), row_filters(frontend)
+    if n_fft in (256, 512):
+        # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
+        angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
+        taper = frame_window(frontend)
+        power = _power_spectrum(padded, taper, np.cos(angle), np.sin(angle), frontend.hop_length, n_frames)
+    else:
+        used = np.flatnonzero(filters.any(axis=0))
+        filters, power = filters[:, used], _power_by_products(frontend, padded, used, n_frames)
+    return np.matmul(filters, np.sqrt(power) if frontend.spectrum == "magnitude" else power)
 
 
 def log_compress(log: Log, power: Array) -> Array:

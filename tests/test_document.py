@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.make_models import block, make_model
+from support.make_models import FRONTEND, block, make_model
 
 from fcntag.errors import ModelError
 from fcntag.model.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant
@@ -223,6 +223,64 @@ def test_frames_and_padding_of_every_framing(document: ModelDocument) -> None:
     # TensorFlow SAME: 1359 * 256 + 512 - 348000 = 416 zeros, half of them in front.
     assert frontend("same_tensorflow").n_frames(348000) == 1360
     assert frontend("same_tensorflow").pad_left(348000) == 208
+    # tf.signal.stft(pad_end=True): a frame for every step that begins in the signal.
+    assert [frontend("pad_end").n_frames(n) for n in (1, 256, 257, 4000)] == [1, 1, 2, 16]
+    assert frontend("pad_end").pad_left(4000) == 0
+
+
+def test_frames_of_other_lengths(document: ModelDocument) -> None:
+    def frontend(**changed: Any) -> Any:
+        return dataclasses.replace(document.frontend, **changed)
+
+    # An odd length, padded by 220 on both sides: the last of 441 samples must still be there.
+    odd = frontend(n_fft=441, hop_length=147, framing="center")
+    assert [odd.n_frames(n) for n in (441, 442, 588, 589)] == [3, 4, 4, 5]
+    assert odd.pad_left(441) == 220
+    # Gaps: as many frames as begin.
+    assert frontend(n_fft=64, hop_length=1000, framing="same_tensorflow").n_frames(2001) == 3
+    assert frontend(n_fft=64, hop_length=1000, framing="same_tensorflow").pad_left(2001) == 31
+    # tf.signal.stft counts by frame_length and pads to fft_length behind that.
+    start = frontend(n_fft=512, win_length=400, win_position="start", framing="valid", hop_length=160)
+    assert (start.frame_length, start.window_length) == (400, 400)
+    assert [start.n_frames(n) for n in (399, 400, 559, 560, 16000)] == [0, 1, 1, 2, 98]
+    middle = frontend(n_fft=512, win_length=400, framing="valid", hop_length=160)
+    assert (middle.frame_length, middle.window_length) == (512, 400)
+    assert [middle.n_frames(n) for n in (511, 512)] == [0, 1]
+
+
+def test_librosa_s_frames(rng: np.random.Generator) -> None:
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed")
+    for n_fft in (64, 401, 441, 2048):
+        for n_samples in (2100, 2205, 2206):
+            theirs = librosa.stft(rng.standard_normal(n_samples), n_fft=n_fft, hop_length=147).shape[1]
+            frontend = dataclasses.replace(FRONTEND, n_fft=n_fft, hop_length=147)
+            assert frontend.n_frames(n_samples) == theirs
+
+
+def test_later_fields_are_left_out_where_they_say_nothing(document: ModelDocument) -> None:
+    tree = json.loads(document.to_json())
+    assert not {"win_length", "win_position", "spectrum"} & set(tree["frontend"])
+    assert "offset" not in tree["frontend"]["log"]
+    tree["frontend"] |= {"win_length": 300, "win_position": "start", "spectrum": "magnitude"}
+    tree["frontend"]["log"] = {"kind": "ln", "offset": 1e-6}
+    read = ModelDocument.from_json(json.dumps(tree))
+    again = json.loads(read.to_json())["frontend"]
+    assert (again["win_length"], again["win_position"], again["spectrum"]) == (300, "start", "magnitude")
+    assert again["log"]["offset"] == 1e-6
+    assert ModelDocument.from_json(read.to_json()) == read
+
+
+def test_a_window_of_a_track_holds_a_frame(rng: np.random.Generator) -> None:
+    def make(n_samples: int, **frontend: Any) -> Any:
+        return make_model(rng, [block(2, kernel=1)], flatten="max", n_samples=n_samples, **frontend)
+
+    make(300, n_fft=1024, win_length=300, win_position="start", framing="valid", hop_length=256)
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 299 is out of range; allowed: 300 to"):
+        make(299, n_fft=1024, win_length=300, win_position="start", framing="pad_end")
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 512 is out of range; allowed: 513 to"):
+        make(512, n_fft=1024, win_length=300, win_position="start", framing="center", pad_mode="reflect")
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 1023 is out of range; allowed: 1024 to"):
+        make(1023, n_fft=1024, framing="pad_end")
 
 
 def test_sizes_features_and_tensors(document: ModelDocument) -> None:
