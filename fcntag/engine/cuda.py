@@ -265,11 +265,19 @@ def memory_needed(
         device=index,
     )
     frontend = document.frontend
-    inputs = (height * width) if frontend.frames_stand_alone else whole[0] * whole[1]
-    if frontend.kind == "mfcc":  # and the log-mel that they come from
-        inputs += frontend.n_mels * whole[1]
+    if frontend.frames_stand_alone:
+        inputs, (_, n_frames) = height * width, frontend.rows_and_frames(height, width)
+    else:
+        inputs, (_, n_frames) = whole[0] * whole[1], frontend.rows_and_frames(*whole)
+    stages = module.MelSpec.planned_bytes(
+        melspec_config(model, height, width),
+        double_precision=precision == "float32",
+        batch=max_batch,
+        n_frames=n_frames,
+        device=index,
+    )
     floats = document.segments.n_samples + inputs + 2 * len(document.tags)
-    return int(network) + 4 * max_batch * floats
+    return int(network) + int(stages) + 4 * max_batch * floats
 
 
 def _new_cupy_array(shape: tuple[int, int], device: int, stream: int) -> Any:

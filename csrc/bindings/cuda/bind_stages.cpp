@@ -97,6 +97,14 @@ void register_stages(py::module_& m) {
              return make_stage<MelSpec>(device, parse_melspec(config), double_precision);
            }),
            py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("device"))
+      .def_static(
+          "planned_bytes",
+          [](const py::dict& config, bool double_precision, int batch, int n_frames, int device) {
+            return MelSpec::planned_bytes(parse_melspec(config), double_precision, batch, n_frames, device);
+          },
+          py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("batch"), py::arg("n_frames"),
+          py::arg("device"),
+          "Bytes of device memory for the tables, and beside the output for a run of so many clips; allocates none.")
       .def("run", &run_melspec, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
            "waves float32 [B, n_samples] -> float32 [B, n_rows, n_frames], or [B, n_frames, n_rows] if time_mel.")
       .def_property_readonly("memory_bytes", [](const OnDevice<MelSpec>& m) { return m.stage->memory_bytes(); });

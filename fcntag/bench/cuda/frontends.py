@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from ...model.file import Model
 
 
-# Axes of [B, n_rows, n_frames] that the mean and the deviation are taken over.
-STANDARDIZED = {"standardize": (1, 2), "standardize_per_mel": (2,)}
+STANDARDISED = {"standardize": (1, 2), "standardize_per_mel": (2,)}  # axes of [B, n_mels, n_frames] to average over
 
 
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
@@ -42,7 +41,7 @@ def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
 def input_tensors(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
     """Scale and shift of the normalisation, shaped for [B, n_mels, n_frames]; None where it has none."""
     kind = model.document.frontend.normalization
-    if kind in ("none", *STANDARDIZED):
+    if kind in ("none", *STANDARDISED):
         return None
     shape = {"scalar": (1, 1), "per_mel": (-1, 1), "per_frame": (1, -1)}[kind]
     scale, shift = (model.tensors[f"input.{name}"].reshape(shape) for name in ("scale", "shift"))
@@ -74,8 +73,8 @@ class TorchFrontend:
             waves = torch.nn.functional.pad(waves[:, None], self.pad, mode=mode)[:, 0]
         spectrum = torch.stft(waves, f.n_fft, f.hop_length, window=self.window, center=False, return_complex=True)
         parts = torch.view_as_real(spectrum[..., : self.n_frames])
-        bins = parts[..., 0].square() + parts[..., 1].square()
-        return torch.matmul(self.filters, bins.sqrt() if f.spectrum == "magnitude" else bins)
+        power = parts[..., 0].square() + parts[..., 1].square()
+        return torch.matmul(self.filters, power.sqrt() if f.spectrum == "magnitude" else power)
 
     def log(self, power: Any) -> Any:
         torch, f = self.torch, self.frontend
@@ -85,11 +84,13 @@ class TorchFrontend:
             power = power.clamp(max=65504.0).half().float()
         if f.log.kind == "none":
             return power
-        if f.log.kind in ("log10p1", "log1p"):
-            return torch.log1p(f.log.gain * power) if f.log.kind == "log1p" else torch.log10(f.log.gain * power + 1.0)
+        if f.log.kind == "log10p1":
+            return torch.log10(f.log.gain * power + 1.0)
+        if f.log.kind == "log1p":
+            return torch.log1p(f.log.gain * power)
         if f.log.kind in ("ln", "log10"):
-            floored = power.clamp(min=f.log.amin) + f.log.offset
-            return torch.log(floored) if f.log.kind == "ln" else torch.log10(floored)
+            power = power.clamp(min=f.log.amin) + f.log.offset
+            return torch.log(power) if f.log.kind == "ln" else torch.log10(power)
         db = 10.0 * torch.log10(power.clamp(min=f.log.amin))
         peak = db.amax((1, 2), keepdim=True)
         if f.log.ref == "max":
@@ -98,8 +99,7 @@ class TorchFrontend:
 
     def finish(self, x: Any) -> Any:
         """Normalise, lay out, and cut to the part that the network reads."""
-        axes = STANDARDIZED.get(self.frontend.normalization)
-        if axes is not None:
+        if axes := STANDARDISED.get(self.frontend.normalization):
             x = (x - x.mean(axes, keepdim=True)) / (x.std(axes, correction=0, keepdim=True) + 1e-10)
         elif self.normalise is not None:
             x = x * self.normalise[0] + self.normalise[1]
@@ -108,7 +108,7 @@ class TorchFrontend:
 
 
 class TorchaudioFrontend(TorchFrontend):
-    """The same front end by torchaudio, where its frames are centred or unpadded, its window and its filters known."""
+    """The same front end by torchaudio: mel, frames centred or unpadded, Hann's window, filters that it knows."""
 
     def __init__(self, model: Model, height: int, width: int, device: str) -> None:
         import warnings
@@ -119,20 +119,20 @@ class TorchaudioFrontend(TorchFrontend):
         f = self.frontend
         if f.kind != "mel":
             raise ValueError(f"torchaudio is timed on mel only, not on kind {f.kind!r}")
-        windows = {"hann": self.torch.hann_window, "hamming": self.torch.hamming_window}
-        if f.framing not in ("center", "valid") or f.window not in windows or f.win_position != "center":
-            raise ValueError(f"torchaudio has no framing {f.framing!r} with a window {f.window!r} {f.win_position}")
+        if f.framing not in ("center", "valid") or f.window != "hann":
+            raise ValueError(f"torchaudio has no framing {f.framing!r} with window {f.window!r}")
+        if f.win_position == "start" and f.window_length < f.n_fft:
+            raise ValueError("torchaudio has no window at the start of a longer frame")
         if f.mel_scale == "tensorflow" or f.mel_norm == "sum":
-            raise ValueError(f"torchaudio has no mel scale {f.mel_scale!r} with norm {f.mel_norm!r}")
+            raise ValueError(f"torchaudio has no mel_scale {f.mel_scale!r} with mel_norm {f.mel_norm!r}")
         with warnings.catch_warnings():
             # torchaudio warns of mel filters that lie between two bins, which the document asks for.
             warnings.simplefilter("ignore")
             self.transform = torchaudio.transforms.MelSpectrogram(
                 sample_rate=f.sample_rate,
                 n_fft=f.n_fft,
-                win_length=f.win_length or f.n_fft,
+                win_length=f.window_length,
                 hop_length=f.hop_length,
-                window_fn=windows[f.window],
                 f_min=f.fmin,
                 f_max=f.fmax,
                 n_mels=f.n_mels,
@@ -179,11 +179,13 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
             power = jnp.minimum(power, 65504.0).astype(jnp.float16).astype(jnp.float32)
         if f.log.kind == "none":
             x = power
-        elif f.log.kind in ("log10p1", "log1p"):
-            x = jnp.log1p(f.log.gain * power) if f.log.kind == "log1p" else jnp.log10(f.log.gain * power + 1.0)
+        elif f.log.kind == "log10p1":
+            x = jnp.log10(f.log.gain * power + 1.0)
+        elif f.log.kind == "log1p":
+            x = jnp.log1p(f.log.gain * power)
         elif f.log.kind in ("ln", "log10"):
-            floored = jnp.maximum(power, f.log.amin) + f.log.offset
-            x = jnp.log(floored) if f.log.kind == "ln" else jnp.log10(floored)
+            x = jnp.maximum(power, f.log.amin) + f.log.offset
+            x = jnp.log(x) if f.log.kind == "ln" else jnp.log10(x)
         else:
             x = 10.0 * jnp.log10(jnp.maximum(power, f.log.amin))
             peak = x.max((1, 2), keepdims=True)
@@ -191,8 +193,7 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
                 x, peak = x - peak, jnp.zeros_like(peak)
             if f.log.top_db is not None:
                 x = jnp.maximum(x, peak - f.log.top_db)
-        axes = STANDARDIZED.get(f.normalization)
-        if axes is not None:
+        if axes := STANDARDISED.get(f.normalization):
             x = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-10)
         elif normalise is not None:
             x = x * normalise[0] + normalise[1]
