@@ -3,7 +3,8 @@
 Truth for the tests and for ``fcntag validate``.
 Plain formulas in NumPy and plain loops under numba; nothing of the engine is imported, nothing is folded, fused or
 skipped. The spectrum is the DFT as it is defined, from a table of cosines and sines: no FFT library and none of the
-engine's own to trust, and at 512 points it is fast enough. Slow by design elsewhere too: about a second for a track.
+engine's own to trust. Up to 512 points plain loops are fast enough; longer frames go through matrix products, a second
+or two for a track.
 
 Shapes: waves [B, n_samples], network input [B, H, W], maps [B, C, H, W]; B = 0 gives empty arrays.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .model.document import Block, Frontend, Log
-from .model.filters import row_filters, window
+from .model.filters import frame_window, row_filters
 from .model.frontend import DELTA_WIDTH
 
 if TYPE_CHECKING:
@@ -68,24 +69,51 @@ def _power_spectrum(padded, taper, cosine, sine, hop_length, n_frames):  # type:
     return power
 
 
+def _power_by_products(frontend: Frontend, padded: Array, bins: NDArray[np.int64], n_frames: int) -> Array:
+    """|DFT|^2 of every frame at some bins: padded [B, n] -> [B, len(bins), n_frames]."""
+    n_fft, taper = frontend.n_fft, frame_window(frontend)
+    turn = 2.0 * np.pi / n_fft * np.arange(n_fft)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, :: frontend.hop_length, :]
+    power = np.empty((len(padded), len(bins), n_frames))
+    for begin in range(0, len(bins), 128):  # 16 MB of tables for 8192 points
+        part = slice(begin, begin + 128)
+        angle = np.outer(np.arange(n_fft), bins[part]) % n_fft
+        real, imaginary = cosine[angle], sine[angle]
+        for clip, out in zip(frames, power, strict=True):  # by itself: a product may round by the number of its rows
+            for first in range(0, n_frames, 512):
+                windowed = clip[first : min(first + 512, n_frames)] * taper
+                out[part, first : first + 512] = (np.square(windowed @ real) + np.square(windowed @ imaginary)).T
+    return power
+
+
 def mel_power(frontend: Frontend, waves: ArrayLike) -> Array:
-    """Waves [B, n_samples] -> power [B, n_mels, n_frames] (STFT: n_bins), before exponent, rounding and log."""
+    """Waves [B, n_samples] -> what the filters give [B, n_mels, n_frames] (STFT: n_bins), before exponent and log."""
     waves = np.asarray(waves, dtype=np.float64)
     n_fft, n_bins = frontend.n_fft, frontend.n_fft // 2 + 1
-    # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
-    angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
     padded = np.ascontiguousarray(frames_of(frontend, waves))
-    n_frames = frontend.n_frames(waves.shape[1])
-    power = _power_spectrum(
-        padded, window(frontend.window, n_fft), np.cos(angle), np.sin(angle), frontend.hop_length, n_frames
-    )
-    return np.matmul(row_filters(frontend), power)
+    n_frames, filters = frontend.n_frames(waves.shape[1]), row_filters(frontend)
+    if n_fft in (256, 512):
+        # k * n is reduced modulo n_fft while it is an integer, so that the tables are right to the last bit
+        angle = 2.0 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_bins)) % n_fft)
+        taper = frame_window(frontend)
+        power = _power_spectrum(padded, taper, np.cos(angle), np.sin(angle), frontend.hop_length, n_frames)
+    else:
+        used = np.flatnonzero(filters.any(axis=0))
+        filters, power = filters[:, used], _power_by_products(frontend, padded, used, n_frames)
+    return np.matmul(filters, np.sqrt(power) if frontend.spectrum == "magnitude" else power)
 
 
 def log_compress(log: Log, power: Array) -> Array:
     """Mel power [B, n_mels, n_frames] -> its logarithm by the document's rule, same shape."""
+    if log.kind == "none":
+        return power
     if log.kind == "log10p1":
         return np.log10(log.gain * power + 1.0)
+    if log.kind == "log1p":
+        return np.log1p(log.gain * power)
+    if log.kind in ("ln", "log10"):
+        return {"ln": np.log, "log10": np.log10}[log.kind](np.maximum(power, log.amin) + log.offset)
     db = 10.0 * np.log10(np.maximum(power, log.amin))
     peak = db.max(axis=(1, 2), keepdims=True)  # each segment's own
     if log.ref == "max":
@@ -135,6 +163,8 @@ def log_mel(
         x = mfcc(x, frontend.n_mfcc)
     if frontend.normalization == "standardize":
         x = (x - x.mean(axis=(1, 2), keepdims=True)) / (x.std(axis=(1, 2), keepdims=True) + 1e-10)
+    elif frontend.normalization == "standardize_per_mel":
+        x = (x - x.mean(axis=2, keepdims=True)) / (x.std(axis=2, keepdims=True) + 1e-10)
     elif frontend.normalization != "none":
         shape = {"scalar": (1, 1), "per_mel": (x.shape[1], 1), "per_frame": (1, x.shape[2])}[frontend.normalization]
         if scale is None or shift is None:
@@ -231,24 +261,46 @@ def blocks(model: Model, x: ArrayLike) -> list[Array]:
 
 
 def flatten(y: Array, order: str) -> Array:
-    """Last map [B, C, H, W] -> features [B, F]: "chw", "hwc" (channel fastest) or "max" over (H, W)."""
+    """Last map [B, C, H, W] -> features [B, F]: "chw", "hwc" (channel fastest), "max" or "mean" over (H, W)."""
     if order == "max":
         return y.max(axis=(2, 3))
+    if order == "mean":
+        return y.mean(axis=(2, 3))
     return (y if order == "chw" else y.transpose(0, 2, 3, 1)).reshape(y.shape[0], int(np.prod(y.shape[1:])))
 
 
+def dense_layer(model: Model, stem: str, x: ArrayLike) -> Array:
+    """The dense layer whose tensors are ``{stem}.weight`` and ``{stem}.bias``: x [B, inputs] -> [B, outputs]."""
+    weight, bias = (model.tensors[f"{stem}.{n}"].astype(np.float64) for n in ("weight", "bias"))
+    return np.asarray(x, dtype=np.float64) @ weight.T + bias
+
+
+def hidden_layers(model: Model, x: ArrayLike) -> list[Array]:
+    """Features of the last map [B, in_features] -> the output [B, out_features] of every hidden layer."""
+    outputs, y = [], np.asarray(x, dtype=np.float64)
+    for i, layer in enumerate(model.document.head.hidden):
+        y = activate(dense_layer(model, f"head.hidden.{i}", y), layer.activation)
+        outputs.append(y)
+    return outputs
+
+
+def embedding(model: Model, y: Array) -> Array:
+    """Last map [B, C, H, W] -> what enters the last dense layer [B, last_features]."""
+    x = flatten(y, model.document.head.flatten)
+    return [x, *hidden_layers(model, x)][-1]
+
+
 def features(model: Model, x: ArrayLike, which: Literal["head", "blocks"] = "head") -> Array:
-    """Network input x [B, H, W] -> what enters the dense layer ("head"), or every block's mean over H, W ("blocks")."""
+    """Network input x [B, H, W] -> what enters the last dense layer, or every block's mean over H, W ("blocks")."""
     maps = blocks(model, x)
     if which == "blocks":
         return np.concatenate([y.mean(axis=(2, 3)) for y in maps], axis=1)
-    return flatten(maps[-1], model.document.head.flatten)
+    return embedding(model, maps[-1])
 
 
 def logits(model: Model, x: ArrayLike) -> Array:
     """Network input x [B, H, W] -> logits [B, n_tags]."""
-    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
-    return features(model, x) @ weight.T + bias
+    return dense_layer(model, "head", features(model, x))
 
 
 def sigmoid(z: Array) -> Array:
@@ -270,8 +322,7 @@ def dense(model: Model, x: ArrayLike) -> Array:
     axis = 2 + document.frontend.time_axis
     last, columns = blocks(model, x)[-1], document.map_sizes()[-1][axis - 2]
     cut = [np.take(last, range(p, p + columns), axis=axis) for p in range(last.shape[axis] - columns + 1)]
-    weight, bias = (model.tensors[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
-    return np.concatenate([sigmoid(flatten(y, document.head.flatten) @ weight.T + bias) for y in cut])
+    return np.concatenate([sigmoid(dense_layer(model, "head", embedding(model, y))) for y in cut])
 
 
 def scores(model: Model, waves: ArrayLike) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import pipeline
-from .errors import FcntagError
+from .errors import FcntagError, ModelError
 from .pipeline.dense_plan import planner
 from .result import EmbedResult, EngineInfo, ModelInfo, Result, embedding_of, result_of
 
@@ -26,6 +26,12 @@ OnError = Literal["record", "raise"]
 RANDOM_WEIGHTS = "the model's weights are random: the results mean nothing"
 
 
+# What ``__init__`` makes; attributes besides are a subclass's.
+_OWN = frozenset(
+    ["_engine", "_options", "_model", "_origin", "_max_batch", "_closed", "_warnings", "_model_info", "_engine_info"]
+)
+
+
 class Tagger:
     """Tags music with one model on one device.
 
@@ -39,6 +45,11 @@ class Tagger:
     runs in parallel, the network takes one batch at a time. Scores of a segment are bit-equal for every batch size,
     thread count and neighbour in the batch.
 
+    In a forked child a Tagger of the parent works on, with as many threads of its own; on a GPU it raises DeviceError
+    there. Pickled, it is its model and its arguments: the process that unpickles makes another one. A model that was
+    given by name or path travels as that, and has to be the same file there; a loaded ``Model`` travels whole. A copy
+    is another Tagger with the same ``Model``. ``device="auto"`` and ``threads=None`` are decided anew each time.
+
     Parameters
     ----------
     model : name in the catalogue (``fcntag models list``), path of a model file, or a loaded ``Model``.
@@ -46,7 +57,7 @@ class Tagger:
     device : "auto", "cpu", "cuda" or "cuda:N". "auto" is the CPU for now, and logs it.
     precision : "float32"; "bfloat16" where the CPU has it (AVX512_BF16), or on a GPU; on a GPU also "tf32", "float16"
     max_batch : int >= 1, windows in one run of the network
-    threads : int >= 0, CPU threads of the network; 0: as many as the process may use
+    threads : int >= 0, CPU threads of the network; None or 0: as many as the process may use
     reduce : leave out channels, rows and frames that cannot change a score (``fcntag models info`` lists them)
 
     Raises
@@ -64,19 +75,21 @@ class Tagger:
         device: str = "auto",
         precision: str = "float32",
         max_batch: int = 64,
-        threads: int = 0,
+        threads: int | None = None,
         reduce: bool = True,
     ) -> None:
         max_batch = _at_least("max_batch", max_batch, 1)
-        threads = _at_least("threads", threads, 0)
+        threads = None if threads is None else _at_least("threads", threads, 0)
         for name, value in (("device", device), ("precision", precision)):
             if not isinstance(value, str):
                 raise TypeError(f"{name}: {value!r} is of type {type(value).__name__}; it must be a str")
         from .model.file import Model
 
+        origin = None  # where another process finds the model; None: nowhere, it was made in memory
         if isinstance(model, (str, os.PathLike)):
-            from .catalogue.store import load_model
+            from .catalogue.store import lasting_name, load_model
 
+            origin = lasting_name(model)
             model = load_model(model)
         elif not isinstance(model, Model):
             raise TypeError(
@@ -95,7 +108,14 @@ class Tagger:
                 self._engine.precision,
                 self._engine.threads,
             )
-        self._model = model
+        self._options = {
+            "device": device,
+            "precision": precision,
+            "max_batch": max_batch,
+            "threads": threads,
+            "reduce": reduce,
+        }
+        self._model, self._origin = model, origin
         self._max_batch = max_batch
         self._closed = False
         # Every result of a model with random weights says so, before it can be misread.
@@ -192,12 +212,16 @@ class Tagger:
         """Tag many tracks: yields one Result a source, in order, as soon as each is finished.
 
         Lazy: nothing happens before the first ``next``. ``workers`` threads decode, batches take windows from several
-        tracks, the scores are bit-equal to those of ``tag``. Memory is bounded for any number and length of tracks;
-        ``sources`` may be a generator (some are taken ahead of the results).
+        tracks, the scores are bit-equal to those of ``tag``. Memory is bounded for any number and length of tracks.
+
+        ``sources`` may be a generator, and a source may wait for the result of the one before. It is read ahead, by at
+        most ``workers + max_batch`` sources, in a thread of its own (but for a list or another plain collection), in a
+        copy of the caller's :mod:`contextvars` context. A generator that is left early is closed in that thread. What
+        belongs to the thread that made it, as an sqlite3 cursor, cannot be read there: pass a list.
 
         Parameters
         ----------
-        sources : as for ``tag``, mixed at will
+        sources : as for ``tag``, mixed at will; an exception that they raise comes after the results before it
         sample_rate : int, Hz, of those sources that are arrays
         hop, segments : as for ``tag``
         workers : int >= 1, decoding threads; None: the CPUs of this process, at most 4
@@ -330,7 +354,50 @@ class Tagger:
     def __repr__(self) -> str:
         return f"Tagger({self._model_info.name!r}, device={self.device!r}, precision={self.precision!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments that make this Tagger, and what a subclass has added."""
+        self._check_open()
+        model = self._model if self._origin is None else None
+        origin = {"origin": self._origin, "sha256": self._model.sha256, "model": model}
+        return {**origin, "options": self._options, "added": self._added()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        origin, model = state["origin"], state["model"]
+        if model is None:
+            from .catalogue.store import load_model
+
+            model = load_model(origin)
+            if model.sha256 != state["sha256"]:
+                raise ModelError(
+                    f"{origin}: the pickled Tagger's model has sha256 {state['sha256'][:12]}; "
+                    f"the one here has {model.sha256[:12]}"
+                )
+        self._start_as(model, origin, state["options"], state["added"])
+
+    def __copy__(self) -> Tagger:
+        self._check_open()
+        twin = self.__class__.__new__(self.__class__)
+        twin._start_as(self._model, self._origin, self._options, self._added())
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tagger:
+        import copy
+
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self._added(), memo))
+        return twin
+
     # ---- inside ----
+
+    def _added(self) -> dict[str, Any]:
+        """The attributes that a subclass has added."""
+        return {key: value for key, value in self.__dict__.items() if key not in _OWN}
+
+    def _start_as(self, model: Model, origin: str | None, options: dict[str, Any], added: dict[str, Any]) -> None:
+        Tagger.__init__(self, model, **options)
+        self._origin = origin
+        self.__dict__.update(added)
 
     def _check_open(self) -> None:
         if self._closed:

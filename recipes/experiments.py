@@ -8,7 +8,7 @@
 computes the tables from the runs that have ended. Every network sees the same clips for the same number of steps.
 
 Intervals are 95 % percentiles over resamples of the test's pieces (clips of one piece stay together), of the mean over
-the seeds; a difference is resampled as a pair. Needs pip install "fcntag[train]".
+the seeds, moved onto the value; a difference is resampled as a pair. Needs pip install "fcntag[train]".
 """
 
 from __future__ import annotations
@@ -208,9 +208,9 @@ def described(logs: dict[int, dict[str, Any]], draws: np.ndarray) -> dict[str, A
 
 def with_intervals(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     """Values [2] and their 95 % intervals from draws [2, resamples], by metric."""
-    ends = np.nanquantile(draws, (0.025, 0.975), axis=1)
+    low, high = metrics.centred_quantiles(values[:, None], draws[:, :, None], 0.95, limits=(-1.0, 1.0))
     return {
-        metric: {"value": float(values[k]), "low": float(ends[0, k]), "high": float(ends[1, k])}
+        metric: {"value": float(values[k]), "low": float(low[k, 0]), "high": float(high[k, 0])}
         for k, metric in enumerate(METRICS)
     }
 

@@ -20,5 +20,6 @@ cmake --build "$build/cmake" --target _C --parallel > "$build/make.log"
 cd "$build"
 # Python itself leaks by design. numba's threads are not instrumented, so the thread run takes what needs no oracle.
 selection=()
-[ "${1:-}" = thread ] && selection=(-k "threads or concurrent or flat or buffers")
-LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build" "$python" -m pytest tests/test_engine.py "${selection[@]}"
+[ "${1:-}" = thread ] && selection=(-k "threads or concurrent or flat or buffers or resized")
+LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build" "$python" -m pytest tests/test_engine.py \
+  tests/test_bindings.py tests/test_frame_lengths.py "${selection[@]}"

@@ -190,10 +190,10 @@ def test_every_kind_of_front_end_is_validated_and_has_a_network() -> None:
 
 @pytest.mark.parametrize("name", ["PadMode", "LogKind", "Normalization"])
 def test_every_choice_of_the_compiled_front_end_is_run_by_the_emulator(name) -> None:
-    """tests/cuda/mel_cases.h has the front ends that the sanitizers watch."""
+    """tests/cuda/mel_cases.h and general_cases.h have the front ends that the sanitizers watch."""
     enums = [re.search(rf"enum class {name} {{(.*?)}}", read(str(path))) for path in sorted(CSRC.rglob("*.h"))]
     (values,) = [found[1].replace(" ", "").split(",") for found in enums if found]
-    cases = read("tests/cuda/mel_cases.h")
+    cases = read("tests/cuda/mel_cases.h") + read("tests/cuda/general_cases.h")
     assert [value for value in values if not re.search(rf"\b{value}\b", cases)] == []
 
 

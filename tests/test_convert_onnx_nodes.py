@@ -101,10 +101,6 @@ REJECTED: dict[str, tuple[Callable[[], Build], str]] = {
         lambda: Build().conv().node("Relu").node("Elu").node("MaxPool", **POOL).end(),
         r"my_elu \(Elu\): a second activation in the block of my_conv \(Conv\)",
     ),
-    "negative scale behind a pool": (
-        lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Mul", "per_channel").end(),
-        r"my_mul \(Mul\): a batch-norm behind a max-pool, with 1 negative scales",
-    ),
     "a sum of two paths": (lambda: beside(Build()), r"my_add \(Add\): input .* is not a constant"),
     "no sigmoid": (
         lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Flatten").node("Gemm", "hw", "hb", transB=1),

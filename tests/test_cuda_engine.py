@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
+import signal
 import sys
 
 import numpy as np
@@ -379,6 +382,48 @@ def test_a_forked_child_is_told(rng):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("leave", ["close", "with", "del"])
+def test_a_forked_child_may_let_go_of_the_engine(leave, rng):
+    """Also while a thread of the parent has the engine's lock."""
+    model = small_model(rng)
+    waves = waves_for(model, rng, 1)
+    holder = {"tagger": Tagger(model, device="cuda", max_batch=1)}
+    expected = holder["tagger"].scores(waves)
+    with holder["tagger"]._engine._lock:  # in the child nobody will ever release it
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(100)
+            code = 1
+            try:
+                with pytest.raises(DeviceError, match=r"forked child .* start workers with .*spawn"):
+                    holder["tagger"].scores(waves)
+                if leave == "close":
+                    holder["tagger"].close()
+                    holder["tagger"].close()
+                elif leave == "with":
+                    with holder["tagger"]:
+                        pass
+                holder.clear()
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    np.testing.assert_array_equal(holder["tagger"].scores(waves), expected)
+    holder["tagger"].close()
+
+
+def test_a_device_travels_with_a_pickled_tagger(rng):
+    model = small_model(rng)
+    waves = waves_for(model, rng, 1)
+    with Tagger(model, device="cuda:0", max_batch=1) as tagger, pickle.loads(pickle.dumps(tagger)) as other:
+        assert other.device == tagger.device
+        np.testing.assert_array_equal(other.scores(waves), tagger.scores(waves))
+        with pytest.raises(TypeError, match=r"CudaEngine: .* cannot be pickled"):
+            pickle.dumps(tagger._engine)
+
+
 def test_bad_arguments_are_named(rng):
     model = small_model(rng)
     with pytest.raises(ValueError, match="max_batch=0"):
@@ -407,10 +452,10 @@ def test_bad_shapes_of_segments_are_named(rng):
             ((n_samples, pad_left, n_frames + 1, height, width), f"n_frames={n_frames + 1}; planned for {n_frames}"),
         ):
             with pytest.raises(ValueError, match=message):
-                engine._scorer.run(engine._network, waves, shape)
+                engine._scorer.run(waves, shape)
         too_long = np.zeros((1, n_samples + 1), np.float32)
         with pytest.raises(ValueError, match=f"n_samples={n_samples + 1}; planned for {n_samples}"):
-            engine._scorer.run(engine._network, too_long, (n_samples + 1, pad_left, n_frames, height, width))
+            engine._scorer.run(too_long, (n_samples + 1, pad_left, n_frames, height, width))
 
 
 def test_measurements_have_the_shape_that_bench_expects(rng):

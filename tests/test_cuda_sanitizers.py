@@ -7,6 +7,7 @@ blocks, warps and lanes; copies land as late as is legal, or at once.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from support import emulation
@@ -67,20 +68,108 @@ MISTAKES = {  # file, what is there, what takes its place, mode that sees it
 }
 
 
+FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the cases that see it
+    "no barrier before the transform": (
+        "frontend/melspec_general_kernel.h",
+        "lane, lanes, a);\n      dev::sync();",
+        "lane, lanes, a);",
+        "tsan",
+        ("frontend/melspec_general.cu", "mel 600 points"),
+    ),
+    "no barrier between passes": (
+        "frontend/fft.h",
+        "dev::sync();\n    Complex<Real>* const other",
+        "Complex<Real>* const other",
+        "tsan",
+        ("frontend/melspec_general.cu", "mel 600 points"),
+    ),
+    "no barrier before the next frame": (
+        "frontend/melspec_general_kernel.h",
+        "dev::sync();  // the next",
+        "// the next",
+        "tsan",
+        ("frontend/melspec_general.cu", "mel frames in turns, float"),
+    ),
+    "bins where the transform lies": (
+        "frontend/melspec_general_kernel.h",
+        "z == a ? b : a",
+        "z == a ? a : b",
+        "plain",
+        ("frontend/melspec_general.cu", "mel 1000 points"),
+    ),
+    "twiddles of a neighbour": (
+        "frontend/fft.h",
+        "fft.twiddles[q * k * pass.step]",
+        "fft.twiddles[q * (k + 1) * pass.step]",
+        "plain",
+        ("frontend/melspec_general.cu", "mel 400 points"),
+    ),
+    "a sum without its last term": (
+        "frontend/fft.h",
+        "q < pass.radix; ++q",
+        "q < pass.radix - 1; ++q",
+        "plain",
+        ("frontend/melspec_general.cu", "mel 66 points"),
+    ),
+    "half of the lanes of a band": (
+        "frontend/melspec_general_kernel.h",
+        "other = p.band_lanes / 2;",
+        "other = p.band_lanes / 4;",
+        "plain",
+        ("frontend/melspec_general.cu", "mel 2048 points, wide"),
+    ),
+    "a convolution that comes round": (
+        "frontend/fft_plan.cpp",
+        "points < 2 * size - 1",
+        "points < size",
+        "plain",
+        ("frontend/fft_plan.cpp", "mel 1103 points"),
+    ),
+    "deviation of one frame less": (
+        "frontend/melspec_rows.h",
+        "sqrt(block_sum(squares, slots) / p.n_frames)",
+        "sqrt(block_sum(squares, slots) / (p.n_frames - 1))",
+        "plain",
+        ("frontend/melspec.cu", "mel 512 points, each band"),
+    ),
+}
+
+
+def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, folder: Path) -> Path:
+    """The program with a mistake in a copy of ``csrc/cuda`` in ``folder``; of the copy it has the source ``mutant``."""
+    file, right, wrong, mode = mistake
+    shutil.copytree(emulation.REPOSITORY / "csrc/cuda", folder / "cuda")
+    source = (folder / "cuda" / file).read_text()
+    assert source.count(right) == 1, f"{file} has changed: find the place for this mistake again"
+    (folder / "cuda" / file).write_text(source.replace(right, wrong))
+    others = [name for name in PROGRAMS[program] if name != f"csrc/cuda/{mutant}"]
+    assert len(others) == len(PROGRAMS[program]) - 1
+    return emulation.program(*others, str(folder / "cuda" / mutant), mode=mode, includes=(str(folder),))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
-    file, right, wrong, mode = MISTAKES[mistake]
-    shutil.copytree(emulation.REPOSITORY / "csrc/cuda", tmp_path / "cuda")
-    source = (tmp_path / "cuda" / file).read_text()
-    assert source.count(right) == 1, f"{file} has changed: find the place for this mistake again"
-    (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
-    mutant = "csrc/cuda/conv/conv_bfloat16.cu"
-    executable = emulation.program(
-        *(name for name in PROGRAMS["network"] if name != mutant),
-        str(tmp_path / "cuda/conv/conv_bfloat16.cu"),
-        mode=mode,
-        includes=(str(tmp_path),),
-    )
+    mode = MISTAKES[mistake][3]
+    executable = mistaken(MISTAKES[mistake], "network", "conv/conv_bfloat16.cu", tmp_path)
     done = emulation.run(executable, "1", "pairs bfloat16")
     assert done.returncode != 0, done.stdout[-2000:]
     assert ("ThreadSanitizer: data race" if mode == "tsan" else "relative L2") in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mistake", FRONT_END_MISTAKES)
+def test_a_mistake_in_the_front_end_is_seen(mistake, tmp_path):
+    *change, mode, (mutant, cases) = FRONT_END_MISTAKES[mistake]
+    executable = mistaken((*change, mode), "frontend", mutant, tmp_path)
+    limit = {"FCNTAG_EMULATED_SHARED_BYTES": "4096"} if "turns" in cases else {}
+    done = emulation.run(executable, "1", cases, **limit)
+    assert done.returncode != 0, done.stdout[-2000:]
+    assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL ") in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mode", ["plain", "asan"])
+def test_blocks_take_turns_on_buffers_in_scratch_memory(mode):
+    """With so little shared memory that every transform lies there, more frames and more clips than blocks at once."""
+    executable = emulation.program(*PROGRAMS["frontend"], mode=mode)
+    done = emulation.run(executable, "1", "in turns", FCNTAG_EMULATED_SHARED_BYTES="4096")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "0 of 4 cases failed" in done.stdout

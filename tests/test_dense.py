@@ -37,6 +37,10 @@ CASES: dict[str, dict[str, Any]] = {
     "standardised": dict(blocks=[block(5, window=(2, 4)), block(4)], normalization="standardize"),
     "mfcc": dict(blocks=[block(5, window=(3, 2))], kind="mfcc", n_mfcc=7, normalization="per_mel"),
     "unpadded": dict(blocks=[block(5, window=(2, 2))], framing="valid", normalization="scalar"),
+    "every band standardised": dict(blocks=[block(5, window=(2, 4)), block(4)], normalization="standardize_per_mel"),
+    "frames of 1024, zeros behind": dict(
+        blocks=[block(5, window=(2, 2))], n_fft=1024, win_length=700, win_position="start", framing="pad_end"
+    ),
 }
 
 

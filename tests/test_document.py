@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.make_models import block, make_model
+from support.make_models import FRONTEND, block, make_model
 
 from fcntag.errors import ModelError
-from fcntag.model.document import MAX_JSON_BYTES, Log, ModelDocument, Pool, Segments, Variant
+from fcntag.model.document import MAX_JSON_BYTES, Dense, Log, ModelDocument, Pool, Segments, Variant
 
 
 @pytest.fixture
@@ -46,6 +46,10 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def hidden_json(out_features: int, activation: str = "relu") -> dict[str, Any]:
+    return {"out_features": out_features, "activation": activation}
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("format", 2, r"document\.format: 2 is not supported; this version reads 1"),
     ("format", True, r"document\.format: expected int, not True"),
@@ -60,7 +64,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("frontend.kind", "cqt", r"document\.frontend\.kind: 'cqt' is not one of mel, stft, mfcc"),
     ("frontend.sample_rate", 0, r"document\.frontend\.sample_rate: 0 is out of range; allowed: 1000 to 768000"),
     ("frontend.sample_rate", 16000.0, r"document\.frontend\.sample_rate: expected int"),
-    ("frontend.n_fft", 1024, r"document\.frontend\.n_fft: 1024 is not built; built: 512"),
+    ("frontend.n_fft", 32, r"document\.frontend\.n_fft: 32 is out of range; allowed: 64 to 8192"),
     ("frontend.hop_length", 0, r"document\.frontend\.hop_length: 0"),
     ("frontend.framing", "reflect", r"document\.frontend\.framing: 'reflect' is not one of center, valid,"),
     ("frontend.framing", ["center"], r"document\.frontend\.framing"),
@@ -71,7 +75,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("frontend.fmax", 0, r"document\.frontend\.fmax"),
     ("frontend.fmax", 10**400, r"document\.frontend\.fmax: .* is out of range"),
     ("frontend.power_exponent", 3, r"document\.frontend\.power_exponent: 3"),
-    ("frontend.log.kind", "ln", r"document\.frontend\.log\.kind: 'ln' is not one of db, log10p1"),
+    (
+        "frontend.log.kind",
+        "pcen",
+        r"document\.frontend\.log\.kind: 'pcen' is not one of db, log10p1, log1p, ln, log10, none",
+    ),
     ("frontend.log.amin", 0, r"document\.frontend\.log\.amin: 0"),
     ("frontend.log.top_db", 0, r"document\.frontend\.log\.top_db: 0"),
     ("frontend.log.top_db", "80", r"document\.frontend\.log\.top_db: expected float, not '80'"),
@@ -97,7 +105,21 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("blocks[1].pool.window", [1, 1, 1], r"document\.blocks\[1\]\.pool\.window: expected 2 values, not 3"),
     ("blocks[1].pool.stride[1]", 0, r"document\.blocks\[1\]\.pool\.stride\[1\]: 0"),
     ("head.in_features", 5, r"document\.head\.in_features: 5, but the last block gives 4"),
-    ("head.flatten", "whc", r"document\.head\.flatten: 'whc' is not one of chw, hwc, max"),
+    ("head.flatten", "whc", r"document\.head\.flatten: 'whc' is not one of chw, hwc, max, mean"),
+    ("head.hidden", {}, r"document\.head\.hidden: expected a list, not \{\}"),
+    ("head.hidden", [4], r"document\.head\.hidden\[0\]: expected an object, not 4"),
+    ("head.hidden", [{"out_features": 4}], r"document\.head\.hidden\[0\]\.activation: missing"),
+    ("head.hidden", [{"activation": "relu"}], r"document\.head\.hidden\[0\]\.out_features: missing"),
+    (
+        "head.hidden",
+        [hidden_json(4, "tanh")],
+        r"document\.head\.hidden\[0\]\.activation: 'tanh' is not one of relu, elu",
+    ),
+    ("head.hidden", [hidden_json(4), hidden_json(0)], r"document\.head\.hidden\[1\]\.out_features: 0 .* 1 to 65536"),
+    ("head.hidden", [hidden_json(65537)], r"document\.head\.hidden\[0\]\.out_features: 65537 .* 1 to 65536"),
+    ("head.hidden", [hidden_json(2**70)], r"document\.head\.hidden\[0\]\.out_features: 1180591620717411303424 "),
+    ("head.hidden", [hidden_json(4)] * 9, r"document\.head\.hidden: number: 9 .* allowed: 0 to 8"),
+    ("head.hidden", [hidden_json(4) | {"bias": True}], r"document\.head\.hidden\[0\]\.bias: unknown field"),
     ("head.activation", "softmax", r"document\.head\.activation"),
     ("variants[0].pools", [], r"document\.variants\[0\]\.pools: 0 pools for 2 blocks"),
     ("variants[0].pools[1].window[0]", 1, r"document\.head\.in_features"),
@@ -219,6 +241,64 @@ def test_frames_and_padding_of_every_framing(document: ModelDocument) -> None:
     # TensorFlow SAME: 1359 * 256 + 512 - 348000 = 416 zeros, half of them in front.
     assert frontend("same_tensorflow").n_frames(348000) == 1360
     assert frontend("same_tensorflow").pad_left(348000) == 208
+    # tf.signal.stft(pad_end=True): a frame for every step that begins in the signal.
+    assert [frontend("pad_end").n_frames(n) for n in (1, 256, 257, 4000)] == [1, 1, 2, 16]
+    assert frontend("pad_end").pad_left(4000) == 0
+
+
+def test_frames_of_other_lengths(document: ModelDocument) -> None:
+    def frontend(**changed: Any) -> Any:
+        return dataclasses.replace(document.frontend, **changed)
+
+    # An odd length, padded by 220 on both sides: the last of 441 samples must still be there.
+    odd = frontend(n_fft=441, hop_length=147, framing="center")
+    assert [odd.n_frames(n) for n in (441, 442, 588, 589)] == [3, 4, 4, 5]
+    assert odd.pad_left(441) == 220
+    # Gaps: as many frames as begin.
+    assert frontend(n_fft=64, hop_length=1000, framing="same_tensorflow").n_frames(2001) == 3
+    assert frontend(n_fft=64, hop_length=1000, framing="same_tensorflow").pad_left(2001) == 31
+    # tf.signal.stft counts by frame_length and pads to fft_length behind that.
+    start = frontend(n_fft=512, win_length=400, win_position="start", framing="valid", hop_length=160)
+    assert (start.frame_length, start.window_length) == (400, 400)
+    assert [start.n_frames(n) for n in (399, 400, 559, 560, 16000)] == [0, 1, 1, 2, 98]
+    middle = frontend(n_fft=512, win_length=400, framing="valid", hop_length=160)
+    assert (middle.frame_length, middle.window_length) == (512, 400)
+    assert [middle.n_frames(n) for n in (511, 512)] == [0, 1]
+
+
+def test_librosa_s_frames(rng: np.random.Generator) -> None:
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed")
+    for n_fft in (64, 401, 441, 2048):
+        for n_samples in (2100, 2205, 2206):
+            theirs = librosa.stft(rng.standard_normal(n_samples), n_fft=n_fft, hop_length=147).shape[1]
+            frontend = dataclasses.replace(FRONTEND, n_fft=n_fft, hop_length=147)
+            assert frontend.n_frames(n_samples) == theirs
+
+
+def test_later_fields_are_left_out_where_they_say_nothing(document: ModelDocument) -> None:
+    tree = json.loads(document.to_json())
+    assert not {"win_length", "win_position", "spectrum"} & set(tree["frontend"])
+    assert "offset" not in tree["frontend"]["log"]
+    tree["frontend"] |= {"win_length": 300, "win_position": "start", "spectrum": "magnitude"}
+    tree["frontend"]["log"] = {"kind": "ln", "offset": 1e-6}
+    read = ModelDocument.from_json(json.dumps(tree))
+    again = json.loads(read.to_json())["frontend"]
+    assert (again["win_length"], again["win_position"], again["spectrum"]) == (300, "start", "magnitude")
+    assert again["log"]["offset"] == 1e-6
+    assert ModelDocument.from_json(read.to_json()) == read
+
+
+def test_a_window_of_a_track_holds_a_frame(rng: np.random.Generator) -> None:
+    def make(n_samples: int, **frontend: Any) -> Any:
+        return make_model(rng, [block(2, kernel=1)], flatten="max", n_samples=n_samples, **frontend)
+
+    make(300, n_fft=1024, win_length=300, win_position="start", framing="valid", hop_length=256)
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 299 is out of range; allowed: 300 to"):
+        make(299, n_fft=1024, win_length=300, win_position="start", framing="pad_end")
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 512 is out of range; allowed: 513 to"):
+        make(512, n_fft=1024, win_length=300, win_position="start", framing="center", pad_mode="reflect")
+    with pytest.raises(ModelError, match=r"^document\.segments\.n_samples: 1023 is out of range; allowed: 1024 to"):
+        make(1023, n_fft=1024, framing="pad_end")
 
 
 def test_sizes_features_and_tensors(document: ModelDocument) -> None:
@@ -236,6 +316,30 @@ def test_sizes_features_and_tensors(document: ModelDocument) -> None:
         "head.bias": (7,),
     }
     assert document.multiply_adds() == 20 * 16 * 1 * 3 * 9 + 10 * 8 * 3 * 4 * 9 + 7 * 4
+
+
+def test_hidden_layers_have_tensors_and_a_place_in_the_json(document: ModelDocument) -> None:
+    hidden = (Dense(out_features=5, activation="elu"), Dense(out_features=65536, activation="none"))
+    head = dataclasses.replace(document.head, flatten="mean", hidden=hidden)
+    wide = dataclasses.replace(document, head=head, variants=()).validate()
+    assert wide.head == head
+    assert (wide.head.in_features, wide.head.last_features) == (4, 65536)
+    shapes = wide.tensor_shapes()
+    assert list(shapes)[-6:] == [
+        f"head.{name}"
+        for name in ("hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "hidden.1.bias", "weight", "bias")
+    ]
+    assert [shapes[name] for name in list(shapes)[-6:]] == [(5, 4), (5,), (65536, 5), (65536,), (7, 65536), (7,)]
+    assert wide.multiply_adds() - document.multiply_adds() == 5 * 4 + 65536 * 5 + 7 * 65536 - 7 * 4
+    tree = json.loads(wide.to_json())
+    assert tree["head"]["hidden"][0] == hidden_json(5, "elu")
+    assert "hidden" not in json.loads(document.to_json())["head"]  # the bytes that older readers know
+
+
+def test_a_global_mean_has_a_feature_a_channel(document: ModelDocument) -> None:
+    blocks = tuple(dataclasses.replace(b, pool=Pool(window=(2, 2), stride=(2, 2))) for b in document.blocks)
+    head = dataclasses.replace(document.head, flatten="mean")
+    assert dataclasses.replace(document, blocks=blocks, head=head, variants=()).validate().n_features() == 4
 
 
 def test_time_mel_turns_the_input(document: ModelDocument) -> None:

@@ -167,7 +167,7 @@ def test_scores_are_the_taggers(sounds, tagger):
     assert scores.known.tolist() == [True] * 6 + [False] * 3
     for i in range(6):
         np.testing.assert_array_equal(scores.values[i], tagger.tag(sounds.file(i)).scores)
-    assert scores.missing == ["gone.wav"]
+    assert scores.missing == [f"{sounds.audio}/gone.wav"]
     assert list(scores.failed) == ["broken.mp3", "folder.wav"]
     assert "broken.mp3" in scores.failed["broken.mp3"]
     report = evaluate(align(sounds, tagger.tags), scores, resamples=10)
@@ -217,7 +217,7 @@ def test_a_changed_file_is_tagged_again(sounds, tagger, tmp_path):
     assert scores.cached == 5
     np.testing.assert_array_equal(scores.values[3], scores.values[0])
     os.remove(file)
-    assert "d.wav" in score(tagger, sounds, cache=str(tmp_path / "cache")).missing
+    assert f"{sounds.audio}/d.wav" in score(tagger, sounds, cache=str(tmp_path / "cache")).missing
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from test_golden_won2020 import golden as won_golden
 import fcntag.export
 from fcntag.export import check, export
 from fcntag.export.check import run_file
+from fcntag.model.document import Log
 from fcntag.model.file import Model, write_model
 
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -121,7 +122,47 @@ FRONT_ENDS = {
     "standardize, theano": dict(normalization="standardize", framing="same_theano", window="hann_reversed"),
     "tensorflow, squared, htk": dict(framing="same_tensorflow", power_exponent=2, mel_scale="htk", mel_norm="none"),
     "scalar, zeros": dict(normalization="scalar", pad_mode="constant"),
+    "400 points, magnitude, bands by themselves": dict(
+        n_fft=400, hop_length=200, spectrum="magnitude", normalization="standardize_per_mel"
+    ),
+    "2048 points, Hamming, sum": dict(n_fft=2048, hop_length=512, window="hamming", mel_norm="sum", framing="valid"),
+    "a prime number of points": dict(n_fft=1103, hop_length=441, pad_mode="constant", normalization="standardize"),
+    "a short window at the start, TensorFlow's mel": dict(
+        win_length=400,
+        win_position="start",
+        framing="valid",
+        mel_scale="tensorflow",
+        mel_norm="none",
+        layout="time_mel",
+    ),
+    "a short window in the middle, padded at the end": dict(
+        n_fft=1000, win_length=601, window="hamming_symmetric", framing="pad_end", hop_length=1500
+    ),
+    "stft of magnitudes": dict(
+        kind="stft",
+        n_fft=240,
+        n_bins=30,
+        first_bin=1,
+        merged_bins=4,
+        spectrum="magnitude",
+        window="hann_symmetric",
+        n_mels=0,
+        fmin=0.0,
+        fmax=0.0,
+        mel_norm="none",
+    ),
 }
+LOGS = (
+    Log(kind="log10p1", gain=1e4),
+    Log(kind="db", amin=1e-10),
+    Log(kind="db", amin=1e-7, top_db=30.0),
+    Log(kind="db", amin=1e-9, ref="max", top_db=60.0),
+    Log(kind="log1p", gain=100.0),
+    Log(kind="ln", amin=1e-5),
+    Log(kind="ln", offset=1e-6),
+    Log(kind="log10", amin=1e-8, offset=1e-3),
+    Log(kind="none"),
+)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -144,10 +185,12 @@ def test_every_operation_and_any_batch(exported, rng, network, suffix) -> None:
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 def test_every_front_end(exported, rng, frontend, suffix) -> None:
+    """Every front end with the common logarithms and one of the others."""
     from fcntag import oracle
-    from fcntag.model.document import Log
 
-    for log in (Log(kind="log10p1", gain=1e4), Log(kind="db", amin=1e-10), Log(kind="db", amin=1e-7, top_db=30.0)):
+    place, others = list(FRONT_ENDS).index(frontend), LOGS[3:]
+    common = LOGS[:3] if place < 5 else LOGS[place % 3 : place % 3 + 1]
+    for log in (*common, others[place % len(others)]):
         model = make_model(rng, [block(4, window=(2, 2))], n_tags=3, **{"log": log, **FRONT_ENDS[frontend]})
         waves = rng.uniform(-0.5, 0.5, (3, model.document.segments.n_samples)).astype(np.float32)
         (scores,) = exported(model, suffix, frontend=True)(waves)

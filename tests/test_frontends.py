@@ -1,8 +1,9 @@
-"""STFT and MFCC front ends on every backend against SciPy's transforms, and the oracle against librosa itself."""
+"""Front ends on every backend against SciPy's transforms, and the oracle against librosa itself."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,63 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # n_samples, front end
         7001,
         dict(MFCC, log=Log(kind="log10p1", gain=1e4), hop_length=100, framing="valid", mel_scale="htk"),
     ),
+    "mel, 400 points": (4100, dict(n_fft=400, hop_length=200, mel_scale="htk", mel_norm="none")),
+    "mel, 2048 points": (9001, dict(n_fft=2048, hop_length=512, n_mels=64, normalization="scalar")),
+    "mel, TensorFlow's": (
+        4001,
+        dict(
+            n_fft=512,
+            win_length=400,
+            win_position="start",
+            framing="valid",
+            hop_length=160,
+            spectrum="magnitude",
+            mel_scale="tensorflow",
+            mel_norm="none",
+            fmin=80.0,
+            log=Log(kind="ln", offset=1e-6),
+            layout="time_mel",
+        ),
+    ),
+    "mel, TensorFlow's end": (
+        3001,
+        dict(n_fft=1024, win_length=600, win_position="start", framing="pad_end", log=Log(kind="log1p", gain=1e3)),
+    ),
+    "mel, an odd length": (3087, dict(n_fft=441, hop_length=147, window="hann_symmetric", log=BELOW_MAXIMUM)),
+    "mel, a prime length": (
+        4001,
+        dict(n_fft=1103, win_length=800, spectrum="magnitude", power_exponent=2, log=Log(kind="none")),
+    ),
+    "mel, unit sums": (
+        3500,
+        dict(n_fft=1000, hop_length=250, window="hamming", mel_norm="sum", log=Log(kind="log10", amin=1e-6)),
+    ),
+    "mel, 256 points": (
+        2600,
+        dict(n_fft=256, window="hamming_symmetric", n_mels=12, log=Log(kind="log10", amin=1e-8, offset=1e-3)),
+    ),
+    "mel, every band by itself": (
+        3000,
+        dict(n_fft=320, hop_length=160, log=Log(kind="ln", amin=1e-8), normalization="standardize_per_mel"),
+    ),
+    "mel, gaps between frames": (4000, dict(n_fft=64, hop_length=100, n_mels=5, normalization="per_frame")),
+    "mel, a short window at the start": (
+        3000,
+        dict(n_fft=768, win_length=90, win_position="start", log=Log(kind="log10p1", gain=1e4)),
+    ),
+    "stft, twice a prime": (
+        2600,
+        dict(STFT, n_fft=2 * 67, win_length=77, n_bins=30, hop_length=67, spectrum="magnitude", merged_bins=2),
+    ),
+    "stft, every band by itself below the maximum": (
+        3001,
+        dict(STFT, n_fft=300, n_bins=40, log=BELOW_MAXIMUM, normalization="standardize_per_mel", layout="time_mel"),
+    ),
+    "stft, the longest": (
+        20_000,
+        dict(STFT, n_fft=8192, hop_length=2048, n_bins=10, first_bin=20, framing="same_tensorflow"),
+    ),
+    "mfcc of 600 points": (4001, dict(MFCC, n_fft=600, hop_length=200, log=Log(kind="ln", amin=1e-9))),
 }
 
 
@@ -70,15 +128,19 @@ def audio(rng: np.random.Generator, batch: int, n_samples: int) -> np.ndarray:
 def by_scipy(model: Model, wave: np.ndarray) -> np.ndarray:
     """[H, W] of one wave, from SciPy's FFT, DCT and Savitzky-Golay filter."""
     f, n = model.document.frontend, len(wave)
-    left = {"center": f.n_fft // 2, "valid": 0, "same_tensorflow": None}[f.framing]
+    left = {"center": f.n_fft // 2, "valid": 0, "pad_end": 0, "same_tensorflow": None}[f.framing]
     n_frames = f.n_frames(n)
     total = (n_frames - 1) * f.hop_length + f.n_fft - n
     left = max(total, 0) // 2 if left is None else left
     mode = "reflect" if f.framing == "center" and f.pad_mode == "reflect" else "constant"
     padded = np.pad(wave.astype(np.float64), (left, max(total - left, f.n_fft)), mode=mode)
-    taper = scipy.signal.get_window("hann", f.n_fft, fftbins=True)
+    shape, _, kind = f.window.partition("_")
+    length = f.win_length or f.n_fft
+    taper = scipy.signal.get_window(shape, length, fftbins=kind != "symmetric")
+    front = (f.n_fft - length) // 2 if f.win_position == "center" else 0
+    taper = np.concatenate([np.zeros(front), taper, np.zeros(f.n_fft - length - front)])
     frames = np.stack([padded[t * f.hop_length :][: f.n_fft] * taper for t in range(n_frames)], axis=1)
-    power = np.abs(scipy.fft.rfft(frames, axis=0)) ** 2
+    power = np.abs(scipy.fft.rfft(frames, axis=0)) ** (1 if f.spectrum == "magnitude" else 2)
     if f.kind == "stft":
         power = power[f.first_bin : f.first_bin + f.n_bins * f.merged_bins]
         power = power.reshape(f.n_bins, f.merged_bins, -1).sum(axis=1)
@@ -98,6 +160,14 @@ def by_scipy(model: Model, wave: np.ndarray) -> np.ndarray:
     power = power**f.power_exponent
     if f.log.kind == "log10p1":
         x = np.log10(f.log.gain * power + 1)
+    elif f.log.kind != "db":
+        above = np.maximum(power, f.log.amin) + f.log.offset
+        x = {
+            "log1p": lambda: np.log(f.log.gain * power + 1),
+            "ln": lambda: np.log(above),
+            "log10": lambda: np.log10(above),
+            "none": lambda: power,
+        }[f.log.kind]()
     else:
         x = 10 * np.log10(np.maximum(power, f.log.amin))
         x = x - x.max() if f.log.ref == "max" else x
@@ -110,6 +180,8 @@ def by_scipy(model: Model, wave: np.ndarray) -> np.ndarray:
         x = np.concatenate([c, *deltas])
     if f.normalization == "standardize":
         x = (x - x.mean()) / (x.std() + 1e-10)
+    elif f.normalization == "standardize_per_mel":
+        x = (x - x.mean(axis=1, keepdims=True)) / (x.std(axis=1, keepdims=True) + 1e-10)
     elif f.normalization != "none":
         shape = {"scalar": (1, 1), "per_mel": (-1, 1), "per_frame": (1, -1)}[f.normalization]
         scale, shift = (model.tensors[f"input.{name}"].astype(np.float64).reshape(shape) for name in ("scale", "shift"))
@@ -207,10 +279,46 @@ def test_model_files_keep_the_kind(rng, tmp_path) -> None:
         ("mfcc", {"n_mfcc": 0}, r"document\.frontend\.n_mfcc: 0 is out of range"),
         ("mfcc", {"layout": "time_mel"}, r"document\.frontend\.layout: 'time_mel' is not built for kind 'mfcc'"),
         ("mfcc", {"normalization": "standardize"}, r"document\.frontend\.normalization: 'standardize' is not built"),
-        ("mfcc", {"n_fft": 256}, r"document\.frontend\.n_fft: 256 is not built; built: 512"),
+        (
+            "mfcc",
+            {"normalization": "standardize_per_mel"},
+            r"document\.frontend\.normalization: 'standardize_per_mel' is",
+        ),
+        ("mel", {"n_fft": 63}, r"document\.frontend\.n_fft: 63 is out of range; allowed: 64 to 8192"),
+        ("mfcc", {"n_fft": 8193}, r"document\.frontend\.n_fft: 8193 is out of range; allowed: 64 to 8192"),
+        ("mel", {"hop_length": 65537}, r"document\.frontend\.hop_length: 65537 is out of range; allowed: 1 to 65536"),
+        ("mel", {"win_length": 513}, r"document\.frontend\.win_length: 513 is out of range; allowed: 1 to 512"),
+        ("mel", {"win_length": -1}, r"document\.frontend\.win_length: -1 is out of range; allowed: 1 to 512"),
+        (
+            "stft",
+            {"win_length": 1, "window": "hann_symmetric"},
+            r"document\.frontend\.win_length: 1 is out of range; allowed: 2 to 512",
+        ),
+        (
+            "mel",
+            {"window": "blackman"},
+            r"document\.frontend\.window: 'blackman' is not one of hann, .*, hamming_symmetric",
+        ),
+        ("mel", {"mel_norm": "area"}, r"document\.frontend\.mel_norm: 'area' is not one of slaney, none, sum"),
+        (
+            "mel",
+            {"log": Log(kind="ln")},
+            r"document\.frontend\.log: amin and offset are 0, and silence has no logarithm",
+        ),
+        ("mel", {"log": Log(kind="log10", offset=-1.0)}, r"document\.frontend\.log\.offset: -1\.0 is out of range"),
+        ("mel", {"log": Log(kind="log1p")}, r"document\.frontend\.log\.gain: 0\.0 is out of range"),
+        (
+            "mel",
+            {"log": Log(kind="ln", amin=1e-5, top_db=80.0)},
+            r"document\.frontend\.log\.top_db: has no meaning for kind 'ln'; it goes with db",
+        ),
+        (
+            "stft",
+            {"log": Log(kind="db", amin=1e-5, offset=1e-6)},
+            r"document\.frontend\.log\.offset: has no meaning for kind 'db'; it goes with ln, log10",
+        ),
         ("mfcc", {"n_bins": 3}, r"document\.frontend\.n_bins: has no meaning for kind 'mfcc'; it goes with stft"),
         ("stft", {"n_mels": 96}, r"document\.frontend\.n_mels: has no meaning for kind 'stft'; it goes with mel, mfcc"),
-        ("stft", {"n_fft": 1024}, r"document\.frontend\.n_fft: 1024 is not built; built: 256, 512"),
         ("stft", {"n_fft": 256, "n_bins": 129}, r"document\.frontend\.n_bins: 129 is out of range; allowed: 1 to 128"),
         ("stft", {"first_bin": 257}, r"document\.frontend\.first_bin: 257 is out of range; allowed: 0 to 256"),
         ("stft", {"merged_bins": 3}, r"document\.frontend\.n_bins: 128 is out of range; allowed: 1 to 85"),
@@ -233,8 +341,6 @@ def test_deltas_need_nine_frames(rng) -> None:
 
 
 def test_a_missing_field_of_the_kind_is_named(rng) -> None:
-    import json
-
     from fcntag.model.document import ModelDocument
 
     for fields, names in ((STFT, ("n_bins", "first_bin", "merged_bins")), (MFCC, ("n_mfcc", "n_mels", "mel_norm"))):
@@ -275,3 +381,15 @@ def test_the_paper_s_front_ends_are_librosa_s(rng, name) -> None:
     assert ours.shape == theirs.shape == (document.frontend.n_rows, 157)
     # librosa keeps its mel filters in float32: 6e-8 of each, so 3e-7 dB
     assert max_abs(ours, theirs) <= (1e-9 if name == "fcn4-stft" else 1e-4)
+
+
+def test_a_spec_of_convert_takes_every_setting_by_its_name(rng, tmp_path) -> None:
+    from fcntag.convert import user_spec
+
+    for case in CASES:
+        document = make(rng, case).document
+        tree = json.loads(document.to_json())
+        spec = {"frontend": tree["frontend"], "segments": tree["segments"], "tags": list(document.tags)}
+        (tmp_path / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        user = user_spec.load("network.onnx", "0" * 64, spec=str(tmp_path / "spec.json"))
+        assert user.template().frontend == document.frontend, case

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fcntag"
 # From the ground up, as docs/architecture.md numbers them. Rooms of one floor may import one another, as long as no
 # circle comes of it.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "process"),
     ("model", "audio", "demo"),
     ("reduce", "catalogue", "pipeline"),
     ("engine",),

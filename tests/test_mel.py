@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+from support.make_models import FRONTEND
 
-from fcntag.model.filters import dct_matrix, delta_frames, delta_weights, hz_to_mel, mel_filters, mel_to_hz, window
+from fcntag.model.filters import (
+    dct_matrix,
+    delta_frames,
+    delta_weights,
+    frame_window,
+    hz_to_mel,
+    mel_filters,
+    mel_to_hz,
+    window,
+)
 
 # The settings of the models: (sample_rate, fmax, scale, norm)
 BANKS = {
@@ -168,8 +179,97 @@ def test_windows() -> None:
     np.testing.assert_allclose(hann[:256] + hann[256:], 1.0, atol=1e-15)  # half overlap adds up to 1
     np.testing.assert_array_equal(window("hann_reversed", 512), hann[::-1])
     assert np.abs(window("hann_reversed", 512) - hann).max() > 6e-3  # one sample of shift: not the same window
-    with pytest.raises(ValueError, match=r"window 'hamming' is not built; built: hann, hann_reversed"):
-        window("hamming", 512)
+    with pytest.raises(ValueError, match=r"window 'blackman' is not built; built: hann, hann_reversed, hann_symmetric"):
+        window("blackman", 512)
+
+
+def test_windows_by_hand() -> None:
+    np.testing.assert_allclose(window("hann", 4), [0, 0.5, 1, 0.5], atol=1e-16)
+    np.testing.assert_allclose(window("hann_symmetric", 5), [0, 0.5, 1, 0.5, 0], atol=1e-16)
+    np.testing.assert_allclose(window("hamming", 4), [0.08, 0.54, 1, 0.54], atol=1e-15)
+    np.testing.assert_allclose(window("hamming_symmetric", 3), [0.08, 1, 0.08], atol=1e-15)
+    np.testing.assert_array_equal(window("hann", 1), [1.0])
+
+
+@pytest.mark.parametrize("length", [2, 3, 400, 441, 2048])
+def test_windows_are_torch_s(length) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for ours, function, periodic in (
+        ("hann", torch.hann_window, True),
+        ("hann_symmetric", torch.hann_window, False),
+        ("hamming", torch.hamming_window, True),
+        ("hamming_symmetric", torch.hamming_window, False),
+    ):
+        theirs = function(length, periodic=periodic, dtype=torch.float64).numpy()
+        np.testing.assert_allclose(window(ours, length), theirs, rtol=0, atol=1e-15, err_msg=ours)
+
+
+@pytest.mark.parametrize("position", ["center", "start"])
+@pytest.mark.parametrize(("n_fft", "win_length"), [(512, 400), (512, 0), (1024, 1), (441, 440), (441, 100)])
+def test_a_short_window_lies_in_its_frame(n_fft, win_length, position) -> None:
+    frontend = dataclasses.replace(FRONTEND, n_fft=n_fft, win_length=win_length, win_position=position)
+    taper = window("hann", win_length or n_fft)
+    if position == "center":  # librosa.util.pad_center, and torch.stft
+        left = (n_fft - len(taper)) // 2
+        expected = [*[0.0] * left, *taper, *[0.0] * (n_fft - len(taper) - left)]
+    else:  # tf.signal: rfft(frames * window, fft_length) appends zeros
+        expected = [*taper, *[0.0] * (n_fft - len(taper))]
+    np.testing.assert_array_equal(frame_window(frontend), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Empty filters")
+@pytest.mark.parametrize("norm", ["slaney", "none", "sum"])
+@pytest.mark.parametrize("scale", ["slaney", "htk"])
+@pytest.mark.parametrize("n_fft", [64, 400, 441, 1103, 2048, 8192])
+def test_filters_are_librosa_s(n_fft, scale, norm) -> None:
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed")
+    options = {"n_fft": n_fft, "n_mels": 40, "fmin": 20.0, "fmax": 7000.0}
+    theirs = librosa.filters.mel(
+        sr=16000,
+        htk=scale == "htk",
+        norm={"slaney": "slaney", "none": None, "sum": 1}[norm],
+        dtype=np.float64,
+        **options,
+    )
+    ours = mel_filters(sample_rate=16000, scale=scale, norm=norm, **options)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    sums = ours.sum(axis=1)
+    if norm == "sum":
+        np.testing.assert_allclose(sums[sums > 0], 1.0, rtol=1e-13)
+    assert (n_fft > 64) == (sums > 0).all()  # a filter between two bins is empty, and not a division by 0
+
+
+@pytest.mark.parametrize(
+    ("n_mels", "n_fft", "rate", "low", "high"),
+    [(20, 256, 8000, 125.0, 3800.0), (80, 1024, 16000, 80.0, 7600.0), (64, 400, 22050, 0.0, 11025.0)],
+)
+def test_tensorflow_s_filters_by_their_formula(n_mels, n_fft, rate, low, high) -> None:
+    """tf.signal.linear_to_mel_weight_matrix, a number at a time: lines in mel, and a bin 0 that is left out."""
+
+    def mel(hz: float) -> float:
+        return 1127.0 * math.log1p(hz / 700.0)
+
+    step = (mel(high) - mel(low)) / (n_mels + 1)
+    ours = mel_filters(
+        sample_rate=rate, n_fft=n_fft, n_mels=n_mels, fmin=low, fmax=high, scale="tensorflow", norm="none"
+    )
+    assert ours.shape == (n_mels, n_fft // 2 + 1)
+    expected = np.zeros_like(ours)
+    for m in range(n_mels):
+        left, centre, right = (mel(low) + (m + i) * step for i in range(3))
+        for k in range(1, n_fft // 2 + 1):
+            at = mel(k * rate / n_fft)
+            expected[m, k] = max(0.0, min((at - left) / (centre - left), (right - at) / (right - centre)))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-11)
+    straight_in_hz = mel_filters(
+        sample_rate=rate, n_fft=n_fft, n_mels=n_mels, fmin=low, fmax=high, scale="htk", norm="none"
+    )
+    assert np.abs(ours - straight_in_hz).max() > 1e-3
+
+
+def test_a_norm_that_nobody_built_is_an_error() -> None:
+    with pytest.raises(ValueError, match="mel norm 'area' is not built; built: slaney, sum, none"):
+        bank(sample_rate=16000, fmax=8000.0, scale="htk", norm="area")
 
 
 def test_dct_is_orthonormal_and_scipy_s(rng) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.numerics import assert_unpoisoned, poisoned
 
 from fcntag import oracle
-from fcntag.model.document import Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
+from fcntag.model.document import Block, Dense, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
 from fcntag.model.file import Model
 from fcntag.model.filters import mel_filters
 
@@ -279,7 +279,7 @@ NETWORKS = {  # input [13, 19]
 }
 
 
-@pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
+@pytest.mark.parametrize("flatten", ["chw", "hwc", "max", "mean"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(rng, name, flatten) -> None:
     model = make_model(rng, NETWORKS[name], flatten)
@@ -290,8 +290,8 @@ def test_network(rng, name, flatten) -> None:
         assert actual.shape[2:] == model.document.map_sizes()[i + 1]
         np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
     b, c, h, w = expected.shape
-    if flatten == "max":
-        features = np.array([[expected[n, o].max() for o in range(c)] for n in range(b)])
+    if flatten in ("max", "mean"):
+        features = np.array([[getattr(expected[n, o], flatten)() for o in range(c)] for n in range(b)])
     else:
         features = np.empty((b, c * h * w))
         for o in range(c):
@@ -304,6 +304,34 @@ def test_network(rng, name, flatten) -> None:
     z += model.tensors["head.bias"]
     np.testing.assert_allclose(oracle.logits(model, x), z, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(oracle.scores_of(model, x), 1 / (1 + np.exp(-z)), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("flatten", ["chw", "mean"])
+def test_hidden_layers(rng, flatten) -> None:
+    plain = make_model(rng, NETWORKS["elu, remainders dropped"], flatten)
+    hidden = tuple(Dense(out_features=n, activation=a) for n, a in ((9, "relu"), (4, "none"), (5, "elu")))  # type: ignore[arg-type]
+    document = dataclasses.replace(plain.document, head=dataclasses.replace(plain.document.head, hidden=hidden))
+    tensors = {name: rng.standard_normal(s).astype(np.float32) for name, s in document.tensor_shapes().items()}
+    model = Model(document.validate(), tensors, "", "")
+    x = rng.standard_normal((3, 13, 19))
+    y = oracle.flatten(oracle.blocks(model, x)[-1], flatten)
+    for i, layer in enumerate(hidden):
+        weight, bias = (tensors[f"head.hidden.{i}.{n}"].astype(np.float64) for n in ("weight", "bias"))
+        y = np.array([[sum(w * v for w, v in zip(row, values, strict=True)) for row in weight] for values in y]) + bias
+        if layer.activation == "relu":
+            y[y < 0] = 0
+        elif layer.activation == "elu":
+            y[y < 0] = np.exp(y[y < 0]) - 1
+        np.testing.assert_allclose(
+            oracle.hidden_layers(model, oracle.flatten(oracle.blocks(model, x)[-1], flatten))[i],
+            y,
+            rtol=1e-11,
+            atol=1e-12,
+        )
+    np.testing.assert_allclose(oracle.features(model, x), y, rtol=1e-11, atol=1e-12)
+    z = y @ tensors["head.weight"].astype(np.float64).T + tensors["head.bias"]
+    np.testing.assert_allclose(oracle.logits(model, x), z, rtol=1e-11, atol=1e-11)
+    assert oracle.features(model, x[:0]).shape == (0, 5)
 
 
 def test_block_features_are_means_in_block_order(rng) -> None:
@@ -323,7 +351,7 @@ def test_scores_are_the_front_end_then_the_network(rng) -> None:
     np.testing.assert_array_equal(oracle.scores(model, waves), oracle.scores_of(model, x))
 
 
-@pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
+@pytest.mark.parametrize("flatten", ["chw", "hwc", "max", "mean"])
 def test_empty_batch(rng, flatten) -> None:
     model = make_model(rng, NETWORKS["musicnn's first pool: window is not stride"], flatten)
     waves = np.zeros((0, model.document.segments.n_samples))

@@ -80,20 +80,30 @@ def test_input_too_small(rng: np.random.Generator) -> None:
         needed_input(model.document, 3, 9)
 
 
-@pytest.mark.parametrize("framing", ["center", "valid", "same_theano", "same_tensorflow"])
+@pytest.mark.parametrize("framing", ["center", "valid", "same_theano", "same_tensorflow", "pad_end"])
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
 @pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+@pytest.mark.parametrize("win_length", [0, 300])
 def test_samples_after_the_seen_frames_do_not_matter(
-    rng: np.random.Generator, framing: str, pad_mode: str, layout: str
+    rng: np.random.Generator, framing: str, pad_mode: str, layout: str, win_length: int
 ) -> None:
     pool = (3, 7) if layout == "mel_time" else (7, 3)
-    model = make_model(rng, [block(3, window=pool)], framing=framing, pad_mode=pad_mode, layout=layout, n_samples=4000)
+    model = make_model(
+        rng,
+        [block(3, window=pool)],
+        framing=framing,
+        pad_mode=pad_mode,
+        layout=layout,
+        n_samples=4352,
+        win_length=win_length,
+        win_position="start",
+    )
     _, report = reduce_model(model)
-    assert report.samples_after < report.samples_before == 4000
-    waves = rng.standard_normal((1, 4000))
+    assert report.samples_after < report.samples_before == 4352
+    waves = rng.standard_normal((1, 4352))
     rows, columns = report.input_after
     seen = oracle.network_input(model, waves)[:, :rows, :columns]
-    waves[:, report.samples_after :] = rng.standard_normal(4000 - report.samples_after)
+    waves[:, report.samples_after :] = rng.standard_normal(4352 - report.samples_after)
     assert (oracle.network_input(model, waves)[:, :rows, :columns] == seen).all()
     waves[:, report.samples_after - 2] += 100.0  # the window's own last sample weighs nearly nothing
     assert (oracle.network_input(model, waves)[:, :rows, :columns] != seen).any()
@@ -110,6 +120,14 @@ def test_the_first_frame_reads_what_is_reflected_into_its_padding(rng: np.random
     assert (oracle.network_input(model, waves)[:, :, 0] == seen).all()
     waves[:, 256] += 1000.0
     assert (oracle.network_input(model, waves)[:, :, 0] != seen).any()
+
+
+def test_a_short_window_that_lies_in_the_padding_needs_a_sample(rng: np.random.Generator) -> None:
+    """The first frame's window ends 156 samples in front of the wave."""
+    first_frame_only = [block(2, kernel=1, window=(3, 1), stride=(3, 100))]
+    model = make_model(rng, first_frame_only, win_length=100, win_position="start", pad_mode="constant")
+    _, report = reduce_model(model)
+    assert (report.input_after[1], report.samples_after) == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["db below the maximum", "db, floored", "standardize"])

@@ -87,7 +87,7 @@ SMALL = {
 # The networks that compute-sanitizer watches.
 ONCE = ("pool (2, 4) stride (2, 4), 33 to 65 channels", "relu, chw, 1x1 in the middle", "deep, one window at the end")
 
-FRONT_ENDS: dict[str, dict[str, Any]] = {
+FRONT_ENDS: dict[str, dict[str, Any]] = {  # name -> arguments of tiny
     "centre, reflected": {},
     "floor below the maximum": {"log": Log(kind="db", amin=1e-10, ref="max", top_db=30.0), "normalization": "scalar"},
     "log10p1 of float16, valid": {
@@ -116,6 +116,76 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
         "log": Log(kind="db", amin=1e-10, top_db=80.0),
         "normalization": "per_mel",
     },
+    # What the general kernel computes: other lengths, magnitudes, other logarithms.
+    "400 points, HTK": {
+        "n_fft": 400,
+        "hop_length": 160,
+        "window": "hamming",
+        "mel_scale": "htk",
+        "log": Log(kind="ln", offset=1e-6),
+    },
+    "2048 points, a short window": {
+        "n_fft": 2048,
+        "win_length": 1200,
+        "hop_length": 512,
+        "n_mels": 128,
+        "log": Log(kind="db", amin=1e-10, top_db=80.0),
+    },
+    "VGGish": {
+        "win_length": 400,
+        "hop_length": 160,
+        "framing": "valid",
+        "pad_mode": "constant",
+        "win_position": "start",
+        "spectrum": "magnitude",
+        "n_mels": 64,
+        "fmin": 125.0,
+        "fmax": 7500.0,
+        "mel_scale": "tensorflow",
+        "mel_norm": "none",
+        "log": Log(kind="ln", offset=0.01),
+        "layout": "time_mel",
+    },
+    "TensorFlow's own end": {
+        "n_fft": 1024,
+        "win_length": 801,
+        "hop_length": 1000,
+        "framing": "pad_end",
+        "pad_mode": "constant",
+        "window": "hamming_symmetric",
+        "win_position": "start",
+        "log": Log(kind="log1p", gain=1e4),
+    },
+    "an odd length with a large prime, each band by itself": {
+        "n_fft": 2207,  # whose convolution is too long for the shared memory of any GPU so far
+        "hop_length": 441,
+        "window": "hann_symmetric",
+        "mel_norm": "sum",
+        "log": Log(kind="log10", amin=1e-10),
+        "normalization": "standardize_per_mel",
+    },
+    "8192 points of STFT, 35 together, no logarithm": {
+        "kind": "stft",
+        "n_samples": 10000,
+        "n_fft": 8192,
+        "hop_length": 1000,
+        "spectrum": "magnitude",
+        "n_bins": 117,
+        "first_bin": 1,
+        "merged_bins": 35,
+        **{"n_mels": 0, "fmin": 0.0, "fmax": 0.0, "mel_norm": "none"},
+        "log": Log(kind="none"),
+        "normalization": "standardize",
+    },
+    "MFCC of 600 points": {
+        "kind": "mfcc",
+        "n_fft": 600,
+        "hop_length": 300,
+        "n_mels": 40,
+        "n_mfcc": 13,
+        "log": Log(kind="ln", amin=1e-10),
+    },
+    "hops beyond 64 points": {"n_fft": 64, "hop_length": 100, "n_mels": 9, "power_exponent": 2},
 }
 
 
@@ -124,10 +194,10 @@ def network(name: str) -> Model:
     return make_model(np.random.default_rng(list(name.encode())), **(NETWORKS | SMALL)[name])
 
 
-def tiny(**frontend: Any) -> Model:
+def tiny(n_samples: int = 8000, **frontend: Any) -> Model:
     """Two small blocks behind a front end with these settings."""
     blocks = [block(12, window=(2, 2)), block(20, window=(2, 4), activation="elu", affine=True)]
-    return make_model(np.random.default_rng(3), blocks, n_samples=8000, **frontend)
+    return make_model(np.random.default_rng(3), blocks, n_samples=n_samples, **frontend)
 
 
 def sounds(model: Model, rng: np.random.Generator, count: int) -> np.ndarray:

@@ -304,6 +304,12 @@ def once(core: Any = None) -> int:
                 with CudaEngine(model, algorithm="tf32x3", max_batch=2) as engine:
                     engine.scores(waves)
                     runs += 1
+        for options in cases.FRONT_ENDS.values():
+            model = cases.tiny(**options)
+            for precision in ("float32", "float16"):  # transforms in double and in float
+                with CudaEngine(model, precision=precision, max_batch=2) as engine:
+                    engine.log_mel(cases.sounds(model, rng, 2))
+                    runs += 1
         model = cases.tiny(normalization="standardize")
         with CudaEngine(model, max_batch=2) as engine:
             n_in = -(-model.document.segments.n_samples * 44100 // model.document.frontend.sample_rate)

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cpu/melspec.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/register.h"
 
@@ -20,15 +21,18 @@ std::unique_ptr<MelSpec> make_melspec(const py::dict& config, std::shared_ptr<Th
 FloatArray run(MelSpec& melspec, const FloatArray& waves, int64_t pad_left, int n_frames) {
   FCNTAG_CHECK(waves.ndim() == 2, "melspec: waves must be [batch, n_samples], not ", waves.ndim(), "-dimensional");
   FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
-  const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
+  const HostArray held(waves);
+  const int batch = to_int(waves.shape(0), "melspec: batch");
+  const py::ssize_t n_samples = waves.shape(1);
+  FCNTAG_CHECK(n_samples > 0, "melspec: n_samples=0");
+  check_padding(pad_left);
   std::vector<py::ssize_t> shape = {batch, melspec.n_rows(), n_frames};
   if (melspec.time_mel()) std::swap(shape[1], shape[2]);
-  FloatArray out(shape);
-  const float* data = waves.data();
+  FloatArray out = make_output(shape, "melspec");
   float* target = out.mutable_data();
   {
-    py::gil_scoped_release release;
-    melspec.run(data, static_cast<int>(batch), n_samples, pad_left, n_frames, target);
+    const GilRelease release;
+    melspec.run(held.data(), batch, n_samples, pad_left, n_frames, target);
   }
   return out;
 }

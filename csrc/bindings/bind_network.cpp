@@ -68,15 +68,15 @@ py::list describe_plan(const Network& network, int height, int width) {
 std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
                                       const std::string& precision, const std::string& algorithm,
                                       std::shared_ptr<ThreadPool> pool) {
-  return std::make_unique<Network>(parse_network(blocks, head, height, width), parse_precision(precision),
-                                   parse_algorithm(algorithm), std::move(pool));
+  const HeldNetwork held = parse_network(blocks, head, height, width);
+  return std::make_unique<Network>(held.spec, parse_precision(precision), parse_algorithm(algorithm), std::move(pool));
 }
 
 py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
   const auto shapes = [&network](int height, int width) {
     std::vector<std::array<int, 3>> shapes;
-    for (const MapLayout& map : network.map_sizes(height, width))
-      shapes.push_back({map.channels, map.height, map.width});
+    for (const BlockPlan& block : network.plan_for({height, width}).blocks)
+      shapes.push_back({block.out.channels, block.out.height, block.out.width});
     return shapes;
   };
   return run_network(network, shapes, x, features, block_means, blocks, times);
@@ -99,7 +99,7 @@ void register_network(py::module_& m) {
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
            py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "
-           "[B, in_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
+           "[B, last_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
            "seconds [n_blocks + 1] of every block and of the rest.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes)
       .def_property_readonly("isa", &Network::isa);

@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/gil_release.h"
 #include "bindings/register.h"
 #include "cpu/ceilings.h"
 #include "cpu/isa.h"
@@ -35,10 +36,9 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fcntag's CPU core.";
   m.def("build_info", &fcntag::build_info, "Instruction sets built, available and chosen; compiler.");
   m.def("available_threads", &fcntag::available_threads, "CPUs of the affinity mask, lowered to the cgroup quota.");
-  m.def("fma_peak", &fcntag::fma_peak, pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>(),
+  m.def("fma_peak", &fcntag::fma_peak, pybind11::arg("threads"), pybind11::call_guard<fcntag::GilRelease>(),
         "Multiply-adds that `threads` threads can do, in GFLOP/s of the instruction set in use: the compute ceiling.");
-  m.def("copy_bandwidth", &fcntag::copy_bandwidth, pybind11::arg("threads"),
-        pybind11::call_guard<pybind11::gil_scoped_release>(),
+  m.def("copy_bandwidth", &fcntag::copy_bandwidth, pybind11::arg("threads"), pybind11::call_guard<fcntag::GilRelease>(),
         "Bytes read and written per second by `threads` threads copying 128 MB, in GB/s: the memory ceiling.");
   m.def("set_flush_denormals", &fcntag::set_flush_denormals, pybind11::arg("flush"),
         "Flush denormals to zero on this thread from now on, or stop it; returns what it did before.");

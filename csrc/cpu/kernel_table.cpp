@@ -9,11 +9,12 @@ namespace fcntag {
   extern const ConvFirstKernels conv_first_kernels_##set; \
   extern const ConvBlockKernels conv_block_kernels_##set; \
   extern const WinogradKernels winograd_kernels_##set;    \
+  extern const DenseKernels dense_kernels_##set;          \
   extern const MelSpecKernels melspec_kernels_##set;      \
   extern const CeilingKernels ceiling_kernels_##set
 #define FCNTAG_ROW(isa, set, bfloat16)                                                      \
   {isa,      &conv_first_kernels_##set, &conv_block_kernels_##set, &winograd_kernels_##set, \
-   bfloat16, &melspec_kernels_##set,    &ceiling_kernels_##set}
+   bfloat16, &dense_kernels_##set,      &melspec_kernels_##set,    &ceiling_kernels_##set}
 
 FCNTAG_DECLARE(generic);
 #if defined(__x86_64__)

@@ -3,6 +3,7 @@
 
 #include "cpu/ceilings.h"
 #include "cpu/conv_block.h"
+#include "cpu/dense.h"
 #include "cpu/isa.h"
 #include "cpu/melspec.h"
 #include "cpu/winograd.h"
@@ -17,6 +18,7 @@ struct KernelRow {
   // Null where it is not built. The product of two bfloat16 pairs is an instruction set of its own, which a CPU may
   // lack.
   const WinogradKernels* winograd_bfloat16;
+  const DenseKernels* dense;
   const MelSpecKernels* melspec;
   const CeilingKernels* ceilings;
 };

@@ -12,9 +12,16 @@ namespace fcntag {
 
 namespace {
 constexpr double kPi = 3.14159265358979323846;
-// Frames of a task. Every frame is a few microseconds of work: fewer would not pay for handing the task out, more would
-// leave threads idle at the end.
+// Frames of a task, of up to 512 samples. Every frame is a few microseconds of work: fewer would not pay for handing
+// the task out, more would leave threads idle at the end. Longer frames are fewer, and always whole groups of lanes.
 constexpr int kTaskFrames = 64;
+constexpr int kMinTaskFrames = 8;
+
+// Doubles of a worker for a general transform: complex points, bins, frames of floats that reach beyond the signal, and
+// alignment.
+std::size_t general_scratch(const FftPlan& plan, int lanes) {
+  return (2 * plan.work() + plan.n_fft / 2 + 1 + (plan.n_fft + 1) / 2) * lanes + 16;
+}
 // Segments go through in groups whose log-mels take up to 16 MB, so that memory does not grow with the batch.
 constexpr std::size_t kGroupDoubles = std::size_t{2} << 20;
 }  // namespace
@@ -23,19 +30,28 @@ MelSpec::MelSpec(MelSpecConfig config, std::shared_ptr<ThreadPool> pool)
     : config_(std::move(config)), kernels_(kernels(choose_isa()).melspec), pool_(std::move(pool)) {
   const MelSpecConfig& c = config_;
   filters_ = sparse_filters(c);
-  for (int k = 0; k < kFft; ++k) {
-    twiddles_.push_back(std::cos(2 * kPi * k / kFft));
-    twiddles_.push_back(std::sin(2 * kPi * k / kFft));
+  task_frames_ = kTaskFrames;
+  if (c.n_fft == kFft) {
+    for (int k = 0; k < kFft; ++k) {
+      twiddles_.push_back(std::cos(2 * kPi * k / kFft));
+      twiddles_.push_back(std::sin(2 * kPi * k / kFft));
+    }
+    scratch_doubles_ = kMelSpecScratch;
+  } else {
+    fft_ = std::make_unique<FftPlan>(c.n_fft);
+    while (task_frames_ > kMinTaskFrames && task_frames_ * c.n_fft > kTaskFrames * kFft) task_frames_ /= 2;
+    scratch_doubles_ = general_scratch(*fft_, kernels_->lanes);
   }
   if (c.n_mfcc > 0) dct_ = dct_table(c.n_mels, c.n_mfcc);
   scratch_.resize(pool_->threads());
-  for (auto& s : scratch_) s.resize(kMelSpecScratch);
+  for (auto& s : scratch_) s.resize(scratch_doubles_);
 }
 
 std::size_t MelSpec::memory_bytes() const {
   return (log_mel_.capacity() + mfcc_.capacity() + dct_.size() + twiddles_.size() + filters_.weights.size() +
-          scratch_.size() * kMelSpecScratch) *
-         sizeof(double);
+          scratch_.size() * scratch_doubles_) *
+             sizeof(double) +
+         (fft_ ? fft_->memory_bytes() : 0);
 }
 
 void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out) {
@@ -56,7 +72,7 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
   const bool alone = c.frames_stand_alone();
   if (!alone) log_mel_.resize(std::max(log_mel_.size(), image * group));
   if (c.n_mfcc > 0) mfcc_.resize(std::max(mfcc_.size(), size / 3 * group));
-  const int tasks = (n_frames + kTaskFrames - 1) / kTaskFrames;
+  const int tasks = (n_frames + task_frames_ - 1) / task_frames_;
   for (int begin = 0; begin < batch; begin += group) {
     const int segments = std::min(group, batch - begin);
     pool_->run(static_cast<int64_t>(segments) * tasks, [&](int64_t i, int worker) {
@@ -65,18 +81,19 @@ void MelSpec::run(const float* waves, int batch, int64_t n_samples, int64_t pad_
       task.config = &config_;
       task.filters = &filters_;
       task.twiddles = twiddles_.data();
+      task.fft = fft_.get();
       task.wave = waves + (begin + segment) * n_samples;
       task.n_samples = n_samples;
       task.pad_left = pad_left;
-      task.frame_begin = static_cast<int>(i % tasks) * kTaskFrames;
-      task.frame_end = std::min(task.frame_begin + kTaskFrames, n_frames);
+      task.frame_begin = static_cast<int>(i % tasks) * task_frames_;
+      task.frame_end = std::min(task.frame_begin + task_frames_, n_frames);
       task.log_mel = nullptr;
       if (!alone)
         task.log_mel = log_mel_.data() + segment * image + static_cast<std::size_t>(task.frame_begin) * c.n_mels;
       task.out = out + (begin + segment) * size;
       task.n_frames = n_frames;
       task.scratch = scratch_[worker].data();
-      kernels_->log_mel(task);
+      (fft_ ? kernels_->log_mel_any : kernels_->log_mel)(task);
     });
     if (alone) continue;
     if (c.n_mfcc > 0) {
@@ -147,6 +164,33 @@ void MelSpec::coefficients(int segments, int n_frames, float* out) {
   });
 }
 
+// Every band by itself: (v - mean) / (deviation + 1e-10), both over the segment's frames.
+void MelSpec::standardize_rows(const double* log_mel, int n_frames, double floor, double ref, float* out) const {
+  const int n_mels = config_.n_mels;
+  std::vector<double> mean(n_mels), factor(n_mels);
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) mean[m] += std::max(row[m], floor) - ref;
+  }
+  for (double& x : mean) x /= n_frames;
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) {
+      const double d = std::max(row[m], floor) - ref - mean[m];
+      factor[m] += d * d;
+    }
+  }
+  for (double& x : factor) x = 1 / (std::sqrt(x / n_frames) + 1e-10);
+  for (int t = 0; t < n_frames; ++t) {
+    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
+    for (int m = 0; m < n_mels; ++m) {
+      const std::size_t at =
+          config_.time_mel ? static_cast<std::size_t>(t) * n_mels + m : static_cast<std::size_t>(m) * n_frames + t;
+      out[at] = static_cast<float>((std::max(row[m], floor) - ref - mean[m]) * factor[m]);
+    }
+  }
+}
+
 // The reference and the floor of the dB scale need the whole segment. They are applied here, with the normalisation.
 void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   const MelSpecConfig& c = config_;
@@ -156,6 +200,8 @@ void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
   if (c.normalization == Normalization::kScalar) {
     scale = c.scale[0];
     shift = c.shift[0];
+  } else if (c.normalization == Normalization::kStandardizePerMel) {
+    return standardize_rows(log_mel, n_frames, floor, ref, out);
   } else if (c.normalization == Normalization::kStandardize) {
     double sum = 0, squares = 0;
     for (std::size_t i = 0; i < size; ++i) sum += std::max(log_mel[i], floor) - ref;

@@ -1,16 +1,18 @@
 // melspec: waveform [n_samples] -> the network's input [H, W]; the model document's front end.
 //
-// frame -> window -> 512-point real FFT -> power -> filters -> exponent, rounding -> log or dB -> [MFCC] ->
+// frame -> window -> real FFT -> power or magnitude -> filters -> exponent, rounding -> log or dB -> [MFCC] ->
 // normalisation. "mel" stands for the outputs of the filters: mel bands, or bins of the STFT where every filter takes
-// one bin. A frame of 256 samples is one of 512 whose window ends in zeros; its DFT is the even bins. Every value is
-// double until it is normalised. Near-silent mel bands lie at the rounding floor of a float FFT, and the dB scale would
-// show that floor (0.1 dB at -90 dB).
+// one bin. Frames of 512 samples have an FFT of their own, other lengths a general one (fft_plan.h). A frame of 256
+// comes as one of 512 whose window ends in zeros; its DFT is the even bins. Every value is double until it is
+// normalised. Near-silent mel bands lie at the rounding floor of a float FFT, and the dB scale would show that floor
+// (0.1 dB at -90 dB).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "cpu/fft_plan.h"
 #include "cpu/thread_pool.h"
 #include "model/melspec_config.h"
 
@@ -21,7 +23,8 @@ namespace fcntag {
 struct MelSpecTask {
   const MelSpecConfig* config;
   const MelFilters* filters;
-  const double* twiddles;  // cos, sin of 2 pi k / 512, k in [0, 512): [512][2]
+  const double* twiddles;  // cos, sin of 2 pi k / 512, k in [0, 512): [512][2]; for n_fft 512
+  const FftPlan* fft;      // for other lengths
   const float* wave;       // [n_samples]
   int64_t n_samples;
   int64_t pad_left;
@@ -29,11 +32,13 @@ struct MelSpecTask {
   double* log_mel;  // [frame_end - frame_begin][n_mels], or null for normalised values in `out`
   float* out;       // the segment's [n_mels, n_frames] or [n_frames, n_mels]
   int n_frames;
-  double* scratch;  // kMelSpecScratch doubles
+  double* scratch;  // kMelSpecScratch doubles for n_fft 512, general_scratch() for others
 };
 
 struct MelSpecKernels {
-  void (*log_mel)(const MelSpecTask&);
+  void (*log_mel)(const MelSpecTask&);      // n_fft 512
+  void (*log_mel_any)(const MelSpecTask&);  // other lengths
+  int lanes;                                // frames that log_mel_any takes at a time
 };
 
 // Doubles of a worker, for four lanes: re and im of 256 points, 257 powers, and alignment.
@@ -52,16 +57,20 @@ class MelSpec {
 
  private:
   void normalize(const double* log_mel, int n_frames, float* out) const;
+  void standardize_rows(const double* log_mel, int n_frames, double floor, double ref, float* out) const;
   void coefficients(int segments, int n_frames, float* out);
 
   MelSpecConfig config_;
   MelFilters filters_;
   const MelSpecKernels* kernels_;
   std::shared_ptr<ThreadPool> pool_;
-  std::vector<double> twiddles_;
+  std::vector<double> twiddles_;  // of 512 points; fft_ is of other lengths
+  std::unique_ptr<FftPlan> fft_;
+  int task_frames_;
   std::vector<double> log_mel_;               // of the segments in work
   std::vector<double> dct_;                   // [n_mels][n_mfcc], for MFCC
   std::vector<double> mfcc_;                  // [segment][n_frames][n_mfcc] of the segments in work
+  std::size_t scratch_doubles_ = 0;           // of a worker
   std::vector<std::vector<double>> scratch_;  // per worker
 };
 

@@ -56,11 +56,15 @@ Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorit
                           : pack_direct(spec.blocks[i], k_block));
   }
   const HeadSpec& head = spec.head;
-  head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.in_features);
+  head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.last_features());
   head_bias_.assign(head.bias, head.bias + head.n_tags);
-  features_.resize(in_features_);
   const NetworkPlan plan = plan_network(planned_, largest_);
   groups_ = plan_groups(planned_, plan, workers_.threads());
+  features_.resize(static_cast<std::size_t>(groups_.deep_images) * in_features_);
+  for (const DenseSpec& layer : head.hidden) {
+    hidden_.push_back(pack_dense(layer, kernels_->dense->block));
+    hidden_outputs_.emplace_back(static_cast<std::size_t>(groups_.deep_images) * hidden_.back().padded());
+  }
   for (std::size_t i = 0; i <= blocks_.size(); ++i) {
     maps_.emplace_back(plan.map(i).image() * (i < groups_.deep ? groups_.images : groups_.deep_images) + kSlack);
   }
@@ -110,12 +114,6 @@ void Network::write_constants(std::size_t index) {
   }
 }
 
-std::vector<MapLayout> Network::map_sizes(int height, int width) const {
-  std::vector<MapLayout> sizes;
-  for (const BlockPlan& block : plan_network(planned_, {height, width}).blocks) sizes.push_back(block.out);
-  return sizes;
-}
-
 WindowCode Network::window_code(std::size_t block) const {
   const PlannedBlock& planned = planned_[block];
   const bool winograd = planned.algorithm == Algorithm::kWinograd;
@@ -134,6 +132,8 @@ std::size_t Network::memory_bytes() const {
   std::size_t bytes = (head_weight_.size() + head_bias_.size() + features_.size()) * sizeof(float);
   for (const PackedConvBlock& block : blocks_) bytes += block.bytes();
   for (const AlignedBuffer& map : maps_) bytes += map.bytes();
+  for (const PackedDense& layer : hidden_) bytes += layer.bytes();
+  for (const AlignedBuffer& output : hidden_outputs_) bytes += output.bytes();
   return bytes + workers_.bytes();
 }
 
@@ -177,6 +177,7 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
       clock.stamp(b);
     }
     for (int i = 0; i < images; ++i) read_outputs(groups_.deep - 1, blocks_.size(), i, begin + i, outputs);
+    run_head(images, begin, outputs);
     clock.stamp(blocks_.size());
   }
 }
@@ -190,10 +191,11 @@ void Network::copy_input(const float* x, int image) {
   }
 }
 
-// Reads the results of blocks [first, last), and of the head behind the last one. Image `image` of their maps is row
-// `row` of the batch.
+// Reads the results of blocks [first, last), and the head's features behind the last one. Image `image` of their maps
+// is row `row` of the batch.
 void Network::read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs) {
   int channel_base = 0;
+  float* features = features_.data() + static_cast<int64_t>(image) * in_features_;
   for (std::size_t b = 0; b < last; ++b) {
     const MapLayout& map = plan_.blocks[b].out;
     const bool to_head = b + 1 == blocks_.size();
@@ -215,21 +217,37 @@ void Network::read_outputs(std::size_t first, std::size_t last, int image, int64
           sum += v;
           maximum = std::max(maximum, v);
           if (plain != nullptr) plain[(row * map.channels + c) * area + at] = v;
-          if (to_head && flatten_ == Flatten::kChw) features_[c * area + at] = v;
-          if (to_head && flatten_ == Flatten::kHwc) features_[at * map.channels + c] = v;
+          if (to_head && flatten_ == Flatten::kChw) features[c * area + at] = v;
+          if (to_head && flatten_ == Flatten::kHwc) features[at * map.channels + c] = v;
         }
       }
-      if (to_head && flatten_ == Flatten::kMax) features_[c] = maximum;
+      if (to_head && flatten_ == Flatten::kMax) features[c] = maximum;
+      if (to_head && flatten_ == Flatten::kMean) features[c] = static_cast<float>(sum / static_cast<double>(area));
       if (means != nullptr) means[channel_base + c] = static_cast<float>(sum / static_cast<double>(area));
     }
   }
-  if (last < blocks_.size()) return;
-  if (outputs.features != nullptr) {
-    std::memcpy(outputs.features + row * in_features_, features_.data(), in_features_ * sizeof(float));
+}
+
+// Dense layers and outputs of `images` rows of features; the first is row `row` of the batch.
+void Network::run_head(int images, int64_t row, const NetworkOutputs& outputs) {
+  const float* x = features_.data();
+  int64_t x_row = in_features_;
+  for (std::size_t i = 0; i < hidden_.size(); ++i) {
+    run_dense(*kernels_->dense, hidden_[i], x, x_row, images, hidden_outputs_[i].data(), workers_);
+    x = hidden_outputs_[i].data();
+    x_row = hidden_[i].padded();
   }
-  if (outputs.scores != nullptr) {
-    dense_sigmoid(features_.data(), head_weight_.data(), head_bias_.data(), in_features_, n_tags_,
-                  outputs.scores + row * n_tags_, outputs.logits == nullptr ? nullptr : outputs.logits + row * n_tags_);
+  const int count = last_features();
+  for (int i = 0; i < images; ++i) {
+    const float* features = x + i * x_row;
+    const int64_t at = (row + i) * n_tags_;
+    if (outputs.features != nullptr) {
+      std::memcpy(outputs.features + (row + i) * count, features, count * sizeof(float));
+    }
+    if (outputs.scores != nullptr) {
+      dense_sigmoid(features, head_weight_.data(), head_bias_.data(), count, n_tags_, outputs.scores + at,
+                    outputs.logits == nullptr ? nullptr : outputs.logits + at);
+    }
   }
 }
 

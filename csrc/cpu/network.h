@@ -1,13 +1,14 @@
 // Network: a block list and a head, planned once for a device and run many times.
 //
 // Every buffer is allocated at construction for the largest input; run() allocates nothing. A batch goes through the
-// blocks in groups of images that fit cache-friendly budgets, so memory does not grow with the batch. One thread may
-// call run() at a time.
+// blocks and the head in groups of images that fit cache-friendly budgets, so memory does not grow with the batch. One
+// thread may call run() at a time.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "cpu/dense.h"
 #include "cpu/isa.h"
 #include "cpu/kernel_table.h"
 #include "cpu/network_plan.h"
@@ -36,9 +37,8 @@ class Network {
   std::size_t memory_bytes() const;  // weights and buffers
   int n_blocks() const { return static_cast<int>(blocks_.size()); }
   int n_tags() const { return n_tags_; }
-  int in_features() const { return in_features_; }
-  int block_channels() const;                                     // sum of out_channels
-  std::vector<MapLayout> map_sizes(int height, int width) const;  // after each block
+  int last_features() const { return hidden_.empty() ? in_features_ : hidden_.back().out_features; }
+  int block_channels() const;  // sum of out_channels
   const std::vector<PlannedBlock>& planned_blocks() const { return planned_; }
   WindowCode window_code(std::size_t block) const;
   // The plan of an input size; throws std::invalid_argument where run() would.
@@ -51,6 +51,7 @@ class Network {
   void run_block(std::size_t index, int images, int out_image);
   void copy_input(const float* x, int image);
   void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs);
+  void run_head(int images, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;
   const KernelRow* kernels_;
@@ -60,9 +61,12 @@ class Network {
   std::vector<PackedConvBlock> blocks_;
   Flatten flatten_;
   int in_features_, n_tags_;
-  std::vector<float> head_weight_, head_bias_, features_;
-  MapSize largest_;  // input that the buffers have room for
-  MapSize input_;    // input of plan_
+  std::vector<float> head_weight_, head_bias_;
+  std::vector<float> features_;  // [groups_.deep_images][in_features_]
+  std::vector<PackedDense> hidden_;
+  std::vector<AlignedBuffer> hidden_outputs_;  // of every hidden layer, [groups_.deep_images][padded()]
+  MapSize largest_;                            // input that the buffers have room for
+  MapSize input_;                              // input of plan_
   NetworkPlan plan_;
   ImageGroups groups_;
   std::vector<AlignedBuffer> maps_;  // the input and every block's output; those from groups_.deep on hold more images

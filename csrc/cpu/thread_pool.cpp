@@ -1,5 +1,13 @@
 #include "cpu/thread_pool.h"
 
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
 #include "check.h"
 
 #if defined(__x86_64__)
@@ -8,6 +16,8 @@
 #if defined(__linux__)
 #include <sched.h>
 #include <sys/syscall.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
@@ -33,7 +43,7 @@ inline void pause_cpu() {
 #if defined(__linux__)
 int current_cpu() { return sched_getcpu(); }
 int thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
-int process_id() { return static_cast<int>(getpid()); }
+using CpuSet = cpu_set_t;
 
 // Returns whether thread `id` is kept off `cpu` now. `allowed` then has the CPUs that it could use before.
 bool forbid_cpu(int id, int cpu, CpuSet& allowed) {
@@ -47,21 +57,68 @@ void allow_cpus(const CpuSet& allowed) { sched_setaffinity(0, sizeof allowed, &a
 #else
 int current_cpu() { return -1; }
 int thread_id() { return 0; }
-int process_id() { return 0; }
+struct CpuSet {};
 bool forbid_cpu(int, int, CpuSet&) { return false; }
 void allow_cpus(const CpuSet&) {}
 #endif
 
+#if defined(__unix__) || defined(__APPLE__)
+int process_id() { return static_cast<int>(getpid()); }
+#else
+int process_id() { return 0; }
+#endif
+
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
-  FCNTAG_CHECK(threads >= 1 && threads <= 1024, "threads=", threads, "; allowed: 1 to 1024");
-  process_ = process_id();
-  sleepers_.resize(threads);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+class ThreadPool::Team {
+ public:
+  explicit Team(int threads);
+  ~Team() { stop(); }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  // The threads are this process's, and not those of a parent that forked it.
+  bool here() const { return process_id() == process_; }
+  void run(int64_t count, const std::function<void(int64_t, int)>& task);
+
+ private:
+  struct Sleeper {
+    int thread = 0;
+    bool asleep = false;
+    bool moved = false;  // woken away from the caller's core; the worker has to restore `allowed`
+    CpuSet allowed{};
+  };
+
+  void work(int worker);
+  void drain(int worker);
+  void stop();
+
+  std::vector<std::thread> workers_;
+  int process_;                    // id of the process that made the threads
+  std::vector<Sleeper> sleepers_;  // one a worker (the caller's is unused); guarded by mutex_
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> generation_{0};  // raised when a loop opens
+  std::atomic<int> active_{0};           // workers inside the open loop
+  std::atomic<int64_t> next_{0};
+  int64_t count_ = 0;
+  const std::function<void(int64_t, int)>* task_ = nullptr;
+  bool open_ = false;  // guarded by mutex_, as are task_ and count_ for a worker that joins
+  bool stop_ = false;
+  std::exception_ptr error_;
+};
+
+ThreadPool::Team::Team(int threads) : process_(process_id()), sleepers_(threads) {
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error& error) {
+    const std::size_t started = workers_.size() + 1;
+    stop();
+    fail("threads=", threads, ": the system starts only ", started, " (", error.code().message(), ")");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+void ThreadPool::Team::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -69,9 +126,10 @@ ThreadPool::~ThreadPool() {
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
-void ThreadPool::drain(int worker) {
+void ThreadPool::Team::drain(int worker) {
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
     try {
       (*task_)(i, worker);
@@ -83,7 +141,7 @@ void ThreadPool::drain(int worker) {
   }
 }
 
-void ThreadPool::work(int worker) {
+void ThreadPool::Team::work(int worker) {
   FlushDenormals flush;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -114,17 +172,12 @@ void ThreadPool::work(int worker) {
   }
 }
 
-void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& task) {
-  FlushDenormals flush;
-  if (workers_.empty() || count <= 1) {
-    for (int64_t i = 0; i < count; ++i) task(i, 0);
-    return;
-  }
+void ThreadPool::Team::run(int64_t count, const std::function<void(int64_t, int)>& task) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     task_ = &task;
     count_ = count;
-    const int cpu = process_id() == process_ ? current_cpu() : -1;  // after a fork the threads are the parent's
+    const int cpu = current_cpu();
     for (Sleeper& sleeper : sleepers_) {
       if (sleeper.asleep && !sleeper.moved) sleeper.moved = forbid_cpu(sleeper.thread, cpu, sleeper.allowed);
     }
@@ -147,6 +200,30 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& tas
     }
   }
   if (error_) std::rethrow_exception(error_);
+}
+
+ThreadPool::ThreadPool(int threads) : threads_(threads) {
+  FCNTAG_CHECK(threads >= 1 && threads <= 1024, "threads=", threads, "; allowed: 1 to 1024");
+  if (threads > 1) team_ = std::make_unique<Team>(threads);
+}
+
+ThreadPool::~ThreadPool() { let_go_if_forked(); }
+
+// A fork copies the team as it was at that moment: its mutex may be locked by a thread that the child does not have,
+// and a join of such a thread never ends. The copy is left as it is, and its few kilobytes with it.
+void ThreadPool::let_go_if_forked() {
+  if (team_ != nullptr && !team_->here()) (void)team_.release();
+}
+
+void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& task) {
+  FlushDenormals flush;
+  if (threads_ == 1 || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
+    return;
+  }
+  let_go_if_forked();
+  if (team_ == nullptr) team_ = std::make_unique<Team>(threads_);
+  team_->run(count, task);
 }
 
 namespace {

@@ -54,6 +54,8 @@ Network::Network(const NetworkConfig& config, PlanOnly)
       in_features_(config.spec.head.in_features),
       flatten_(config.spec.head.flatten) {
   check_network(config.spec);
+  FCNTAG_CHECK(config.spec.head.hidden.empty() && flatten_ != Flatten::kMean,
+               "network: hidden dense layers and the mean are not built yet");
   FCNTAG_CHECK(max_batch_ >= 1 && max_batch_ <= kMaxBatch, "network: max_batch=", max_batch_,
                "; allowed on a GPU: 1 to ", kMaxBatch);
   device_ = device_info(config.device);

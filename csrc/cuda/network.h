@@ -66,7 +66,7 @@ class Network {
 
   int n_blocks() const { return static_cast<int>(layers_.size()); }
   int n_tags() const { return n_tags_; }
-  int in_features() const { return in_features_; }
+  int last_features() const { return in_features_; }
   int max_batch() const { return max_batch_; }
   int device() const { return device_.index; }
   Precision precision() const { return precision_; }

@@ -80,6 +80,12 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
+int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "asking for the GPU");
+  return device;
+}
+
 DeviceScope::DeviceScope(int device) : device_(device) {
   check(cudaGetDevice(&before_), "asking for the GPU");
   if (before_ != device_) check(cudaSetDevice(device_), "choosing the GPU");
@@ -249,8 +255,8 @@ void allow_shared_memory(const void* kernel, int device) {
 }  // namespace
 
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params) {
-  int device = 0, major = 0;
-  check(cudaGetDevice(&device), "asking for the GPU");
+  const int device = current_device();
+  int major = 0;
   if (shape.shared_bytes > 48 * 1024) allow_shared_memory(kernel, device);
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;

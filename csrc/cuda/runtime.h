@@ -38,6 +38,7 @@ const char* runtime_name();
 std::string unavailable();
 int device_count();  // 0 if unavailable() says so
 DeviceInfo device_info(int device);
+int current_device();  // the calling thread's
 // While it lives, the calling thread works on `device`; afterwards on the one that it had before: a library must not
 // move its caller's next allocation to another GPU.
 class DeviceScope {

@@ -67,6 +67,11 @@ void Scorer::check_shape(const SegmentShape& shape) const {
                "; planned for ", largest_.n_samples);
   FCNTAG_CHECK(shape.n_frames <= largest_.n_frames, "scores: segments of n_frames=", shape.n_frames, "; planned for ",
                largest_.n_frames);
+  const int rows = melspec_->n_rows(), frames = shape.n_frames;
+  FCNTAG_CHECK(
+      shape.height <= (melspec_->time_mel() ? frames : rows) && shape.width <= (melspec_->time_mel() ? rows : frames),
+      "scores: an input of ", shape.height, "x", shape.width, "; the front end gives ", rows, " rows and ", frames,
+      " frames");
 }
 
 InputView Scorer::input_view(const SegmentShape& shape) const {

@@ -58,6 +58,7 @@ class Scorer {
   // Floats of one clip of waves (or of PCM, for a scorer that resamples).
   int64_t clip_floats(const SegmentShape& shape) const { return resampler_ ? n_in_ * n_channels_ : shape.n_samples; }
 
+  int n_tags() const { return network_->n_tags(); }
   std::size_t memory_bytes() const;
   // Graphs are used unless this is switched off, to debug or to measure what they save.
   void use_graphs(bool use) { use_graphs_ = use; }

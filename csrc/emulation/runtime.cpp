@@ -71,7 +71,7 @@ State& state() {
   return *instance;
 }
 
-thread_local int current_device = 0;
+thread_local int selected_device = 0;
 
 int64_t setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
@@ -114,10 +114,10 @@ void check_all_zones() {
 
 void* allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
-  check_device(current_device);
+  check_device(selected_device);
   const std::lock_guard<std::mutex> lock(state().mutex);
   const std::size_t capacity = memory_bytes();
-  std::size_t& used = state().used[current_device];
+  std::size_t& used = state().used[selected_device];
   const std::size_t free = capacity - std::min(capacity, used);
   uint8_t* block = nullptr;
   if (bytes <= free) {
@@ -134,7 +134,7 @@ void* allocate(std::size_t bytes) {
   emulator::forbid(block, kZone);
   emulator::forbid(data + bytes, kZone);
   used += bytes;
-  state().allocations[data] = {bytes, current_device};
+  state().allocations[data] = {bytes, selected_device};
   return data;
 }
 
@@ -229,21 +229,23 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
-DeviceScope::DeviceScope(int device) : before_(current_device), device_(device) {
-  check_device(device);
-  current_device = device;
-}
-DeviceScope::~DeviceScope() { current_device = before_; }
+int current_device() { return selected_device; }
 
-int device_of(const void*) { return current_device; }  // the emulated device's memory is host memory
+DeviceScope::DeviceScope(int device) : before_(selected_device), device_(device) {
+  check_device(device);
+  selected_device = device;
+}
+DeviceScope::~DeviceScope() { selected_device = before_; }
+
+int device_of(const void*) { return selected_device; }  // the emulated device's memory is host memory
 
 bool is_capturing(Stream stream) { return stream != nullptr && static_cast<EmulatedStream*>(stream)->capturing; }
 
 std::size_t free_memory() {
-  check_device(current_device);
+  check_device(selected_device);
   const std::lock_guard<std::mutex> lock(state().mutex);
   const std::size_t capacity = memory_bytes();
-  return capacity - std::min(capacity, state().used[current_device]);
+  return capacity - std::min(capacity, state().used[selected_device]);
 }
 
 DeviceMemory::DeviceMemory(std::size_t bytes) : data_(allocate(bytes)), bytes_(bytes) {}
@@ -275,7 +277,7 @@ PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
 }
 
 OwnStream::OwnStream() {
-  check_device(current_device);
+  check_device(selected_device);
   stream_ = new EmulatedStream;
   const std::lock_guard<std::mutex> lock(state().mutex);
   state().streams.insert(stream_);
@@ -290,7 +292,7 @@ OwnStream::~OwnStream() {
 }
 
 Event::Event(bool) {
-  check_device(current_device);
+  check_device(selected_device);
   event_ = new EmulatedEvent;
 }
 
@@ -384,7 +386,7 @@ std::unique_ptr<Graph> GraphCapture::finish() {
 }
 
 void launch_emulated(const LaunchShape& shape, Stream stream, std::function<void()> kernel) {
-  check_device(current_device);
+  check_device(selected_device);
   check_shape(shape);
   put(stream, [shape, kernel = std::move(kernel)] { run(shape, kernel); });
 }

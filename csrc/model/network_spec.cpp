@@ -26,9 +26,11 @@ MapSize output_size(const ConvBlockShape& block, MapSize input) {
 }
 
 void check_features(Flatten flatten, int in_features, int last_channels, MapSize last_map, MapSize input) {
-  const int64_t positions = flatten == Flatten::kMax ? 1 : static_cast<int64_t>(last_map.height) * last_map.width;
-  FCNTAG_CHECK(positions * last_channels == in_features, "network: input ", input.height, "x", input.width, " gives ",
-               positions * last_channels, " features; the head takes ", in_features);
+  const int64_t positions = is_global(flatten) ? 1 : static_cast<int64_t>(last_map.height) * last_map.width;
+  int64_t features = 0;
+  FCNTAG_CHECK(!__builtin_mul_overflow(positions, last_channels, &features) && features == in_features,
+               "network: input ", input.height, "x", input.width, " gives ", positions, " x ", last_channels,
+               " features; the head takes ", in_features);
 }
 
 void check_network(const NetworkSpec& spec) {
@@ -37,6 +39,13 @@ void check_network(const NetworkSpec& spec) {
                " must not be empty");
   FCNTAG_CHECK(spec.head.n_tags > 0 && spec.head.in_features > 0, "network: head of ", spec.head.in_features,
                " features and ", spec.head.n_tags, " tags");
+  int features = spec.head.in_features;
+  for (std::size_t i = 0; i < spec.head.hidden.size(); ++i) {
+    const DenseSpec& layer = spec.head.hidden[i];
+    FCNTAG_CHECK(layer.in_features == features && layer.out_features > 0, "network: hidden layer ", i, " takes ",
+                 layer.in_features, " features and gives ", layer.out_features, ", but ", features, " arrive");
+    features = layer.out_features;
+  }
   MapSize map = {spec.height, spec.width};
   int channels = 1;
   for (std::size_t i = 0; i < spec.blocks.size(); ++i) {

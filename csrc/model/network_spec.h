@@ -1,4 +1,4 @@
-// A network as its model file describes it, for every device: conv blocks, then a head of one dense layer.
+// A network as its model file describes it, for every device: conv blocks, then a head of dense layers.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,12 @@ namespace fcntag {
 
 enum class Activation { kNone, kRelu, kElu };
 
-// The order in which the last map becomes the head's features; kMax takes each channel's maximum instead.
-enum class Flatten { kChw, kHwc, kMax };
+// The order in which the last map becomes the head's features; kMax and kMean take each channel's maximum or mean
+// instead.
+enum class Flatten { kChw, kHwc, kMax, kMean };
+
+// Whether the head has one feature a channel, whatever the size of the map.
+inline bool is_global(Flatten flatten) { return flatten == Flatten::kMax || flatten == Flatten::kMean; }
 
 // The number format of products; sums are float32. A device builds some of them and refuses the others by name.
 enum class Precision { kFloat32, kTf32x3, kTf32, kFloat16, kBfloat16 };
@@ -35,11 +39,24 @@ struct ConvBlockSpec : ConvBlockShape {
   const float* shift = nullptr;   // [out_channels], or null
 };
 
+// A dense layer: act(weight @ x + bias).
+struct DenseSpec {
+  int in_features = 0, out_features = 0;
+  Activation activation = Activation::kNone;
+  const float* weight = nullptr;  // [out_features, in_features]
+  const float* bias = nullptr;    // [out_features]
+};
+
+// Features of the last map -> hidden layers -> the layer of the tags, whose sigmoids are the scores.
 struct HeadSpec {
   Flatten flatten = Flatten::kChw;
-  int in_features = 0, n_tags = 0;
-  const float* weight = nullptr;  // [n_tags, in_features]
+  int in_features = 0;            // of the first dense layer: as many as leave the last map
+  int n_tags = 0;                 // outputs of the last one
+  std::vector<DenseSpec> hidden;  // those before the last one
+  const float* weight = nullptr;  // [n_tags, last_features()]
   const float* bias = nullptr;    // [n_tags]
+
+  int last_features() const { return hidden.empty() ? in_features : hidden.back().out_features; }
 };
 
 struct NetworkSpec {

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError
-from . import mp3, ogg, wav
-from .av import AvReader
+from . import mp3, ogg, streams, wav
+from .av import INSTALL, AvReader, NoAudio, PyavMissing
 from .flac_reader import FlacReader
+from .formats import FORMATS
 from .mp3_reader import mp3_reader
 from .readers import ArrayReader, Reader, SndReader
 from .sniff import Kind, sniff
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 VORBIS_PREROLL = 1 << 14  # two of the longest blocks (8192 samples)
 OPUS_PREROLL = 480_000  # 10 s: CELT's energy prediction has decayed beyond float32 long before
 _KNOWN = "WAV, AIFF, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AU, CAF, W64"
+_NO_HEADER = "samples without a header can be given as an array with sample_rate="
+# What libsndfile decodes itself, by kind: where PyAV finds such a codec in a file that libsndfile refuses, the file
+# is damaged. Any other codec is simply none of libsndfile's.
+_LIBSNDFILES_OWN = {
+    "wav": "pcm_",
+    "w64": "pcm_",
+    "aiff": "pcm_",
+    "au": "pcm_",
+    "caf": "pcm_",
+    "flac": "flac",
+    "vorbis": "vorbis",
+    "opus": "opus",
+}
 
 
 def open_track(
@@ -73,17 +87,68 @@ def _open_reader(source: Source, warn: Callable[[str], None]) -> Reader:
         raise AudioError(f"{source.name}: not a sound file (it looks like {kind.title}); known formats: {_KNOWN}")
     if kind.decoder == "av":
         return AvReader(source, kind.title, kind.offset, warn)
+    if kind.key == "wav" and streams.carries_frames(wav.first_samples(source, kind.offset)):
+        reader = AvReader(source, f"AC-3 or DTS in {kind.title}", kind.offset, warn)
+        if not reader.codec.startswith("pcm_"):
+            return reader
+        reader.close()  # an accident: FFmpeg takes the samples for samples
     try:
         return _sndfile_reader(source, kind, warn)
     except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        version = soundfile.__libsndfile_version__
-        message = f"damaged or unusual {kind.title} file (libsndfile {version}: {reason})"
-        raise AudioError(f"{source.name}: {message}") from None
+        reason = f"libsndfile {soundfile.__libsndfile_version__}: {error.error_string.strip().rstrip('.')}"
+        return _second_decoder(source, kind, reason, warn)
     except ValueError as error:
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{source.name}: damaged {kind.title} file ({error})") from None
+
+
+def _second_decoder(source: Source, kind: Kind, reason: str, warn: Callable[[str], None]) -> Reader:
+    """PyAV's reader for a file that libsndfile refuses, ``reason`` in its words.
+
+    libsndfile calls a WAV file with AC-3 or DTS in it as malformed as a damaged one, so that its words do not tell
+    whether another decoder can do more. Therefore any refusal is taken to PyAV, and a first frame has to come of it.
+    """
+    title = wav.title(source, kind.offset) or kind.title if kind.key == "wav" else kind.title
+    refusal = f"{source.name}: damaged or unusual {title} file"
+    try:
+        reader = AvReader(source, title, kind.offset, warn)
+        if not reader.has_sound():
+            reader.close()
+            raise AudioError("its packets cannot be decoded")
+    except PyavMissing:
+        raise AudioError(f"{refusal} ({reason}); PyAV may read it: {INSTALL}") from None
+    except NoAudio:
+        raise
+    except AudioError as error:
+        second = str(error).removeprefix(f"{source.name}: ").removeprefix(f"damaged {title} file ").strip("()")
+        raise AudioError(f"{refusal} ({reason}; PyAV: {second})") from None
+    if reader.codec.startswith(_LIBSNDFILES_OWN.get(kind.key, "?")):
+        warn(f"read with PyAV, because the {title} file is damaged ({reason})")
+    return reader
+
+
+def _unknown(source: Source, offset: int, warn: Callable[[str], None]) -> Reader:
+    """The reader of content without a signature and without MPEG frames; raises :class:`AudioError`."""
+    refusal = f"{source.name}: not a recognised sound file; known formats: {_KNOWN}"
+    found = streams.find(source, offset)
+    if found is not None:
+        key, at = found
+        return AvReader(source, FORMATS[key].title, at, warn)
+    if streams.carries_frames(source.read_at(offset, streams.SEARCH_BYTES)):
+        return AvReader(source, "AC-3 or DTS as on a digital line", offset, warn)
+    try:
+        reader = AvReader(source, "unknown", offset, warn, guess=True)
+        if reader.has_sound():
+            return reader
+        reader.close()
+    except PyavMissing:
+        raise AudioError(f"{refusal}, more with PyAV: {INSTALL}; {_NO_HEADER}") from None
+    except NoAudio:
+        raise
+    except AudioError:
+        pass
+    raise AudioError(f"{refusal}; {_NO_HEADER}")
 
 
 def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> Reader:
@@ -91,10 +156,7 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
     if kind.decoder == "mpeg":
         scan = mp3.scan(source, offset)
         if scan is None:
-            raise AudioError(
-                f"{source.name}: not a recognised sound file; known formats: {_KNOWN}; "
-                f"samples without a header can be given as an array with sample_rate="
-            )
+            return _unknown(source, offset, warn)
         return mp3_reader(source, scan, warn)
     if kind.key == "flac":
         return FlacReader(source, offset, warn)
@@ -106,6 +168,8 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
             raise ValueError("its first page is damaged")
         return FlacReader(Source(source.name, Stream(source, pieces), owned=False), 0, warn)  # type: ignore[arg-type]
     make_stream = None if offset == 0 else lambda: Stream(source, [(offset, source.size - offset)])
+    if kind.title == "BW64":  # EBU's name for RF64 with more chunks allowed (ITU-R BS.2088); libsndfile knows the other
+        make_stream = lambda: Stream(source, [b"RF64", (offset + 4, source.size - offset - 4)])  # noqa: E731
     if kind.key in ("vorbis", "opus"):
         is_opus = kind.key == "opus"
         for text in ogg.last_page_warnings(source, offset):

@@ -50,10 +50,11 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-def check_format(name: str, sample_rate: int, n_channels: int) -> None:
-    """Raise :class:`AudioError` for rates and channel counts that no recording has."""
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise AudioError(f"{name}: sample rate {sample_rate} Hz is not supported; allowed: {MIN_RATE} to {MAX_RATE} Hz")
+def check_format(name: str, sample_rate: int, n_channels: int, max_rate: int | None = None) -> None:
+    """Raise :class:`AudioError` for rates and channel counts that no recording has; ``max_rate``: that of its kind."""
+    most = max_rate or MAX_RATE
+    if not MIN_RATE <= sample_rate <= most:
+        raise AudioError(f"{name}: sample rate {sample_rate} Hz is not supported; allowed: {MIN_RATE} to {most} Hz")
     if not 1 <= n_channels <= MAX_CHANNELS:
         raise AudioError(f"{name}: {n_channels} channels are not supported; allowed: 1 to {MAX_CHANNELS}")
 

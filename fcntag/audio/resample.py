@@ -9,8 +9,16 @@ soxr. Any other offset gives samples that differ in the last bits (around 1e-7 o
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .. import process
+
+if TYPE_CHECKING:
+    import numpy as np
 
 QUALITY = "HQ"
 # (source rate, target rate) -> input samples of one step; each corresponds to a whole number of output samples.
@@ -52,11 +60,51 @@ def output_length(n_samples: int, sample_rate: int, rate: int) -> int:
     return -(-n_samples * rate // sample_rate)
 
 
-def stream(sample_rate: int, rate: int) -> Any:
+class Stream:
     """A mono float32 ``soxr.ResampleStream`` at the quality that the original front ends used."""
-    import soxr
 
-    return soxr.ResampleStream(sample_rate, rate, 1, dtype="float32", quality=QUALITY)
+    def __init__(self, sample_rate: int, rate: int) -> None:
+        import soxr
+
+        with process.resampling:
+            self._stream: Any = soxr.ResampleStream(sample_rate, rate, 1, dtype="float32", quality=QUALITY)
+        self.thread = threading.get_ident()
+        _streams.add(self)
+
+    def resample_chunk(self, samples: np.ndarray, last: bool) -> np.ndarray:
+        """The next of the output [m] for ``samples`` [n]; with ``last`` all that is left."""
+        with process.resampling:
+            output: np.ndarray = self._stream.resample_chunk(samples, last=last)
+            return output
+
+    def drop(self) -> None:
+        """Free soxr's part. The stream cannot be used afterwards."""
+        self._stream = None
+
+
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def _drop_streams() -> None:
+    """Free the streams of all other threads, which will not run again: at exit soxr's bindings report what is left."""
+    for stream in list(_streams):
+        if stream.thread != threading.get_ident():
+            stream.drop()
+
+
+def _drop_streams_at_end() -> None:
+    if process.resampling.wait_until_empty():
+        _drop_streams()
+
+
+process.at_end(_drop_streams_at_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_streams)
+
+
+def stream(sample_rate: int, rate: int) -> Stream:
+    """A new :class:`Stream` from one rate to another, in Hz."""
+    return Stream(sample_rate, rate)
 
 
 @lru_cache(maxsize=64)
@@ -72,8 +120,9 @@ def exact_step(sample_rate: int, rate: int) -> int | None:
 
     settle = int(SETTLE_S * rate)
     noise = np.random.default_rng(0).standard_normal(step + 2 * sample_rate, dtype=np.float32)
-    full = soxr.resample(noise, sample_rate, rate, quality=QUALITY)[step * rate // sample_rate :]
-    again = soxr.resample(noise[step:], sample_rate, rate, quality=QUALITY)
+    with process.resampling:
+        full = soxr.resample(noise, sample_rate, rate, quality=QUALITY)[step * rate // sample_rate :]
+        again = soxr.resample(noise[step:], sample_rate, rate, quality=QUALITY)
     # The last samples are left out: the end of the signal is rounded like its middle only by chance.
     n_samples = min(len(full), len(again)) - settle
     return step if np.array_equal(full[settle:n_samples], again[settle:n_samples]) else None

@@ -48,7 +48,7 @@ class Track:
         self.n_frames: int | None = self._reader.n_frames
         self._levels = Levels(self._reader.stored)
         try:
-            check_format(name, self.sample_rate, self.n_channels)
+            check_format(name, self.sample_rate, self.n_channels, getattr(self._reader, "max_rate", None))
             if self.n_frames == 0:
                 raise self._no_samples()
         except AudioError:

@@ -47,6 +47,7 @@ class Entry:
     tags: tuple[str, ...]
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
+    test_clips: int = 0  # of the test set that ``metrics`` are for; 0 where it is not on record
     model_sha256: str = ""  # embedded: of the model file
 
     @property
@@ -76,7 +77,7 @@ def entries() -> tuple[Entry, ...]:
             found[item["name"]] = Entry(**item)
         else:  # a variant states only what differs
             item["notes"] = (*item["notes"], *found[item["base"]].notes)
-            item["metrics"] = ()
+            item["metrics"], item["test_clips"] = (), 0
             found[item["name"]] = dataclasses.replace(found[item["base"]], **item)
     return tuple(found.values())
 

@@ -75,6 +75,13 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     return dataclasses.replace(model, document=document)
 
 
+def lasting_name(name_or_path: str | os.PathLike[str]) -> str:
+    """``name_or_path`` in the form that means the same in a process with another current folder."""
+    if isinstance(name_or_path, str) and not _is_path(name_or_path):
+        return name_or_path
+    return os.path.abspath(os.fsdecode(name_or_path))
+
+
 def verify(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """Check a model's file from end to end and return the findings as a dict of plain values.
 

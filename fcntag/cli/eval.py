@@ -7,7 +7,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DatasetError
@@ -97,7 +97,8 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tag-names",
         metavar="FILE",
-        help="one tag a line: columns of --labels, or of --scores FILE.npy; 'model': the model's",
+        help="names of the columns of --labels, or of --scores FILE.npy: one a line, or a list in a Python file, "
+        "which is not run; 'model': the model's",
     )
     group.add_argument(
         "--audio-template", metavar="TEXT", help="msd: file of an id (default: {id[2]}/{id[3]}/{id[4]}/{id}.mp3)"
@@ -256,17 +257,13 @@ def _from_model(arguments: argparse.Namespace) -> Report:
                 if several
                 else f"1 file is not there: {scores.missing[0]}"
             )
-        published = [
-            {"name": metric.name, "value": metric.value, "by": metric.by}
-            for metric in tagger.model.document.metrics
-            if metric.dataset == truth.dataset.name
-        ]
-    return _evaluate(arguments, truth, scores, published)
+        published, notes = evaluation.published_figures(tagger.model.document, truth, scores)
+    return _evaluate(arguments, truth, scores, published, notes)
 
 
 def _from_file(arguments: argparse.Namespace) -> Report:
     from ..eval import read_scores
-    from ..eval.datasets.msd import read_tags
+    from ..eval.datasets.tag_names import read_tags
 
     if arguments.tag_names == "model":
         raise UsageError("--tag-names model: not with --scores, which runs no model; name a file")
@@ -278,10 +275,16 @@ def _from_file(arguments: argparse.Namespace) -> Report:
     # A matrix without names has the rows of the whole dataset, before any clip is left out.
     if table.paths is None and truth.untagged:
         raise UsageError(f"--skip-untagged: not with {arguments.scores}, whose rows are those of the whole dataset")
-    return _evaluate(arguments, truth, table.of(truth.dataset), [])
+    return _evaluate(arguments, truth, table.of(truth.dataset))
 
 
-def _evaluate(arguments: argparse.Namespace, truth: Truth, scores: Scores, published: list[dict[str, Any]]) -> Report:
+def _evaluate(
+    arguments: argparse.Namespace,
+    truth: Truth,
+    scores: Scores,
+    published: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
+) -> Report:
     from ..eval import evaluate
 
     return evaluate(
@@ -291,6 +294,7 @@ def _evaluate(arguments: argparse.Namespace, truth: Truth, scores: Scores, publi
         seed=arguments.seed,
         confidence=arguments.confidence,
         published=published,
+        notes=notes,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FcntagError
-from .inputs import collect, hint
+from .inputs import PassedOver, collect, hint
 from .paths import check_outputs
 from .streams import Progress, UsageError, log, show
 from .writers import Writer, named
@@ -67,18 +67,20 @@ def report(result: Any, quiet: bool) -> bool:
 class Inputs:
     """The sources of a run, without those in ``done`` (as ``show`` prints them).
 
-    ``total`` is their number, or None where it is not known yet. ``failed`` counts those that could not be listed.
+    ``total`` is their number, or None where it is not known yet. ``failed`` counts those that could not be listed,
+    ``passed`` what the folders hold besides.
     """
 
     def __init__(self, arguments: argparse.Namespace, done: Set[str] = frozenset()) -> None:
         self._arguments, self._done = arguments, done
         self.failed = 0
+        self.passed = PassedOver()
         # Folders are walked while their files are tagged, so the number of files is known only at the end.
         walks = arguments.recursive and any(os.path.isdir(name) for name in arguments.inputs)
         self.total = None if walks or done else len(arguments.inputs)
 
     def __iter__(self) -> Iterator[Any]:
-        for source in collect(self._arguments.inputs, self._arguments.recursive, self._fail):
+        for source in collect(self._arguments.inputs, self._arguments.recursive, self._fail, self.passed):
             if not (isinstance(source, str) and show(source) in self._done):
                 yield source
 
@@ -97,4 +99,6 @@ def drain(results: Any, inputs: Inputs, writer: Writer, progress: Progress, quie
             with named(writer.path):
                 writer.write(result)
             progress.step(bad)
+    if not quiet and (line := inputs.passed.line()):
+        log(line)
     return 1 if failed or inputs.failed else 0

@@ -36,6 +36,8 @@ def convert(
     family: str | None = None,
     *,
     kernels: Literal["theano", "tensorflow"] | None = None,
+    key: str | None = None,
+    check: str | None = None,
 ) -> tuple[ModelDocument, dict[str, np.ndarray]]:
     """Convert an original checkpoint to a model document and its float32 tensors.
 
@@ -48,6 +50,8 @@ def convert(
     family : the catalogue model whose network, tags and constants it has. It is needed only where neither the file's
         sha256 nor its layers tell: for the three Won models, other musicnn checkpoints, and the wheel, which holds two.
     kernels : how a Keras file stores its kernels, where the file tells it wrongly
+    key : which of several state dicts in a PyTorch checkpoint
+    check : path of stored inputs and outputs of the original, to compare with: see :mod:`fcntag.convert.check`
 
     Returns
     -------
@@ -64,7 +68,12 @@ def convert(
     if family is not None and family not in detect.families():
         raise ModelError(f"{family}: not a model that a checkpoint can be; allowed: {', '.join(detect.families())}")
     try:
-        return detect.convert_source(path, family, kernels)
+        document, tensors = detect.convert_source(path, family, kernels, key)
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith(str(source)) else f"{path}: {text}") from None
+    if check is not None:
+        from .check import check_stored  # pulls in the engine
+
+        check_stored(check, document, tensors, normalises=True)
+    return document, tensors

@@ -54,3 +54,16 @@ def fold(weight: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndar
     """
     weight = np.asarray(weight, dtype=np.float64) * np.asarray(scale, dtype=np.float64)[:, None, None, None]
     return weight, np.asarray(bias, dtype=np.float64) * scale + shift
+
+
+def fold_into_dense(
+    weight: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """scale, shift [F], then a dense layer [O, F] + bias [O], as one dense layer; float64.
+
+    A dense layer pads nothing, so that a batch-norm in front of one can be folded, where one in front of a convolution
+    cannot.
+    """
+    weight = np.asarray(weight, dtype=np.float64)
+    bias = np.asarray(bias, dtype=np.float64) + weight @ np.asarray(shift, dtype=np.float64)
+    return weight * np.asarray(scale, dtype=np.float64), bias

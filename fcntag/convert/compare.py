@@ -14,6 +14,7 @@ from ..export.check import normalised, random_log_mel
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
 from ..model.file import Model
+from .check import Checked
 from .readers.onnx_graph import Graph
 
 # Largest difference of a score: the original and the engine both compute in float32. A conversion that is right differs
@@ -35,6 +36,10 @@ class Converted:
     scores : largest difference of a score
     logits : relative L2 of the difference of the logits
     runtime : name and version of the software that computed the original
+    said : what the reader took and ignored, in words
+    unchecked : what the comparison cannot show, in words
+    normalises : the original network normalises its own input
+    checked : the comparison with stored results, where there was one
     """
 
     document: ModelDocument
@@ -42,6 +47,10 @@ class Converted:
     scores: float
     logits: float
     runtime: str
+    said: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    normalises: bool = True
+    checked: Checked | None = None
 
 
 def compare(
@@ -84,7 +93,7 @@ def compare(
             f"the converted model computes something else than the original in {runtime}: scores differ by "
             f"{worst:.1e}, allowed {SCORES:.0e}, logits by a relative {relative:.1e}, allowed {LOGITS:.0e}"
         )
-    return Converted(document, tensors, worst, relative, runtime)
+    return Converted(document, tensors, worst, relative, runtime, normalises=normalises)
 
 
 def run_onnx(proto: Any, graph: Graph, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:

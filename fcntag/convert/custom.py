@@ -14,15 +14,21 @@ from ..errors import ModelError
 from ..export.interface import rows_and_frames
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
-from . import state_stack, user_spec
+from . import keras_stack, state_stack, user_spec
+from .check import check_stored
 from .compare import BATCH, Converted, compare, run_onnx
 from .model_builder import ModelBuilder
+from .readers import keras_model
+from .readers.foreign import refuse_foreign
 from .readers.onnx import read_graph
 from .readers.onnx_constants import one_line
 from .readers.source import read_source
-from .readers.torch_state import read_state
+from .readers.state import State, read_state
 from .stack import Array, Stack
 from .user_spec import UserSpec
+
+# What no file of a network shows.
+_OUTSIDE = ("the front end and its windows", "the order of the tags")
 
 
 def convert_stack(
@@ -33,8 +39,10 @@ def convert_stack(
     tags: str | None = None,
     name: str | None = None,
     logits: bool = False,
+    key: str | None = None,
+    check: str | None = None,
 ) -> Converted:
-    """Convert an ONNX file (``.onnx``) or a PyTorch state dict of any stack of the document's block, and compare.
+    """Convert an ONNX file, a PyTorch state dict or a Keras 3 file of any stack of the document's block, and compare.
 
     A network that normalises its input before the first convolution keeps its own normalisation; it must take the
     logarithm as the front end gives it. For any other network, ``like`` or the spec's ``input`` gives it.
@@ -44,6 +52,8 @@ def convert_stack(
     source : path of the file
     like, spec, tags, name : see :func:`fcntag.convert.user_spec.load`
     logits : whether the network ends before the sigmoid
+    key : which of several state dicts in a checkpoint
+    check : path of stored inputs and outputs of the original: see :mod:`fcntag.convert.check`
 
     Raises
     ------
@@ -52,15 +62,24 @@ def convert_stack(
     """
     path = Path(source)
     try:
+        refuse_foreign(path)
         data = read_source(path)
         options: dict[str, Any] = {"like": like, "spec": spec, "tags": tags, "name": name}
         digest = hashlib.sha256(data).hexdigest()
         if path.suffix.lower() == ".onnx":
-            return _from_onnx(data, path.name, digest, options, logits)
-        return _from_state(path, digest, options)
+            converted = _from_onnx(data, path.name, digest, options, logits)
+        elif keras_model.is_model(data):
+            converted = _from_keras(data, path.name, digest, options, logits)
+        else:
+            state = keras_model.read_weights(data) if keras_model.is_weights(data) else read_state(path, key)
+            converted = _from_state(state, path.name, digest, options)
+        if check is None:
+            return converted
+        checked = check_stored(check, converted.document, converted.tensors, converted.normalises)
+        return dataclasses.replace(converted, checked=checked)
     except ModelError as error:
         text = one_line(str(error))
-        starts = [str(given) for given in (source, spec, tags) if given is not None]
+        starts = [str(given) for given in (source, spec, tags, check) if given is not None]
         raise ModelError(
             text if any(text.startswith(f"{start}:") for start in starts) else f"{source}: {text}"
         ) from None
@@ -97,12 +116,43 @@ def _from_onnx(data: bytes, file: str, digest: str, options: dict[str, Any], log
         x = x if bands_first else x.transpose(0, 2, 1)
         return run_onnx(proto, graph, np.ascontiguousarray(x, np.float32).reshape(len(x), *graph.shape))
 
-    return compare(document, tensors, original, own is not None, graph.batch or BATCH)
+    converted = compare(document, tensors, original, own is not None, graph.batch or BATCH)
+    return dataclasses.replace(converted, unchecked=_OUTSIDE)
 
 
-def _from_state(path: Path, digest: str, options: dict[str, Any]) -> Converted:
-    user = user_spec.load(path.name, digest, **options)
-    network = state_stack.read(read_state(path), user)
+def _from_keras(data: bytes, file: str, digest: str, options: dict[str, Any], logits: bool) -> Converted:
+    network = keras_stack.read(keras_model.read_model(data))
+    user = user_spec.load(file, digest, **options)
+    template = user.template()
+    bands, frames = rows_and_frames(template)
+    if network.image not in ((bands, frames), (frames, bands)):
+        raise ModelError(
+            f"an input of {network.image[0]} x {network.image[1]}; the front end gives {bands} x {frames} (bands x "
+            "frames)"
+        )
+    bands_first = template.frontend.time_axis == 1 if bands == frames else network.image == (bands, frames)
+    own = None
+    if network.scale is not None:
+        along = "scalar" if network.axis is None else "per_mel" if (network.axis == 0) == bands_first else "per_frame"
+        own = (along, network.scale, network.shift)
+    stack = Stack(network.image)
+    for layer in network.layers:
+        stack.add(layer)
+    document, tensors = _assemble(stack, user, own, "mel_time" if bands_first else "time_mel", logits)
+
+    def original(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        import torch
+
+        z = network.run(x if bands_first else x.transpose(0, 2, 1))
+        return sigmoid(z), z, f"PyTorch {torch.__version__}, layer by layer"
+
+    converted = compare(document, tensors, original, own is not None, BATCH)
+    return dataclasses.replace(converted, unchecked=("the reading of its configuration", *_OUTSIDE))
+
+
+def _from_state(state: State, file: str, digest: str, options: dict[str, Any]) -> Converted:
+    user = user_spec.load(file, digest, **options)
+    network = state_stack.read(state, user)
     template = user.template()
     frontend = template.frontend
     bands, frames = rows_and_frames(template)
@@ -126,7 +176,8 @@ def _from_state(path: Path, digest: str, options: dict[str, Any]) -> Converted:
         z = network.run(x if frontend.time_axis == 1 else x.transpose(0, 2, 1))
         return sigmoid(z), z, f"PyTorch {torch.__version__}"
 
-    return compare(document, tensors, original, own is not None, BATCH)
+    converted = compare(document, tensors, original, own is not None, BATCH)
+    return dataclasses.replace(converted, said=tuple(network.said), unchecked=(*network.assumed, *_OUTSIDE))
 
 
 def _assemble(
@@ -149,7 +200,7 @@ def _assemble(
     data |= {"blocks": [_plain(block) for block in blocks], "head": _plain(head)}
     document = ModelDocument.from_json(json.dumps(data))
     builder = ModelBuilder(document)
-    if document.frontend.normalization not in ("none", "standardize"):
+    if document.frontend.normalization not in ("none", "standardize", "standardize_per_mel"):
         if scale is None or shift is None:
             raise ModelError(
                 f"the network does not normalise its input, and frontend.normalization is "

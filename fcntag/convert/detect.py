@@ -18,10 +18,12 @@ from ..catalogue.facts import entries, entry
 from ..errors import ModelError
 from .families import choi2016, choi2017, musicnn_vgg, won2020
 from .provenance import Provenance
+from .readers.foreign import refuse_foreign
 from .readers.keras import HDF5_MAGIC, read_keras
+from .readers.keras_model import is_model, is_weights
 from .readers.source import read_source
+from .readers.state import is_safetensors, read_state
 from .readers.tensorflow_checkpoint import Checkpoint
-from .readers.torch_state import read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,11 +59,12 @@ class Converter(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder to convert, and the caller's choices: the catalogue model, and how kernels are stored."""
+    """A file or folder to convert, and the caller's choices: the catalogue model, the kernels' layout, the dict."""
 
     path: Path
     family: str | None
     kernels: Literal["theano", "tensorflow"] | None
+    key: str | None = None
 
     @cached_property
     def data(self) -> bytes:
@@ -92,9 +95,12 @@ def families() -> tuple[str, ...]:
     return tuple(item.name for item in entries() if item.base is None and item.origins)
 
 
-def convert_source(path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None) -> Model:
+def convert_source(
+    path: Path, family: str | None, kernels: Literal["theano", "tensorflow"] | None, key: str | None = None
+) -> Model:
     """``fcntag.convert.convert``, but an error need not name the path."""
-    source = Source(path, family, kernels)
+    refuse_foreign(path)
+    source = Source(path, family, kernels, key)
     for kind in KINDS:
         if kind.recognises(source):
             return kind.convert(source, kind.converters)
@@ -200,6 +206,8 @@ def _tensorflow(read_file: Callable[[str], bytes], family: str | None, converter
 
 
 def _from_keras(source: Source, converters: tuple[Converter, ...]) -> Model:
+    if is_weights(source.data):
+        _refuse_keras_model(source)
     file = read_keras(source.path, source.kernels)
     converter = _matching(converters, file)
     if converter is None:
@@ -208,8 +216,17 @@ def _from_keras(source: Source, converters: tuple[Converter, ...]) -> Model:
     return converter.build(_provenance(source, converter, file), file)
 
 
+def _refuse_keras_model(source: Source) -> None:
+    if is_model(source.data) or is_weights(source.data):
+        raise ModelError(
+            "a Keras 3 file of a network of your own: its front end is not in it: name a model that has the same "
+            "(--like NAME), or give it (--spec FILE)"
+        )
+
+
 def _from_torch(source: Source, converters: tuple[Converter, ...]) -> Model:
-    state = read_state(source.path)
+    _refuse_keras_model(source)
+    state = read_state(source.path, source.key)
     converter = _matching(converters, state)
     if converter is None:
         raise ModelError(
@@ -242,8 +259,8 @@ KINDS = (
         (choi2016, choi2017),
     ),
     Kind(
-        "PyTorch state dict (.pth)",
-        lambda source: source.data.startswith((_PICKLE_MAGIC, _ZIP_MAGIC)),
+        "PyTorch state dict (.pth, .ckpt, .safetensors)",
+        lambda source: source.data.startswith((_PICKLE_MAGIC, _ZIP_MAGIC)) or is_safetensors(source.data),
         _from_torch,
         (won2020,),
     ),

@@ -5,8 +5,8 @@ from a model that has the same (``like``), from a JSON file (``spec``), or from 
 ``fcntag export``. The JSON may hold ``name``, ``description``, ``tags``, ``licence``, ``licence_notice``,
 ``training_data``, ``source``, ``notes``, ``frontend`` and ``segments``, all as in the model document. With ``like``,
 ``frontend`` and ``segments`` may hold only the fields that differ. ``input`` {"scale": [...], "shift": [...]} gives the
-tensors of a normalization that has such tensors. ``blocks``, ``flatten`` and ``batch_norm_epsilon`` are for a state
-dict: see ``fcntag.convert.state_stack``.
+tensors of a normalization that has such tensors. ``blocks``, ``flatten``, ``hidden``, ``order``, ``ignore`` and
+``batch_norm_epsilon`` are for a state dict: see ``fcntag.convert.state_stack``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from ..catalogue.names import load_any
 from ..errors import ModelError
-from ..model.document import FORMAT, MAX_JSON_BYTES, Block, ModelDocument
+from ..model.document import FORMAT, MAX_JSON_BYTES, Block, Dense, ModelDocument
 from ..model.json_fields import unique_keys
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _FIELDS = (
     "input",
     "blocks",
     "flatten",
+    "hidden",
+    "order",
+    "ignore",
     "batch_norm_epsilon",
 )
 
@@ -52,8 +55,12 @@ class UserSpec:
     input : tensors input.scale and input.shift, where the front end is another model's and has them
     like : blocks of the model that ``like`` names
     blocks : ``blocks`` of the JSON file, unchecked
-    flatten : order of the last map's values for the dense layer
-    epsilon : of every batch-norm of a state dict
+    hidden : ``hidden`` of the JSON file, unchecked
+    like_hidden : hidden dense layers of the model that ``like`` names
+    order : names of a state dict's layers as they are computed
+    ignore : patterns of a state dict's names that do not matter
+    flatten, flatten_is_given : order of the last map's values for the dense layer, and whether the JSON file says it
+    epsilon : of every batch-norm of a state dict, where it is not that of its framework
     tags_are_given : whether the caller gave the tags; they may also be those of a model with the same front end
     """
 
@@ -61,8 +68,13 @@ class UserSpec:
     input: dict[str, np.ndarray] = field(default_factory=dict)
     like: tuple[Block, ...] | None = None
     blocks: Any = None
+    hidden: Any = None
+    like_hidden: tuple[Dense, ...] = ()
+    order: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
     flatten: str = "chw"
-    epsilon: float = 1e-5
+    flatten_is_given: bool = False
+    epsilon: float | None = None
     tags_are_given: bool = False
 
     def template(self) -> ModelDocument:
@@ -137,7 +149,8 @@ def _take_model(user: UserSpec, model: Model, name: str) -> None:
     user.document["notes"] = [f"Front end, windows and tags as of {name}, by the choice of whoever converted it."]
     user.input = {key: value for key, value in model.tensors.items() if key.startswith("input.")}
     user.like = model.document.blocks
-    user.flatten = model.document.head.flatten
+    user.like_hidden = model.document.head.hidden
+    user.flatten = {"mean": "average"}.get(model.document.head.flatten, model.document.head.flatten)
 
 
 def _take_metadata(user: UserSpec, text: str) -> None:
@@ -165,7 +178,16 @@ def _take_field(user: UserSpec, key: str, value: Any, spec: str) -> None:
     elif key == "blocks":
         user.blocks = value
     elif key == "flatten":
-        user.flatten = value
+        user.flatten, user.flatten_is_given = value, True
+    elif key == "hidden":
+        user.hidden = value
+    elif key in ("order", "ignore"):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise ModelError(f"{spec}: {key}: must be a list of names")
+        if key == "order":
+            user.order = tuple(value)
+        else:
+            user.ignore = tuple(value)
     elif key == "batch_norm_epsilon":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
             raise ModelError(f"{spec}: batch_norm_epsilon: {value!r}; must be a number above 0")

@@ -38,7 +38,7 @@ def create_engine(
     device: str = "auto",
     precision: str = "float32",
     max_batch: int = 64,
-    threads: int = 0,
+    threads: int | None = None,
     reduce: bool = True,
 ) -> Engine:
     """An engine for ``model``.
@@ -49,7 +49,7 @@ def create_engine(
     precision : "float32"; "bfloat16" (on the CPU, Winograd blocks multiply bfloat16 and sum in float32; the first
         block, small last maps and the head stay float32); on a GPU also "tf32" and "float16"
     max_batch : int >= 1, most segments computed in one call of the core
-    threads : CPU threads; 0: FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota
+    threads : CPU threads; None or 0: FCNTAG_NUM_THREADS, or else the CPUs of the affinity mask and cgroup quota
     reduce : leave out the work that cannot change a score; see ``fcntag.reduce``
 
     Raises

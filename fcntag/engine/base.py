@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
+from .. import process
+from ..model.file import check_shapes
 from ..reduce import Reduction, needed_input, reduce_model
 from .device_arrays import is_device_array
 
@@ -29,6 +34,9 @@ class Engine(ABC):
     outputs keep their shapes. :meth:`blocks` and block features need every channel and pixel: the first call plans the
     whole network beside the needed one.
 
+    A child of a fork has an engine of its own with the same scores, or DeviceError on a GPU, whatever other threads
+    were doing with the parent's; closing it does not touch the parent's.
+
     Attributes
     ----------
     device : "cpu", "cuda:N", or "emulated:N" where the CPU emulator stands in for the GPU (in the tests)
@@ -48,6 +56,7 @@ class Engine(ABC):
     def __init__(self, model: Model, precision: str, max_batch: int, reduce: bool) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}; must be at least 1")
+        check_shapes(model.document, model.tensors)
         self.whole_model = self.needed_model = model
         self.document: ModelDocument = model.document
         self.precision = precision
@@ -56,7 +65,8 @@ class Engine(ABC):
         self.reduction: Reduction | None = None
         if reduce:
             self.needed_model, self.reduction = reduce_model(model)
-        self._lock = threading.Lock()
+        self._process = process.here()
+        self._locks = {self._process: threading.Lock()}
         self._closed = False
         self._melspec: Any = None
         self._network: Any = None
@@ -102,14 +112,23 @@ class Engine(ABC):
         """Drop everything that the core holds; called once, with the lock held."""
         self._network = self._melspec = self._whole_network = self._whole_melspec = None
 
+    def _parts(self) -> list[Any]:
+        """Everything of the core's that has ``memory_bytes``, or None in its place."""
+        return [self._melspec, self._network, self._whole_melspec, self._whole_network]
+
+    def _begin_in_child(self, torn: bool) -> None:  # noqa: B027 (a device may have nothing to do)
+        """Make the engine ready in the child of a fork; called once, with the lock held.
+
+        ``torn``: another thread was using the core when the process was forked, and left it half changed.
+        """
+
     # ---- what every device does alike ----
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights and buffers held by the core, on its device."""
-        self._check_open()
-        parts = (self._melspec, self._network, self._whole_melspec, self._whole_network)
-        return sum(int(part.memory_bytes) for part in parts if part is not None)
+        with self._in_use():
+            return sum(int(part.memory_bytes) for part in self._parts() if part is not None)
 
     def scores(
         self,
@@ -155,8 +174,7 @@ class Engine(ABC):
     def log_mel(self, waves: np.ndarray) -> np.ndarray:
         """The network's input [B, H, W] (normalised) of segments [B, n_samples] at the model's rate."""
         waves = check_waves(waves, self.document)
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             if self._whole_melspec is None:
                 self._whole_melspec = self._make_melspec(*self.document.input_size())
             return self._run_melspec(self._whole_melspec, waves, self.document.frontend.n_frames(waves.shape[1]))
@@ -193,9 +211,15 @@ class Engine(ABC):
 
     def close(self) -> None:
         """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""
-        with self._lock:
+        lock = self._lock
+        # While the interpreter shuts down, a daemon thread may have the lock that will never run again.
+        if not lock.acquire(blocking=not sys.is_finalizing()):
+            return
+        try:
             self._closed = True
             self._release()
+        finally:
+            lock.release()
 
     def __enter__(self) -> Engine:
         return self
@@ -205,7 +229,31 @@ class Engine(ABC):
     ) -> None:
         self.close()
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: an engine has threads and memory of its process and cannot be pickled or copied; "
+            "pickle or copy the Tagger, or make another engine of the model"
+        )
+
     # ---- for the devices ----
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock of this process. In a forked child the parent's may be held by a thread that is not there."""
+        here = process.here()
+        return self._locks.get(here) or self._locks.setdefault(here, threading.Lock())
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Use the core, one caller at a time. ValueError if the engine is closed."""
+        with self._lock:
+            self._check_open()
+            here = process.here()
+            if self._process != here:
+                # The others are copies that a fork made. A locked one had a holder, who was inside the core.
+                self._begin_in_child(torn=any(lock.locked() for place, lock in self._locks.items() if place != here))
+                self._process, self._locks = here, {here: self._locks[here]}
+            yield
 
     def _check_open(self) -> None:
         if self._closed:
@@ -228,8 +276,7 @@ class Engine(ABC):
         if not frontend.frames_stand_alone:
             return self._needed_part(self.log_mel(waves))
         needed = self._needed_size(*self.document.input_size(waves.shape[1]))
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             return self._run_melspec(self._melspec, waves, needed[frontend.time_axis])
 
     def _run_melspec(self, melspec: Any, waves: np.ndarray, n_frames: int) -> np.ndarray:
@@ -244,15 +291,13 @@ class Engine(ABC):
 
     def _run_needed(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
         """Run the needed network on x [B, H', W'] and return the outputs named in ``wanted``."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             found: dict[str, Any] = self._network.run(x, **wanted)
             return found
 
     def _run_whole(self, x: np.ndarray, **wanted: bool) -> dict[str, Any]:
         """Run the whole network on x [B, H, W] and return the outputs named in ``wanted``."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             if self._whole_network is None:
                 self._whole_network = self._make_network(self.whole_model, *self.document.input_size())
             found: dict[str, Any] = self._whole_network.run(x, **wanted)
@@ -268,7 +313,7 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
     pcm : the length is not that of a segment, and channels are allowed
     finite : refuse a value that is not finite
     """
-    waves = np.asarray(waves)
+    waves = plain_array(waves, "waves")
     if waves.ndim not in ((2, 3) if pcm else (2,)) or waves.dtype != np.float32:
         expected = "[B, n_in] or [B, n_in, n_channels]" if pcm else "[B, n_samples]"
         raise ValueError(f"waves: {waves.dtype} {list(waves.shape)}; expected float32 {expected}")
@@ -276,7 +321,7 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
         check_length(waves.shape[1], document)
     if finite and not np.isfinite(waves).all():
         raise ValueError("waves: contains values that are not finite")
-    return np.ascontiguousarray(waves)
+    return np.require(waves, np.float32, ["C", "A"])
 
 
 def check_length(n_samples: int, document: ModelDocument) -> None:
@@ -288,8 +333,17 @@ def check_length(n_samples: int, document: ModelDocument) -> None:
 
 
 def check_inputs(x: Any) -> np.ndarray:
-    """Network inputs as a C-contiguous float32 array; ValueError where they are not [B, H, W]."""
-    x = np.asarray(x)
+    """Network inputs as a C-contiguous float32 array; ValueError where they are not real numbers [B, H, W]."""
+    x = plain_array(x, "x")
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; it must be [B, H, W]")
-    return np.ascontiguousarray(x, dtype=np.float32)
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"x: {x.dtype} {list(x.shape)}; expected float32 [B, H, W]")
+    return np.require(x, np.float32, ["C", "A"])
+
+
+def plain_array(values: Any, what: str) -> np.ndarray:
+    """``values`` as an array without a mask; ValueError, which begins with ``what``, where some of them are masked."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{what}: has masked values; fill them first (numpy.ma.filled)")
+    return np.asarray(values)

@@ -22,7 +22,7 @@ class CpuEngine(Engine):
     Parameters
     ----------
     precision : "float32", or "bfloat16" where ``_C.build_info()["bfloat16"]``
-    threads : 1 to 1024; 0: ``FCNTAG_NUM_THREADS``, else the CPUs of the affinity mask and cgroup quota
+    threads : 1 to 1024; None or 0: ``FCNTAG_NUM_THREADS``, else the CPUs of the affinity mask and cgroup quota
     algorithm : "auto" lets the cost model decide how each block is computed, from the model's shapes alone; "direct"
         and "winograd" force one wherever it can be, for tests and measurements
     """
@@ -35,7 +35,7 @@ class CpuEngine(Engine):
         *,
         precision: str = "float32",
         max_batch: int = 64,
-        threads: int = 0,
+        threads: int | None = None,
         reduce: bool = True,
         algorithm: Literal["auto", "direct", "winograd"] = "auto",
     ) -> None:
@@ -43,27 +43,20 @@ class CpuEngine(Engine):
         self._algorithm = algorithm
         self.threads = thread_count(threads, _C.available_threads())
         self.isa: str = _C.build_info()["isa"]
-        self._pool: Any = _C.ThreadPool(self.threads)
-        try:
-            height, width = self._needed_size(*self.document.input_size())
-            self._melspec = self._make_melspec(height, width)
-            self._network = self._make_network(self.needed_model, height, width)
-        except MemoryError:
-            raise ModelError(f"{self.document.name}: not enough memory for its weights and buffers") from None
+        self._make_core()
 
     @property
     def algorithms(self) -> list[str]:
         """How each block is computed, "direct" or "winograd"."""
-        self._check_open()
-        return list(self._network.algorithms)
+        with self._in_use():
+            return list(self._network.algorithms)
 
     def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
         """How each block is computed: index, algorithm, pool window and stride, code, and the numbers of its tiling.
 
         A CPU's plan is the same for every batch.
         """
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             needed = self._needed_size(*self.document.input_size())
             found: list[dict[str, Any]] = self._network.describe_plan(*needed)
             return found
@@ -78,22 +71,19 @@ class CpuEngine(Engine):
 
     def track_rows(self, waves: np.ndarray) -> np.ndarray:
         """The network's input [B, H, W] of waves [B, n_samples] of any length that the front end takes."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             # The buffers of a long track go with its front end, which is therefore not kept.
             melspec = self._make_melspec(*self.document.input_size())
             return self._run_melspec(melspec, waves, self.document.frontend.n_frames(waves.shape[1]))
 
     def map_network(self, model: Model, height: int, width: int) -> Any:
         """A network of ``model``'s blocks for inputs of one size, whose features are the last map, [C, h, w]."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             return self._network_with(model, map_head_dict(model, height, width), height, width)
 
     def last_map(self, network: Any, x: np.ndarray) -> np.ndarray:
         """The last map of :meth:`map_network`'s ``network`` for x [B, H, W], one row [C * h * w] an input."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             found: np.ndarray = network.run(x, features=True)["features"]
             return found
 
@@ -101,6 +91,22 @@ class CpuEngine(Engine):
 
     def _host_scores(self, waves: np.ndarray, sample_rate: int | None) -> np.ndarray:
         return np.concatenate([self._run_needed(self._needed_rows(part))["scores"] for part in self._batches(waves)])
+
+    def _make_core(self) -> None:
+        self._pool: Any = _C.ThreadPool(self.threads)
+        try:
+            height, width = self._needed_size(*self.document.input_size())
+            self._melspec = self._make_melspec(height, width)
+            self._network = self._make_network(self.needed_model, height, width)
+        except MemoryError:
+            raise ModelError(f"{self.document.name}: not enough memory for its weights and buffers") from None
+
+    def _begin_in_child(self, torn: bool) -> None:
+        # The pool starts threads anew by itself, and weights that nobody was changing stay shared with the parent.
+        # No destructor runs on the torn core: the frame of the call that the fork cut off has it for ever.
+        if torn:
+            self._whole_melspec = self._whole_network = None
+            self._make_core()
 
     def _make_melspec(self, height: int, width: int) -> Any:
         return _C.MelSpec(melspec_config(self.whole_model, height, width), pool=self._pool)
@@ -124,9 +130,9 @@ class CpuEngine(Engine):
         self._pool = None
 
 
-def thread_count(threads: int, available: int) -> int:
+def thread_count(threads: int | None, available: int) -> int:
     """The number of threads to use for ``threads`` as a caller gave it; ValueError where it is out of range."""
-    if threads == 0:
+    if threads is None or threads == 0:
         text = os.environ.get("FCNTAG_NUM_THREADS", "")
         if text:
             if not text.isdigit() or int(text) < 1:

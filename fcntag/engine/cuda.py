@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +62,7 @@ class CudaEngine(Engine):
         if algorithm != "auto" and precision != "float32":
             raise ValueError(f"algorithm={algorithm!r} goes with precision='float32', not {precision!r}")
         super().__init__(model, precision, max_batch, reduce)
-        self._module, self._index, self._process = module, index, os.getpid()
+        self._module, self._index = module, index
         self.device_info = module.device_info(index)
         self.device = f"{'emulated' if module.emulated else 'cuda'}:{index}"
         self.isa = "sm_{}{}".format(*self.device_info["capability"])
@@ -77,13 +76,6 @@ class CudaEngine(Engine):
     # ---- what differs from the CPU ----
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of device memory held: weights, maps, buffers."""
-        with self._lock:
-            scorers = [self._scorer, *(scorer for scorer, _ in self._resampling.values())]
-            return super().memory_bytes + sum(int(scorer.memory_bytes) for scorer in scorers)
-
-    @property
     def algorithms(self) -> list[str]:
         """How each block is computed: "direct", then "implicit gemm"."""
         self._check_open()
@@ -91,8 +83,7 @@ class CudaEngine(Engine):
 
     def stage_times(self, batch: int, repeats: int) -> dict[str, list[float]]:
         """Seconds of "h2d", "mel", "block 1" ... "head", ``repeats`` of each, enqueued one by one; on random waves."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             times = self._scorer.stage_times(batch, repeats, self._shape(self.document.segments.n_samples))
             return {name: [float(s) for s in seconds] for name, seconds in times.items()}
 
@@ -102,8 +93,7 @@ class CudaEngine(Engine):
         ``flush_bytes`` of memory are cleared before each run, outside the measured time: more than the level-2 cache
         holds make it cold.
         """
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             shape = self._shape(self.document.segments.n_samples)
             return [float(s) for s in self._scorer.replay_times(batch, repeats, inputs, flush_bytes, shape)]
 
@@ -121,8 +111,7 @@ class CudaEngine(Engine):
 
     def describe_plan(self, batch: int = 1) -> list[dict[str, Any]]:
         """The choices of the tile planner, one dict a block."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             found: list[dict[str, Any]] = self._network.describe_plan(
                 batch, *self._needed_size(*self.document.input_size())
             )
@@ -130,15 +119,17 @@ class CudaEngine(Engine):
 
     def use_graphs(self, use: bool) -> None:
         """Whether runs replay recorded graphs (the default) or put their kernels on the stream one by one."""
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             self._scorer.use_graphs(use)
 
     # ---- inside ----
 
     def _check_open(self) -> None:
-        cuda_core.check_process(self._process)
+        cuda_core.check_process(self._process[0])
         super()._check_open()
+
+    def _parts(self) -> list[Any]:
+        return [*super()._parts(), self._scorer, *(scorer for scorer, _ in self._resampling.values())]
 
     def _release(self) -> None:
         super()._release()
@@ -176,19 +167,17 @@ class CudaEngine(Engine):
         pass  # any rate: the GPU resamples
 
     def _host_scores(self, waves: np.ndarray, sample_rate: int | None) -> np.ndarray:
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             if sample_rate is None:
                 scorer, n_samples = self._scorer, waves.shape[1]
             else:
                 scorer = self._pcm_scorer(sample_rate, waves.shape)
                 n_samples = self.document.segments.n_samples
-            scores, _ = scorer.run(self._network, waves, self._shape(n_samples))
+            scores, _ = scorer.run(waves, self._shape(n_samples))
             return scores
 
     def _device_scores(self, waves: Any, out: Any, stream: Any, sample_rate: int | None) -> Any:
-        with self._lock:
-            self._check_open()
+        with self._in_use():
             return self._enqueue(waves, out, stream, sample_rate)
 
     def _enqueue(self, waves: Any, out: Any, stream: Any, sample_rate: int | None) -> Any:
@@ -276,11 +265,19 @@ def memory_needed(
         device=index,
     )
     frontend = document.frontend
-    inputs = (height * width) if frontend.frames_stand_alone else whole[0] * whole[1]
-    if frontend.kind == "mfcc":  # and the log-mel that they come from
-        inputs += frontend.n_mels * whole[1]
+    if frontend.frames_stand_alone:
+        inputs, (_, n_frames) = height * width, frontend.rows_and_frames(height, width)
+    else:
+        inputs, (_, n_frames) = whole[0] * whole[1], frontend.rows_and_frames(*whole)
+    stages = module.MelSpec.planned_bytes(
+        melspec_config(model, height, width),
+        double_precision=precision == "float32",
+        batch=max_batch,
+        n_frames=n_frames,
+        device=index,
+    )
     floats = document.segments.n_samples + inputs + 2 * len(document.tags)
-    return int(network) + 4 * max_batch * floats
+    return int(network) + int(stages) + 4 * max_batch * floats
 
 
 def _new_cupy_array(shape: tuple[int, int], device: int, stream: int) -> Any:

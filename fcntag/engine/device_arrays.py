@@ -68,6 +68,8 @@ _DLPACK_CUDA = 2
 
 def _from_interface(array: Any, what: str) -> DeviceArray:
     interface = array.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise ValueError(f"{what}: has a mask; fill its values first")
     _check_float32(what, interface["typestr"] in ("<f4", "=f4"), interface["typestr"])
     shape = tuple(int(n) for n in interface["shape"])
     strides = interface.get("strides")
@@ -78,6 +80,8 @@ def _from_interface(array: Any, what: str) -> DeviceArray:
             step *= size
         strides = tuple(reversed(dense))
     else:
+        if any(int(s) % 4 for s in strides):
+            raise ValueError(f"{what}: strides of {list(strides)} bytes; float32 values lie 4 bytes apart")
         strides = tuple(int(s) // 4 for s in strides)
     return DeviceArray(int(interface["data"][0] or 0), shape, strides, interface.get("stream"), array)
 

@@ -12,6 +12,7 @@
 from .align import Truth, align, read_merges
 from .datasets import Dataset, jamendo, magnatagatune, msd, plain
 from .metrics import Intervals, Metrics, bootstrap, macro, per_tag, pr_auc, roc_auc
+from .published import published_figures
 from .report import Report, TagReport, Value, evaluate
 from .score_files import ScoreTable, read_scores
 from .scoring import Scores, score
@@ -36,6 +37,7 @@ __all__ = [
     "per_tag",
     "plain",
     "pr_auc",
+    "published_figures",
     "read_merges",
     "read_scores",
     "roc_auc",

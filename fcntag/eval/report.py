@@ -179,6 +179,7 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
     published: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> Report:
     """Compare scores with a dataset's annotations.
 
@@ -192,7 +193,8 @@ def evaluate(
     resamples : int >= 0, of the bootstrap over the clips; 0: no intervals
     seed : int >= 0, of the resamples
     confidence : above 0, below 1
-    published : figures to show beside, ``{name, value, by}``
+    published : figures to show beside, ``{name, value, by}`` (``published_figures``)
+    notes : lines to add to the dataset's own
 
     Raises
     ------
@@ -268,7 +270,7 @@ def evaluate(
         dataset_only=truth.dataset_only,
         missing=tuple(scores.missing),
         failed=dict(scores.failed),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *notes),
         published=tuple(published),
     )
 

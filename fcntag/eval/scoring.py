@@ -28,7 +28,8 @@ class Scores:
     tags: tuple[str, ...]  # labels, [n_tags]
     values: np.ndarray  # float [n_clips, n_tags]
     known: np.ndarray  # bool [n_clips]
-    missing: list[str] = field(default_factory=list)  # sound files that are not there, or clips without scores
+    # Sound files that are not there, by the path that was looked for; of a file of scores: clips that it lacks.
+    missing: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # path -> error, one line
     cached: int = 0  # clips whose scores were in the cache
     about: dict[str, Any] = field(default_factory=dict)  # model, engine and settings that computed them
@@ -83,7 +84,7 @@ def score(
                 status = os.stat(file)
             except OSError as error:
                 if isinstance(error, FileNotFoundError):
-                    scores.missing.append(path)
+                    scores.missing.append(file)
                 else:
                     scores.failed[path] = f"{file}: {error.strerror or error}"
                 step(None)

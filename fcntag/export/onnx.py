@@ -11,6 +11,7 @@ from ..errors import ModelError
 from .interface import METADATA_KEY, padding, rows_and_frames
 
 if TYPE_CHECKING:
+    from ..model.document import Log
     from ..model.file import Model
 
 try:
@@ -173,7 +174,7 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     In float64 up to here: a float32 spectrum has noise of 1e-7 of its loudest bin, and the logarithm of a silent band
     shows it. The cast to float32 is where the document's own numbers end.
     """
-    from ..model.filters import row_filters, window
+    from ..model.filters import frame_window, row_filters
 
     frontend, n_samples = model.document.frontend, model.document.segments.n_samples
     log = frontend.log
@@ -187,13 +188,15 @@ def _log_mel(graph: _Graph, model: Model) -> None:
     graph.node(
         "STFT",
         graph.constant("hop_length", np.array(frontend.hop_length)),
-        graph.constant("window", window(frontend.window, frontend.n_fft)),
+        graph.constant("window", frame_window(frontend)),
         graph.constant("n_fft", np.array(frontend.n_fft)),
         onesided=1,
         name="spectrum",  # [B, n_frames, n_bins, 2]
     )
     graph.node("Mul", "spectrum", name="squares")
     graph.node("ReduceSum", graph.constant("axis_parts", np.array([3])), keepdims=0, name="power")
+    if frontend.spectrum == "magnitude":
+        graph.node("Sqrt", name="magnitude")
     filters = row_filters(frontend)
     graph.node("MatMul", graph.constant("mel_filters", filters.T), name="mel_by_frame")
     graph.node("Transpose", perm=[0, 2, 1], name="mel")
@@ -203,24 +206,34 @@ def _log_mel(graph: _Graph, model: Model) -> None:
         graph.node("Min", graph.constant("largest_float16", np.array(65504.0)), name="mel_in_range")
         for kind in ("FLOAT", "FLOAT16", "DOUBLE"):  # the original held float32 before: two roundings, as there
             graph.node("Cast", to=getattr(TensorProto, kind), name=f"mel_{kind.lower()}")
-    if log.kind == "log10p1":
-        graph.node("Mul", graph.constant("gain", np.array(log.gain)), name="gained")
-        graph.node("Add", graph.constant("one", np.array(1.0)), name="gained_plus_one")
-        graph.node("Log", name="natural_log")
-        graph.node("Mul", graph.constant("per_decade", np.array(1.0 / math.log(10.0))), name="log_mel_float64")
-    else:
-        graph.node("Max", graph.constant("amin", np.array(log.amin)), name="above_amin")
-        graph.node("Log", name="natural_log")
-        graph.node("Mul", graph.constant("db_per_neper", np.array(10.0 / math.log(10.0))), name="db")
-        _reference(graph, model)
+    _compress(graph, log)
+    _reference(graph, log)
     if frontend.kind == "mfcc":
         _mfcc(graph, model)
     graph.node("Cast", to=TensorProto.FLOAT, name="log_mel")
 
 
-def _reference(graph: _Graph, model: Model) -> None:
-    """dB -> minus the segment's maximum, floored at so much below it, as the document says."""
-    log = model.document.frontend.log
+def _compress(graph: _Graph, log: Log) -> None:
+    """Rows m >= 0 -> their logarithm by the document's rule, not yet set against the segment's maximum."""
+    if log.kind == "none":
+        return
+    if log.kind in ("log10p1", "log1p"):
+        graph.node("Mul", graph.constant("gain", np.array(log.gain)), name="gained")
+        graph.node("Add", graph.constant("one", np.array(1.0)), name="gained_plus_one")
+    else:
+        if log.amin > 0:
+            graph.node("Max", graph.constant("amin", np.array(log.amin)), name="above_amin")
+        if log.offset > 0:
+            graph.node("Add", graph.constant("offset", np.array(log.offset)), name="with_offset")
+    graph.node("Log", name="natural_log")
+    if log.kind == "db":
+        graph.node("Mul", graph.constant("db_per_neper", np.array(10.0 / math.log(10.0))), name="db")
+    elif log.kind in ("log10", "log10p1"):
+        graph.node("Mul", graph.constant("per_decade", np.array(1.0 / math.log(10.0))), name="log_mel_float64")
+
+
+def _reference(graph: _Graph, log: Log) -> None:
+    """dB -> minus the segment's maximum, floored at so much below it, as the document says; other scales stay."""
     if log.ref == "max" or log.top_db is not None:
         db = graph.current
         peak = graph.node("ReduceMax", axes=[1, 2], keepdims=1, name="peak")
@@ -256,14 +269,15 @@ def _mfcc(graph: _Graph, model: Model) -> None:
 def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
-    if frontend.normalization == "standardize":
+    if frontend.normalization in ("standardize", "standardize_per_mel"):
+        axes = [1, 2] if frontend.normalization == "standardize" else [2]
         # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
-        mean = graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="mean")
+        mean = graph.node("ReduceMean", axes=axes, keepdims=1, name="mean")
         graph.current = x
         centred = graph.node("Sub", mean, name="centred")
         graph.node("Mul", centred, name="squared_deviation")
-        graph.node("ReduceMean", axes=[1, 2], keepdims=1, name="variance")
+        graph.node("ReduceMean", axes=axes, keepdims=1, name="variance")
         graph.node("Sqrt", name="standard_deviation")
         spread = graph.node("Add", graph.constant("epsilon", np.array(1e-10)), name="spread")
         graph.current = centred

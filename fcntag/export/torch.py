@@ -65,14 +65,14 @@ class LogMel(nn.Module):
     """Waves [B, n_samples] -> log-mel [B, n_rows, n_frames] in float64, not normalised; float64 throughout."""
 
     def __init__(self, model: Model) -> None:
-        from ..model.filters import row_filters, window
+        from ..model.filters import frame_window, row_filters
 
         super().__init__()
         self.frontend = frontend = model.document.frontend
         self.padding = padding(frontend, model.document.segments.n_samples)
         filters = row_filters(frontend)
         self.register_buffer("filters", torch.from_numpy(filters))
-        self.register_buffer("window", torch.from_numpy(window(frontend.window, frontend.n_fft)))
+        self.register_buffer("window", torch.from_numpy(frame_window(frontend)))
         self.mfcc = Mfcc(model) if frontend.kind == "mfcc" else None
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:
@@ -89,13 +89,20 @@ class LogMel(nn.Module):
         spectrum = torch.stft(
             x, frontend.n_fft, frontend.hop_length, window=self.window, center=False, return_complex=True
         )
-        power = self.filters @ torch.view_as_real(spectrum).square().sum(-1)
+        bins = torch.view_as_real(spectrum).square().sum(-1)
+        power = self.filters @ (bins.sqrt() if frontend.spectrum == "magnitude" else bins)
         if frontend.power_exponent == 2:
             power = power * power
         if frontend.rounding == "float16":  # the original held float32 before: two roundings, as there
             power = power.clamp_max(65504.0).to(torch.float32).to(torch.float16).to(torch.float64)
-        if log.kind == "log10p1":
-            return torch.log10(log.gain * power + 1.0)
+        if log.kind in ("log10p1", "log1p"):
+            gained = log.gain * power + 1.0
+            return torch.log10(gained) if log.kind == "log10p1" else torch.log(gained)
+        if log.kind in ("ln", "log10"):
+            floored = power.clamp_min(log.amin) + log.offset
+            return torch.log(floored) if log.kind == "ln" else torch.log10(floored)
+        if log.kind == "none":
+            return power
         db = 10.0 * torch.log10(power.clamp_min(log.amin))
         peak = db.amax((1, 2), keepdim=True)
         if log.ref == "max":
@@ -135,10 +142,11 @@ class Normalise(nn.Module):
             self.register_buffer(name, value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.normalization == "standardize":
+        if self.normalization in ("standardize", "standardize_per_mel"):
+            axes = (1, 2) if self.normalization == "standardize" else (2,)
             dtype, x = x.dtype, x.to(torch.float64)
-            x = x - x.mean((1, 2), keepdim=True)
-            x = (x / (x.square().mean((1, 2), keepdim=True).sqrt() + 1e-10)).to(dtype)
+            x = x - x.mean(axes, keepdim=True)
+            x = (x / (x.square().mean(axes, keepdim=True).sqrt() + 1e-10)).to(dtype)
         elif self.normalization != "none":
             x = self.scale * x + self.shift
         return x if self.time_axis == 1 else x.transpose(1, 2)

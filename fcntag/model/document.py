@@ -23,6 +23,7 @@ from .json_fields import build, reject_constant, show, unique_keys
 __all__ = [
     "FORMAT",
     "Block",
+    "Dense",
     "Frontend",
     "Head",
     "Log",
@@ -38,6 +39,8 @@ FORMAT = 1  # raise it when an old reader would misread a new file
 MAX_CHANNELS = 8192  # 4 x the widest layer of the paper: above it a document is damaged, not ambitious
 MAX_BLOCKS = 64
 MAX_TAGS = 100_000
+MAX_HIDDEN = 8
+MAX_HIDDEN_FEATURES = 65536
 MAX_SAMPLES = 1 << 26  # one segment: 70 minutes at 16 kHz
 MAX_JSON_BYTES = 16 << 20
 
@@ -99,19 +102,44 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """Last map [C, H, W] -> features -> sigmoid(weight @ features + bias).
+class Dense:
+    """A hidden dense layer of the head: activation(weight @ x + bias).
 
-    Tensors ``head.weight`` [n_tags, in_features], ``head.bias`` [n_tags]. ``flatten``: order of the features:
-    "chw" (channel slowest) or "hwc" (channel fastest); "max": global max-pool to C features.
+    Tensors ``head.hidden.{i}.weight`` [out_features, features that arrive], ``head.hidden.{i}.bias`` [out_features].
+    A batch-norm in front of it or behind it is folded into the layers around it by the converter.
     """
 
-    flatten: Literal["chw", "hwc", "max"]
+    out_features: int
+    activation: Literal["relu", "elu", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Last map [C, H, W] -> features -> hidden layers -> sigmoid(weight @ x + bias).
+
+    Tensors ``head.weight`` [n_tags, last_features], ``head.bias`` [n_tags], and those of the hidden layers.
+    ``flatten``: order of the features: "chw" (channel slowest) or "hwc" (channel fastest); "max" and "mean": global
+    maximum or mean over (H, W), C features. ``in_features`` is their number.
+    """
+
+    flatten: Literal["chw", "hwc", "max", "mean"]
     in_features: int
     activation: Literal["sigmoid"] = "sigmoid"
-    # The features that this model is published for: "head", those that enter the dense layer, or "blocks", the mean
-    # over (H, W) of every block's pooled output.
+    # The features that this model is published for: "head", those that enter the last dense layer, or "blocks", the
+    # mean over (H, W) of every block's pooled output.
     default_features: Literal["head", "blocks"] = "head"
+    hidden: tuple[Dense, ...] = ()
+
+    @property
+    def last_features(self) -> int:
+        """Number of values that enter the last dense layer, which gives the tags."""
+        return self.hidden[-1].out_features if self.hidden else self.in_features
+
+    def layer_sizes(self, n_tags: int) -> list[tuple[str, int, int]]:
+        """Every dense layer in order: the stem of its tensors' names, its inputs and its outputs."""
+        sizes = [self.in_features, *(layer.out_features for layer in self.hidden), n_tags]
+        names = [*(f"head.hidden.{i}" for i in range(len(self.hidden))), "head"]
+        return list(zip(names, sizes[:-1], sizes[1:], strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +212,10 @@ class ModelDocument:
         return sizes
 
     def n_features(self, n_samples: int | None = None) -> int:
-        """Number of features that reach the dense layer for a segment of ``n_samples``; 0 if it is too short."""
+        """Number of features that leave the last map for a segment of ``n_samples``; 0 if it is too short."""
         height, width = self.map_sizes(n_samples)[-1]
         channels = self.blocks[-1].out_channels
-        if self.head.flatten == "max":
+        if self.head.flatten in ("max", "mean"):
             return channels if height and width else 0
         return channels * height * width
 
@@ -206,8 +234,8 @@ class ModelDocument:
             shapes[f"blocks.{i}.weight"] = (block.out_channels, block.in_channels, block.kernel, block.kernel)
             for name in ("bias", "scale", "shift") if block.post_affine else ("bias",):
                 shapes[f"blocks.{i}.{name}"] = (block.out_channels,)
-        shapes["head.weight"] = (len(self.tags), self.head.in_features)
-        shapes["head.bias"] = (len(self.tags),)
+        for stem, inputs, outputs in self.head.layer_sizes(len(self.tags)):
+            shapes[f"{stem}.weight"], shapes[f"{stem}.bias"] = (outputs, inputs), (outputs,)
         return shapes
 
     def multiply_adds(self) -> int:
@@ -215,7 +243,11 @@ class ModelDocument:
         total = 0
         for block, (height, width) in zip(self.blocks, self.map_sizes(), strict=False):
             total += height * width * block.in_channels * block.out_channels * block.kernel**2
-        return total + len(self.tags) * self.head.in_features
+        return total + self.head_multiply_adds()
+
+    def head_multiply_adds(self) -> int:
+        """Those of the dense layers alone."""
+        return sum(inputs * outputs for _, inputs, outputs in self.head.layer_sizes(len(self.tags)))
 
     def with_variant(self, name: str) -> ModelDocument:
         """The document with the pools of variant ``name``; raises ModelError if there is none."""
@@ -239,10 +271,14 @@ class ModelDocument:
         tree = dataclasses.asdict(self)
         for name in self.frontend.idle_fields():
             del tree["frontend"][name]
+        if not self.frontend.log.offset:
+            del tree["frontend"]["log"]["offset"]
         if not self.random_weights:
             del tree["random_weights"]
         if self.head.default_features == "head":
             del tree["head"]["default_features"]
+        if not self.head.hidden:
+            del tree["head"]["hidden"]
         return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -278,11 +314,12 @@ def _check(doc: ModelDocument) -> None:
         raise ModelError(f"document.tags: {show(repeated)} appears twice")
     fe, seg = doc.frontend, doc.segments
     check_frontend(fe)
-    check_range("segments.n_samples", seg.n_samples, fe.n_fft, MAX_SAMPLES)
+    # The reflection reads n_fft // 2 samples behind the edge one, which a shorter segment does not have.
+    reflected = fe.n_fft // 2 + 1 if fe.framing == "center" and fe.pad_mode == "reflect" else 1
+    check_range("segments.n_samples", seg.n_samples, max(fe.frame_length, reflected), MAX_SAMPLES)
     check_range("segments.min_samples", seg.min_samples, 0, seg.n_samples)
-    if seg.min_samples and fe.framing == "center" and fe.pad_mode == "reflect":
-        # the reflection reads n_fft/2 samples behind the edge one, which a shorter segment does not have
-        check_range("segments.min_samples", seg.min_samples, fe.n_fft // 2 + 1, seg.n_samples)
+    if seg.min_samples:
+        check_range("segments.min_samples", seg.min_samples, reflected, seg.n_samples)
     if fe.kind == "mfcc":
         for name, n_samples in (("n_samples", seg.n_samples), ("min_samples", seg.min_samples or seg.n_samples)):
             if fe.n_frames(n_samples) < DELTA_WIDTH:
@@ -310,6 +347,9 @@ def _check(doc: ModelDocument) -> None:
             check_range(f"{where}.pool.stride[{axis}]", block.pool.stride[axis], 1, MAX_SAMPLES)
         height, width = block.output_size(height, width)
         channels = block.out_channels
+    check_range("head.hidden: number", len(doc.head.hidden), 0, MAX_HIDDEN)
+    for i, layer in enumerate(doc.head.hidden):
+        check_range(f"head.hidden[{i}].out_features", layer.out_features, 1, MAX_HIDDEN_FEATURES)
     if doc.head.in_features != doc.n_features():
         raise ModelError(
             f"document.head.in_features: {doc.head.in_features}, but the last block gives {doc.n_features()}"

@@ -32,12 +32,32 @@ MAX_HEADER_BYTES = 2 * MAX_JSON_BYTES + (1 << 20)
 
 @dataclass(frozen=True)
 class Model:
-    """A model that passed every check: what it is, its numbers, and which file they came from."""
+    """What a model is, its numbers, and which file they came from; :func:`read_model` gives one that is checked.
+
+    Attributes
+    ----------
+    document : the model document
+    tensors : float32 by the names and shapes of ``document.tensor_shapes()``, C-contiguous and in native byte order.
+        Arrays that lie otherwise in memory are copied at construction; :func:`read_model` gives read-only ones.
+    sha256 : of the whole file, in hex
+    path : of the file
+    """
 
     document: ModelDocument
-    tensors: dict[str, np.ndarray]  # float32, C-contiguous, read-only; names and shapes are document.tensor_shapes()
-    sha256: str  # of the whole file, in hex
+    tensors: dict[str, np.ndarray]
+    sha256: str
     path: str
+
+    def __post_init__(self) -> None:
+        plain = {name: _plain(array) for name, array in self.tensors.items()}
+        if any(plain[name] is not array for name, array in self.tensors.items()):
+            object.__setattr__(self, "tensors", plain)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle: the tensors stay read-only, which NumPy forgets."""
+        self.__dict__.update(state)
+        for array in self.tensors.values():
+            array.flags.writeable = False
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:
@@ -111,20 +131,38 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise ModelError(f"{name}: cannot be written: {error.strerror or error}") from None
 
 
-def check_tensors(document: ModelDocument, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise ``ModelError`` naming the first tensor that is missing, unknown, misshapen, not float32 or not finite."""
+def check_shapes(document: ModelDocument, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ModelError`` naming the first tensor that is missing, unknown, no array, misshapen or not float32."""
     expected = document.tensor_shapes()
     _check_names(expected, tensors)
     for name, shape in expected.items():
         array = tensors[name]
+        if not isinstance(array, np.ndarray):
+            raise ModelError(f"{name}: is {type(array).__name__}; must be a NumPy array")
         if array.dtype != np.float32:
             raise ModelError(f"{name}: dtype is {array.dtype}; must be float32")
         if array.shape != shape:
             raise ModelError(f"{name}: shape is {list(array.shape)}; the document needs {list(shape)}")
+        if np.ma.is_masked(array):
+            raise ModelError(f"{name}: has masked values; fill them first")
+
+
+def check_tensors(document: ModelDocument, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ModelError`` where :func:`check_shapes` does, and for a tensor that is not finite."""
+    check_shapes(document, tensors)
+    for name in document.tensor_shapes():
+        array = tensors[name]
         finite = np.isfinite(array)
         if not finite.all():
             index = [int(i) for i in np.argwhere(~finite)[0]]
             raise ModelError(f"{name}: {array[tuple(index)]} at {index}; every weight must be finite")
+
+
+def _plain(array: Any) -> Any:
+    """``array`` C-contiguous, aligned and in native byte order: itself, or a copy. What is no array stays as it is."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        return array
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
 
 def _check_names(expected: Mapping[str, Any], names: Mapping[str, Any]) -> None:

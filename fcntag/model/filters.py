@@ -23,9 +23,9 @@ _LOG_STEP = np.log(6.4) / 27.0
 
 
 def hz_to_mel(hz: np.ndarray | float, scale: str = "slaney") -> np.ndarray:
-    """Frequency in Hz (>= 0) to mel, same shape, float64. ``scale``: "slaney" or "htk"."""
+    """Frequency in Hz (>= 0) to mel, same shape, float64. "htk" and "tensorflow" are one scale."""
     hz = np.asarray(hz, dtype=np.float64)
-    if scale == "htk":
+    if scale != "slaney":
         return 2595.0 * np.log10(1.0 + hz / 700.0)
     above = np.maximum(hz, _LOG_START_HZ)  # keeps the log finite where the linear branch is taken
     return np.where(
@@ -36,7 +36,7 @@ def hz_to_mel(hz: np.ndarray | float, scale: str = "slaney") -> np.ndarray:
 def mel_to_hz(mel: np.ndarray | float, scale: str = "slaney") -> np.ndarray:
     """Inverse of :func:`hz_to_mel`."""
     mel = np.asarray(mel, dtype=np.float64)
-    if scale == "htk":
+    if scale != "slaney":
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     return np.where(
         mel < _LOG_START_MEL,
@@ -48,19 +48,34 @@ def mel_to_hz(mel: np.ndarray | float, scale: str = "slaney") -> np.ndarray:
 def mel_filters(
     *, sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float, scale: str, norm: str
 ) -> np.ndarray:
-    """Triangular mel filters [n_mels, n_fft // 2 + 1], float64, for a power spectrum.
+    """Triangular mel filters [n_mels, n_fft // 2 + 1], float64, for a spectrum of bins.
 
-    ``fmin``, ``fmax`` in Hz; ``scale``: "slaney" or "htk"; ``norm``: "slaney" divides each filter by half its
-    bandwidth in Hz, "none" leaves the peaks at 1.
+    ``fmin``, ``fmax`` in Hz; ``scale``: "slaney" and "htk" draw straight lines in Hz, "tensorflow" draws them in HTK's
+    mel and gives bin 0 no weight. ``norm``: "slaney" divides each filter by half its bandwidth in Hz, "sum" by the sum
+    of its weights (a filter that no bin lies in stays 0), "none" leaves the peaks at 1.
     """
-    bin_hz = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)
-    edges_hz = mel_to_hz(np.linspace(hz_to_mel(fmin, scale), hz_to_mel(fmax, scale), n_mels + 2), scale)
-    left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising = (bin_hz - left) / (centre - left)
-    falling = (right - bin_hz) / (right - centre)
+    edges = np.linspace(hz_to_mel(fmin, scale), hz_to_mel(fmax, scale), n_mels + 2)
+    edges_hz = mel_to_hz(edges, scale)
+    n_bins = n_fft // 2 + 1
+    if scale == "tensorflow":  # its last bin is at half the rate, even where an odd n_fft puts it below
+        at = hz_to_mel(np.linspace(0.0, sample_rate / 2.0, n_bins), scale)
+    elif n_fft % 2:
+        edges, at = edges_hz, np.arange(n_bins) * sample_rate / n_fft
+    else:
+        edges, at = edges_hz, np.linspace(0.0, sample_rate / 2.0, n_bins)
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (at - left) / (centre - left)
+    falling = (right - at) / (right - centre)
     filters = np.maximum(0.0, np.minimum(rising, falling))
+    if scale == "tensorflow":
+        filters[:, 0] = 0.0
     if norm == "slaney":
-        filters *= 2.0 / (right - left)
+        filters *= 2.0 / (edges_hz[2:] - edges_hz[:-2])[:, None]
+    elif norm == "sum":
+        total = filters.sum(axis=1, keepdims=True)
+        filters /= np.where(total > 0, total, 1.0)
+    elif norm != "none":  # the oracle and the engines share this function: a wrong norm would look right
+        raise ValueError(f"mel norm {norm!r} is not built; built: slaney, sum, none")
     return filters
 
 
@@ -74,7 +89,7 @@ def stft_filters(*, n_fft: int, n_bins: int, first_bin: int, merged_bins: int) -
 
 
 def row_filters(frontend: Frontend) -> np.ndarray:
-    """The filters from a power spectrum [n_fft // 2 + 1] to the rows that the log is taken of, float64.
+    """The filters from a spectrum [n_fft // 2 + 1] to the rows that the log is taken of, float64.
 
     [n_bins, n_fft // 2 + 1] for an STFT, [n_mels, n_fft // 2 + 1] for mel, and for MFCC, which come from mel.
     """
@@ -122,10 +137,23 @@ def delta_frames(n_frames: int) -> np.ndarray:
     return first[:, None] + np.arange(DELTA_WIDTH)
 
 
-def window(name: str, n_fft: int) -> np.ndarray:
-    """Window [n_fft], float64: "hann" (periodic) or "hann_reversed" (the same, read backwards)."""
-    hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
-    windows = {"hann": hann, "hann_reversed": hann[::-1].copy()}
-    if name not in windows:  # the oracle and the engines share this function: a wrong window would look right
-        raise ValueError(f"window {name!r} is not built; built: {', '.join(windows)}")
-    return windows[name]
+def window(name: str, length: int) -> np.ndarray:
+    """Window [length], float64, by its name in ``Frontend.window``; a periodic window of one point is 1."""
+    cosine, _, how = name.partition("_")
+    shapes = {"hann": (0.5, 0.5), "hamming": (0.54, 0.46)}
+    built = ("hann", "hann_reversed", "hann_symmetric", "hamming", "hamming_symmetric")
+    if name not in built:  # the oracle and the engines share this function: a wrong window would look right
+        raise ValueError(f"window {name!r} is not built; built: {', '.join(built)}")
+    if length == 1:
+        return np.ones(1)
+    mean, swing = shapes[cosine]
+    taper = mean - swing * np.cos(2.0 * np.pi * np.arange(length) / (length - 1 if how == "symmetric" else length))
+    return taper[::-1].copy() if how == "reversed" else taper
+
+
+def frame_window(frontend: Frontend) -> np.ndarray:
+    """The window of a frame, completed with zeros to [n_fft], float64."""
+    taper = window(frontend.window, frontend.window_length)
+    missing = frontend.n_fft - len(taper)
+    left = missing // 2 if frontend.win_position == "center" else 0
+    return np.pad(taper, (left, missing - left))

@@ -246,15 +246,18 @@ def _input_tensors(described: ModelDocument) -> dict[str, np.ndarray]:
     import numpy as np
 
     frontend = described.frontend
+    # A decibel in the units of the logarithm; those of power + 1 are about 0 to 4 and 0 to 10.
+    decibel = {"db": 1.0, "ln": np.log(10) / 10, "log10": 0.1}.get(frontend.log.kind)
     if frontend.kind == "mfcc":
-        # On music: c0 about -300 +- 100, the others +- 20, deltas +- 5. One scale for all where rows have none.
+        # On music, in dB: c0 about -300 +- 100, the others +- 20, deltas +- 5. One scale for all where rows have none.
         scale, shift = np.array([1 / 20]), np.array([0.0])
         if frontend.normalization == "per_mel":
             scale = np.repeat([1 / 20, 1 / 5, 1 / 5], frontend.n_mfcc)
             shift = np.zeros(len(scale))
             scale[0], shift[0] = 1 / 100, 3.0
-    elif frontend.log.kind == "db":
-        scale, shift = np.array([1 / 16]), np.array([1.5])
+        scale /= decibel or 1.0
+    elif decibel is not None:
+        scale, shift = np.array([1 / 16 / decibel]), np.array([1.5])
     else:
-        scale, shift = np.array([1.0]), np.array([0.0])
+        scale, shift = np.array([0.4 if frontend.log.kind == "log1p" else 1.0]), np.array([0.0])
     return {"input.scale": scale, "input.shift": shift}

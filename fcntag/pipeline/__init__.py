@@ -1,7 +1,7 @@
 """Tracks in, one array of values per window out: a decode pool in front of one consumer that batches across files.
 
-    sources -> [worker threads: open, plan, decode, resample] -> queues, one a track -> batches [B, n_samples]
-            -> function(batch) [B, K] -> Outcome per track, in the order of the sources
+    sources -> [feed: reads ahead] -> [worker threads: open, plan, decode, resample] -> queues, one a track
+            -> batches [B, n_samples] -> function(batch) [B, K] -> Outcome per track, in the order of the sources
 
 Threads are enough: soundfile, soxr and the engine all release the GIL. A batch takes what is ready when the engine
 is free, up to ``max_batch`` windows of one length, from as many tracks as it needs. Memory is bounded by the batch
@@ -11,14 +11,14 @@ and by DECODED_BYTES of windows waiting, whatever the number and the length of t
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError, FcntagError
 from .batch import Batch
-from .decode import DecodePool, End, Job, default_workers, is_array, name_of
+from .decode import DecodePool, End, Job, default_workers, is_array
+from .feed import Feed
 from .segments import SegmentPlan
 
 if TYPE_CHECKING:
@@ -119,46 +119,29 @@ def run_pipeline(
 ) -> Iterator[Outcome]:
     """Yield one Outcome a source, in order; a source that fails gives one with ``error``. Errors of ``function`` rise.
 
-    An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before.
-    ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Reads at most
-    ``workers + max_batch`` sources ahead, and ``2 * workers`` of those that are held in memory.
+    An Exception of the iterator ``sources`` rises after the outcomes of all that it gave before. No outcome waits for a
+    source: :class:`Feed` reads them, at most ``workers + max_batch`` ahead, and ``2 * workers`` of those in memory.
+    ``sample_rate`` says which rate in Hz to open a source with (None for all but arrays). Raises FcntagError in a
+    forked child of the process where the run began.
     """
     pool = DecodePool(workers, plan, rate)
-    batch = Batch(function, max_batch)
-    iterator = iter(sources)
-    exhausted = False
-    failure: Exception | None = None  # of the iterator
-    flying: deque[Job] = deque()  # submitted and not yet yielded, in order
-    unread: deque[Job] = deque()  # those of them that have more to take
     try:
+        batch = Batch(function, max_batch)
+        feed = Feed(sources, pool, sample_rate, ahead=workers + max_batch, ahead_in_memory=2 * workers)
+        del sources  # the feed has the only reference, and lets go of it where it was read
         while True:
-            while not exhausted and len(unread) < workers + max_batch:
-                if sum(job.in_memory for job in unread) >= 2 * workers:
-                    break
-                try:
-                    source = next(iterator)
-                except StopIteration:
-                    exhausted = True
-                    break
-                except Exception as error:
-                    exhausted, failure = True, error
-                    break
-                job = Job(source, sample_rate(source), name_of(source))
-                flying.append(job)
-                unread.append(job)
-                pool.submit(job)
-            while flying and flying[0].end is not None and not flying[0].waiting:
-                yield _finish(flying.popleft())
-            if not unread:
-                if not len(batch) and exhausted:
-                    if failure is not None:
-                        raise failure
-                    return
-                batch.run()
+            pool.check()
+            while feed.flying and feed.flying[0].end is not None and not feed.flying[0].waiting:
+                yield _finish(feed.flying.popleft())
+                pool.check()
+            job = feed.head(wait=not len(batch))
+            item = None if job is None else pool.take(job, wait=not len(batch))
+            if pool.closed:
                 continue
-            job = unread[0]
-            item = pool.take(job, wait=not len(batch))
-            if item is None:
+            if job is None and not len(batch):
+                feed.raise_failure()
+                return
+            if job is None or item is None:
                 batch.run()
             elif isinstance(item, SegmentPlan):
                 job.plans += 1
@@ -166,7 +149,7 @@ def run_pipeline(
                 job.plan = item
             elif isinstance(item, End):
                 job.end = item
-                unread.popleft()
+                feed.drop_head()
             else:
                 batch.add(job, item)
     finally:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AudioError
+from .. import process
+from ..errors import AudioError, FcntagError
 from .segments import SegmentPlan
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class End:
     error: Exception | None = None
 
 
-class _Closed(Exception):
+class _Closed(BaseException):
     """The consumer has gone; the worker stops where it is."""
 
 
@@ -62,32 +64,74 @@ class DecodePool:
     """Worker threads that decode jobs in the order given, and block when DECODED_BYTES wait to be taken."""
 
     def __init__(self, workers: int, plan: Callable[[int], SegmentPlan], rate: int) -> None:
+        if process.ending():
+            process.wait_for_the_end()
+        if sys.is_finalizing():  # no thread starts any more
+            raise FcntagError("the interpreter is shutting down; nothing can be decoded any more")
         self._workers, self._plan, self._rate = workers, plan, rate
-        self._changed = threading.Condition()
+        self._process = process.here()
+        self.lock = threading.RLock()
+        self._conditions: list[threading.Condition] = []
+        self._changed = self.condition()
         self._jobs: deque[Job] = deque()
         self._threads: list[threading.Thread] = []
+        self._started = 0  # workers
         self._idle = 0
         self._bytes = 0
         self._head: Job | None = None
-        self._closed = False
+        self.closed = False
+        _open_pools.add(self)
+
+    def inherited(self) -> bool:
+        """Whether this process is a forked child of the pool's: its threads are not here, its lock may never open."""
+        return process.here() != self._process
+
+    def check(self) -> None:
+        """Raise FcntagError where the pool's threads are gone: in a forked child, or when the program has ended.
+
+        Without the lock: a daemon thread of a program that has ended does not return.
+        """
+        if self.inherited():
+            raise FcntagError(
+                f"these results were begun in process {self._process[0]} and cannot go on in its forked child "
+                f"{os.getpid()}; ask for them anew there"
+            )
+        if self.closed:
+            process.wait_for_the_end()
+            raise FcntagError("these results cannot go on: the program has ended")
+
+    def condition(self) -> threading.Condition:
+        """A condition with the pool's lock, which :meth:`stop` notifies."""
+        self._conditions.append(threading.Condition(self.lock))
+        return self._conditions[-1]
+
+    def start(self, name: str, *call: Any) -> None:
+        """Start a thread for a function with arguments that returns after :meth:`stop`."""
+        thread = threading.Thread(target=_run, args=(sys.stdin, *call), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def submit(self, job: Job) -> None:
-        with self._changed:
+        """Put a job behind the others. RuntimeError where the system starts no thread at all."""
+        with self.lock:
             self._jobs.append(job)
-            if self._idle < len(self._jobs) and len(self._threads) < self._workers:
-                thread = threading.Thread(target=self._work, name="fcntag-decode", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            if self._idle < len(self._jobs) and self._started < self._workers:
+                try:
+                    self.start("fcntag-decode", self._work)
+                    self._started += 1
+                except RuntimeError:  # no more threads: those that there are must do
+                    if not self._started:
+                        raise
             self._changed.notify_all()
 
     def take(self, job: Job, wait: bool) -> Any | None:
-        """The next of ``job``'s plan, windows and end; None if there is none yet and ``wait`` is false."""
-        with self._changed:
+        """The next of ``job``'s plan, windows and end; None if there is none and ``wait`` is false, or at the end."""
+        with self.lock:
             if self._head is not job:
                 self._head = job
                 self._changed.notify_all()
             while not job.ready:
-                if not wait:
+                if not wait or self.closed:
                     return None
                 self._changed.wait()
             item = job.ready.popleft()
@@ -96,13 +140,21 @@ class DecodePool:
             self._changed.notify_all()
             return item
 
+    def stop(self) -> None:
+        """Tell the workers to stop where they are, without waiting for them. Does nothing in a forked child."""
+        if self.closed or self.inherited():
+            return
+        with self.lock:
+            self.closed = True
+            for condition in self._conditions:
+                condition.notify_all()
+
     def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        """Stop the workers, and wait a moment until they have let go of their tracks."""
+        self.stop()
+        if not self.inherited():
+            join(self._threads)
+        _open_pools.discard(self)
 
     def _put(self, job: Job, item: Any) -> None:
         with self._changed:
@@ -110,35 +162,38 @@ class DecodePool:
                 # The job that the consumer waits for may always put one: jobs are taken in order, so it has a worker,
                 # and no number of later tracks can keep it from making progress.
                 while self._bytes + item.nbytes > DECODED_BYTES and not (self._head is job and not job.ready):
-                    if self._closed:
+                    if self.closed:
                         raise _Closed
                     self._changed.wait()
                 self._bytes += item.nbytes
-            if self._closed:
+            if self.closed:
                 raise _Closed
             job.ready.append(item)
             self._changed.notify_all()
 
     def _work(self) -> None:
+        process.own_thread()
         while True:
             with self._changed:
                 self._idle += 1
-                while not self._jobs and not self._closed:
+                while not self._jobs and not self.closed:
                     self._changed.wait()
                 self._idle -= 1
-                if self._closed:
+                if self.closed:
                     return
                 job = self._jobs.popleft()
             try:
                 try:
                     end = self._decode(job)
-                except _Closed:
+                except (_Closed, process.Leaving):
                     raise
                 except Exception as error:  # whatever a decoder does, the other tracks go on
                     end = End(error=error)
+                except BaseException as error:  # an exit that a file object of the caller's asks for is not ours
+                    end = End(error=RuntimeError(f"{type(error).__name__}: {error}"))
                 job.source = None  # an array or file object must not live as long as its result waits
                 self._put(job, end)
-            except _Closed:
+            except (_Closed, process.Leaving):
                 return
 
     def _decode(self, job: Job) -> End:
@@ -165,6 +220,38 @@ class DecodePool:
                     )
                 n_total = n_true  # the header lied: the windows decoded so far are not where the rule wants them
             raise AudioError(f"{track.name}: its length changes each time it is decoded; last {n_total} samples")
+
+
+def _run(stdin: Any, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of the caller's sources and keep ``stdin`` meanwhile.
+
+    The thread may sit in a read of ``stdin.buffer`` when the program ends. The interpreter aborts where it has to close
+    the stream then; with a reference in this frame it leaves it open.
+    """
+    function(*arguments)
+
+
+def join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for threads that were told to stop, CLOSE_SECONDS for all together."""
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in threads:
+        if thread is not threading.current_thread():  # which may run a collection of garbage that closes its own pool
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+_open_pools: set[DecodePool] = set()
+
+
+def _close_pools() -> None:
+    """Stop every pool while the interpreter is whole: a worker must not be inside a decoder when it goes."""
+    pools = [pool for pool in list(_open_pools) if not pool.inherited()]
+    for pool in pools:
+        pool.stop()
+    for pool in pools:
+        pool.close()
+
+
+process.at_end(_close_pools)
 
 
 def read_windows(track: Track, plan: SegmentPlan) -> Iterator[np.ndarray]:

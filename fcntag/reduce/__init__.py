@@ -42,6 +42,7 @@ class Reduction:
 
     Attributes:
         flatten: the head's order, for :meth:`restore_features`.
+        hidden: whether hidden layers stand between the last map and the features that a caller gets.
         blocks: per block, channels before and after and why.
         input_before, input_after: (H, W) of the network's input, and of its part at the top left that is ever needed.
         samples_before, samples_after: length of a segment, and how much of its start the needed frames reach.
@@ -52,7 +53,8 @@ class Reduction:
         score_bound: proven bound on the change of any score, see the module.
     """
 
-    flatten: Literal["chw", "hwc", "max"]
+    flatten: Literal["chw", "hwc", "max", "mean"]
+    hidden: bool
     blocks: tuple[BlockReduction, ...]
     input_before: tuple[int, int]
     input_after: tuple[int, int]
@@ -64,7 +66,9 @@ class Reduction:
     score_bound: float
 
     def restore_features(self, features: np.ndarray) -> np.ndarray:
-        """Features [B, F'] that enter the reduced head -> [B, F] of the original head, same order."""
+        """Features [B, F'] that enter the reduced last dense layer -> [B, F] of the original one, same order."""
+        if self.hidden:
+            return features
         last = self.blocks[-1]
         batch, positions = len(features), features.shape[1] // last.channels_after
         if self.flatten == "hwc":
@@ -99,7 +103,11 @@ class Reduction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: counts and sizes, without the lists of channels."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("blocks", "flatten")}
+        out = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("blocks", "flatten", "hidden")
+        }
         for name in ("input_before", "input_after"):
             out[name] = list(out[name])
         counts = ("channels_before", "channels_after", "dead", "constant", "unused", "carrier")
@@ -119,6 +127,7 @@ def reduce_model(model: Model, *, tolerance: float = TOLERANCE) -> tuple[Model, 
     needed = needed_input(document, height, width)
     return reduced, Reduction(
         flatten=document.head.flatten,
+        hidden=bool(document.head.hidden),
         blocks=channels.blocks,
         input_before=(height, width),
         input_after=needed,

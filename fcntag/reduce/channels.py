@@ -100,8 +100,13 @@ def reduce_channels(
     return dataclasses.replace(model, document=_reduced_document(model.document, plan), tensors=tensors), report
 
 
+def _first_dense(document: ModelDocument) -> str:
+    """The stem of the tensors of the dense layer that reads the last map."""
+    return document.head.layer_sizes(len(document.tags))[0][0]
+
+
 def _head_weights(document: ModelDocument, weight: np.ndarray) -> np.ndarray:
-    """head.weight as [n_tags, C, positions], a view."""
+    """The weights of the first dense layer as [outputs, C, positions], a view."""
     channels = document.blocks[-1].out_channels
     if document.head.flatten == "hwc":
         return weight.reshape(len(weight), -1, channels).transpose(0, 2, 1)
@@ -137,18 +142,21 @@ def _plan(
             flushed += int(tiny.sum())
             spent += cost
 
-    behind = np.eye(len(document.tags)) / 4.0  # a score changes by at most a quarter of its logit's change
-    positions = _head_weights(document, tensors["head.weight"]).shape[2] if document.head.flatten == "hwc" else 1
-    flush("head.weight", behind, np.tile(ranges[-1].magnitude, positions))
-    head = _head_weights(document, tensors["head.weight"])
+    first = f"{_first_dense(document)}.weight"
+    behind = _behind_first_dense(document, tensors)
+    positions = _head_weights(document, tensors[first]).shape[2] if document.head.flatten == "hwc" else 1
+    flush(first, behind, np.tile(ranges[-1].magnitude, positions))
+    head = _head_weights(document, tensors[first])
     reads = sum_taps(head)[:, :, None]  # a constant is the same at every position
-    gain = sum_taps(np.abs(head)) / 4.0  # [n_tags, C]: change of a score per change of the block's output
+    taps = sum_taps(np.abs(head))
+    # [n_tags, C]: change of a score per change of the block's output
+    gain = behind @ taps if document.head.hidden else taps / 4.0
     plan: list[BlockReduction] = []
     for i in range(len(document.blocks) - 1, -1, -1):
         now = ranges[i + 1]
         reach = gain.max(axis=0)
-        if not plan:
-            reach = np.maximum(reach, 1.0)  # these channels are also the features that a caller may ask for
+        if not plan:  # the features that a caller may ask for are these channels, or what hidden layers make of them
+            reach = np.maximum(reach, _feature_gain(document, tensors, taps))
         constant, unused = now.deviation * reach, now.magnitude * reach
         # Where both would do, 0 is the better value: it needs no carrier.
         zeroed = (unused < constant) | ((unused <= 1e-6 * tolerance) & (now.deviation > 0.0))
@@ -163,6 +171,30 @@ def _plan(
         behind, reads = gain[:, kept] * scale[kept], weight.reshape(*weight.shape[:2], document.blocks[i].kernel ** 2)
         gain = behind @ sum_taps(np.abs(reads))
     return plan[::-1], tensors, flushed, spent
+
+
+def _behind_first_dense(document: ModelDocument, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """[n_tags, outputs]: change of a score per change of the first dense layer's sums.
+
+    A score changes by at most a quarter of its logit's change, and no activation changes by more than its input.
+    """
+    behind = np.eye(len(document.tags)) / 4.0
+    for stem, _, _ in document.head.layer_sizes(len(document.tags))[:0:-1]:
+        behind = behind @ np.abs(tensors[f"{stem}.weight"]).astype(np.float64)
+    return behind
+
+
+def _feature_gain(document: ModelDocument, tensors: dict[str, np.ndarray], taps: np.ndarray) -> np.ndarray | float:
+    """Bound [C] on a feature's change per change of a channel; ``taps`` [outputs, C] of the first dense layer."""
+    hidden = document.head.hidden
+    if not hidden:
+        return 1.0
+    if len(hidden) == 1:
+        return np.asarray(taps.max(axis=0))
+    most = np.abs(tensors[f"head.hidden.{len(hidden) - 1}.weight"]).max(axis=0).astype(np.float64)
+    for i in range(len(hidden) - 2, 0, -1):
+        most = most @ np.abs(tensors[f"head.hidden.{i}.weight"]).astype(np.float64)
+    return np.asarray(most @ taps)
 
 
 def _choose(
@@ -220,7 +252,8 @@ def _rebuild(
                 array = tensors[f"blocks.{i}.{name}"][kept]
                 out[f"blocks.{i}.{name}"] = np.append(array, array.dtype.type(value)) if block.carrier else array
         before = block
-    weight = _head_weights(document, tensors["head.weight"])
+    stem = _first_dense(document)
+    weight = _head_weights(document, tensors[f"{stem}.weight"])
     reduced = _select(weight, before, dtype)
     if before.carrier:  # it is 1 at every position: its weights' sum at one of them does for all
         constants = np.array([value for _, value in before.removed])
@@ -229,8 +262,8 @@ def _rebuild(
         reduced[:, -1, 0] = _rounded(sums, dtype)
     if document.head.flatten == "hwc":
         reduced = reduced.transpose(0, 2, 1)
-    out["head.weight"] = reduced.reshape(len(reduced), -1)
-    out["head.bias"] = tensors["head.bias"].copy()
+    out |= {name: array.copy() for name, array in tensors.items() if name.startswith("head.")}
+    out[f"{stem}.weight"] = reduced.reshape(len(reduced), -1)
     return {name: np.ascontiguousarray(array) for name, array in out.items()}
 
 

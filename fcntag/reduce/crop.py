@@ -49,7 +49,7 @@ def covered(out: int, pool: Pool, axis: int) -> int:
 
 
 def needed_macs(document: ModelDocument) -> int:
-    total = len(document.tags) * document.head.in_features
+    total = document.head_multiply_adds()
     for block, (rows, columns) in zip(document.blocks, needed_sizes(document, document.map_sizes())[1:], strict=True):
         outputs = covered(rows, block.pool, 0) * covered(columns, block.pool, 1)
         total += outputs * block.in_channels * block.out_channels * block.kernel**2
@@ -61,7 +61,7 @@ def needed_samples(document: ModelDocument, needed: tuple[int, int]) -> int:
     if not frontend.frames_stand_alone:
         return n_samples
     _, n_frames = frontend.rows_and_frames(*needed)
-    end = (n_frames - 1) * frontend.hop_length + frontend.n_fft - frontend.pad_left(n_samples)
+    end = (n_frames - 1) * frontend.hop_length + frontend.frame_length - frontend.pad_left(n_samples)
     if frontend.framing == "center" and frontend.pad_mode == "reflect":
         end = max(end, frontend.n_fft // 2 + 1)  # the first frame reads what is reflected into its padding
-    return min(end, n_samples)
+    return min(max(end, 1), n_samples)  # a short window at the start of its frame may lie in the padding altogether

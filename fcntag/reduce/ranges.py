@@ -46,6 +46,9 @@ def input_range(document: ModelDocument, tensors: dict[str, np.ndarray]) -> tupl
     if frontend.normalization == "standardize":
         most = math.sqrt(math.prod(document.input_size()))  # (x - mean)^2 <= n * variance
         low, high = np.array([-most]), np.array([most])
+    elif frontend.normalization == "standardize_per_mel":
+        most = math.sqrt(frontend.n_frames(document.segments.n_samples))
+        low, high = np.array([-most]), np.array([most])
     elif frontend.normalization != "none":
         scale, shift = (tensors[f"input.{name}"].astype(np.float64) for name in ("scale", "shift"))
         if frontend.normalization == "per_frame":  # any frame of any row
@@ -71,8 +74,13 @@ def _mfcc_range(frontend: Frontend, low: float, high: float) -> tuple[np.ndarray
 def _log_range(frontend: Frontend) -> tuple[float, float]:
     log = frontend.log
     most = _FLOAT16_MAX if frontend.rounding == "float16" else _FLOAT32_MAX
-    if log.kind == "log10p1":
-        return 0.0, math.log10(log.gain * most + 1.0)
+    if log.kind == "none":
+        return 0.0, most
+    if log.kind in ("log10p1", "log1p"):
+        return 0.0, (math.log10 if log.kind == "log10p1" else math.log)(log.gain * most + 1.0)
+    if log.kind in ("ln", "log10"):
+        function = math.log if log.kind == "ln" else math.log10
+        return function(log.amin + log.offset), function(max(most, log.amin) + log.offset)
     low, high = 10.0 * math.log10(log.amin), 10.0 * math.log10(most)
     if log.ref == "max":
         low, high = low - high, 0.0

@@ -30,13 +30,14 @@ inline double padded_sample(const float* wave, int n, int64_t i, bool reflect) {
 // |DFT|^2 of a real frame [n]: [n / 2 + 1].
 inline Doubles power_spectrum(const Doubles& frame) {
   const int n = static_cast<int>(frame.size());
-  Doubles cosines(n), power(n / 2 + 1);
-  for (int i = 0; i < n; ++i) cosines[i] = std::cos(2 * kPi * i / n);
+  Doubles cosines(n), sines(n), power(n / 2 + 1);
+  for (int i = 0; i < n; ++i) cosines[i] = std::cos(2 * kPi * i / n), sines[i] = std::sin(2 * kPi * i / n);
   for (int k = 0; k <= n / 2; ++k) {
     double re = 0, im = 0;
-    for (int i = 0; i < n; ++i) {
-      re += frame[i] * cosines[k * i % n];
-      im += frame[i] * cosines[(k * i + n / 4) % n];
+    for (int i = 0, at = 0; i < n; ++i) {
+      re += frame[i] * cosines[at];
+      im += frame[i] * sines[at];
+      at = at + k < n ? at + k : at + k - n;
     }
     power[k] = re * re + im * im;
   }

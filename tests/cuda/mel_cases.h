@@ -42,9 +42,15 @@ struct MelCase {
   const char* signal = "noise";
   bool identity = false;  // filters are unit rows: the STFT
   double scale = 0.3;
+  int n_fft = kFft;
+  bool magnitude = false;
+  double amin = 1e-10, offset = 0;
+  bool wide = false;  // every band spans most of the bins
+  bool many = false;  // so many blocks that it runs where it is asked for by name only
 };
 
 constexpr PadMode kZeros = PadMode::kConstant, kReflect = PadMode::kReflect;
+using L = LogKind;
 constexpr LogKind kDb = LogKind::kDb, kLog = LogKind::kLog10p1;
 using N = Normalization;
 
@@ -92,17 +98,19 @@ const MelCase kMelCases[] = {
 
 // Bands like mel filters: triangles, narrow ones below; a few rows of zeros, one band over everything.
 inline Doubles make_filters(const MelCase& c) {
-  Doubles filters(static_cast<std::size_t>(c.n_mels) * kBins);
+  const int n_bins = c.n_fft / 2 + 1;
+  Doubles filters(static_cast<std::size_t>(c.n_mels) * n_bins);
   for (int m = 0; m < c.n_mels; ++m) {
-    double* row = filters.data() + static_cast<std::size_t>(m) * kBins;
+    double* row = filters.data() + static_cast<std::size_t>(m) * n_bins;
     if (c.identity) {
       row[m] = 1;
       continue;
     }
-    const double centre = 256 * std::pow((m + 0.5) / c.n_mels, 1.5), width = 1 + 12.0 * m / c.n_mels;
-    for (int k = 0; k < kBins; ++k) row[k] = std::max(0.0, 1 - std::fabs(k - centre) / width) / width;
-    if (m == 7) std::fill(row, row + kBins, 0.0);
-    if (m == 2) std::fill(row, row + kBins, 1.0 / kBins);
+    const double centre = c.n_fft / 2 * std::pow((m + 0.5) / c.n_mels, 1.5);
+    const double width = c.wide ? 0.4 * c.n_fft : 1 + 12.0 * m / c.n_mels;
+    for (int k = 0; k < n_bins; ++k) row[k] = std::max(0.0, 1 - std::fabs(k - centre) / width) / width;
+    if (m == 7) std::fill(row, row + n_bins, 0.0);
+    if (m == 2) std::fill(row, row + n_bins, 1.0 / n_bins);
   }
   return filters;
 }
@@ -111,14 +119,17 @@ inline MelSpecConfig make_config(const MelCase& c) {
   MelSpecConfig config = {};
   config.hop_length = c.hop;
   config.pad_mode = c.pad;
-  for (int i = 0; i < kFft; ++i) config.window.push_back(0.5 - 0.5 * std::cos(2 * kPi * (i + 0.25) / kFft));
+  config.n_fft = c.n_fft;
+  config.magnitude = c.magnitude;
+  config.offset = c.offset;
+  for (int i = 0; i < c.n_fft; ++i) config.window.push_back(0.5 - 0.5 * std::cos(2 * kPi * (i + 0.25) / c.n_fft));
   config.filters = make_filters(c);
   config.n_mels = c.n_mels;
   config.power_exponent = c.exponent;
   config.float16 = c.float16;
   config.log = c.log;
   config.gain = 10000;
-  config.amin = 1e-10;
+  config.amin = c.amin;
   config.ref_max = c.ref_max;
   config.top_db = c.top_db;
   config.normalization = c.normalization;
@@ -140,8 +151,9 @@ inline Floats make_signal(const MelCase& c, int n) {
   for (int i = 0; i < n; ++i) {
     if (kind == "silence") wave[i] = 0;
     if (kind == "impulse") wave[i] = i == 777 % n;
-    if (kind == "sine") wave[i] = static_cast<float>(0.8 * std::sin(2 * kPi * 19 * i / kFft) + 0.1);  // and a constant
-    if (kind == "fading") wave[i] *= static_cast<float>(std::exp(-12.0 * i / n));  // ends far below the floor
+    if (kind == "sine")
+      wave[i] = static_cast<float>(0.8 * std::sin(2 * kPi * 19 * i / c.n_fft) + 0.1);  // and a constant
+    if (kind == "fading") wave[i] *= static_cast<float>(std::exp(-12.0 * i / n));      // ends far below the floor
   }
   return wave;
 }

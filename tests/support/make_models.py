@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fcntag.model.document import FORMAT, Block, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
+from fcntag.model.document import FORMAT, Block, Dense, Frontend, Head, Log, ModelDocument, Pool, Segments, Source
 from fcntag.model.file import Model
 
 FRONTEND = Frontend(
@@ -59,9 +60,13 @@ def make_model(
     flatten: Any = "chw",
     n_tags: int = 7,
     min_samples: int = 0,
+    hidden: Sequence[tuple[int, Any]] = (),
     **frontend: Any,
 ) -> Model:
-    """A valid model: He-scaled random weights, random biases and affines (some scales negative), random head."""
+    """A valid model: He-scaled random weights, random biases and affines (some scales negative), random head.
+
+    ``hidden``: out_features and activation of the head's hidden layers.
+    """
     channels = 1
     chain = []
     for spec in blocks:
@@ -85,7 +90,9 @@ def make_model(
         blocks=tuple(chain),
         head=Head(flatten=flatten, in_features=1),
     )
-    document = dataclasses.replace(document, head=Head(flatten=flatten, in_features=document.n_features())).validate()
+    layers = tuple(Dense(out_features=n, activation=activation) for n, activation in hidden)
+    head = Head(flatten=flatten, in_features=document.n_features(), hidden=layers)
+    document = dataclasses.replace(document, head=head).validate()
     tensors = {}
     for name, shape in document.tensor_shapes().items():
         fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1

@@ -74,6 +74,12 @@ ACCEPTED: dict[str, Callable[[], Build]] = {
         4 * 4 * 5,
     ),
     "relu twice": lambda: Build().conv().node("Relu").node("MaxPool", **POOL).node("Relu").end(),
+    "negative scale behind a pool": lambda: (
+        Build().conv().node("Relu").node("MaxPool", **POOL).node("Mul", "per_channel").end()
+    ),
+    "negative scale between pool and activation": lambda: (
+        Build().conv().node("MaxPool", **POOL).node("Mul", "per_channel").node("Relu").end()
+    ),
     "average over all": lambda: with_head(Build().conv().node("Relu").node("AveragePool", kernel_shape=[20, 32]), 4),
     "same by name": lambda: with_head(Build().node("Conv", "w", "b", auto_pad="SAME_LOWER").node("Relu"), MAP),
     "ceil that is floor": lambda: Build().conv().node("Relu").node("MaxPool", ceil_mode=1, **POOL).end(),

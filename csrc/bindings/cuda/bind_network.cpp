@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "bindings/run_network.h"
 #include "cuda/network.h"
@@ -17,9 +18,14 @@ namespace fcntag {
 namespace cuda {
 namespace {
 
-NetworkConfig parse_config(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width,
-                           int max_batch, const std::string& precision, int device) {
-  return {parse_network(blocks, head, height, width), max_batch, parse_precision(precision), device};
+// Calls work(config) without the GIL, while the arrays in the dicts are held.
+template <typename Work>
+auto with_config(const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
+                 const std::string& precision, int device, const Work& work) {
+  const HeldNetwork held = parse_network(blocks, head, height, width);
+  const NetworkConfig config{held.spec, max_batch, parse_precision(precision), device};
+  const GilRelease release;
+  return work(config);
 }
 
 py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
@@ -94,9 +100,8 @@ void register_network(py::module_& m) {
                                                 "Conv blocks and head, planned for inputs up to [height, width].")
       .def(py::init([](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
                        const std::string& precision, int device) {
-             const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
-             py::gil_scoped_release release;
-             return std::make_shared<Network>(config);
+             return with_config(blocks, head, height, width, max_batch, precision, device,
+                                [](const NetworkConfig& config) { return std::make_shared<Network>(config); });
            }),
            py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
            py::arg("precision"), py::arg("device"))
@@ -104,9 +109,8 @@ void register_network(py::module_& m) {
           "planned_bytes",
           [](const std::vector<py::dict>& blocks, const py::dict& head, int height, int width, int max_batch,
              const std::string& precision, int device) {
-            const NetworkConfig config = parse_config(blocks, head, height, width, max_batch, precision, device);
-            py::gil_scoped_release release;
-            return Network::planned_bytes(config);
+            return with_config(blocks, head, height, width, max_batch, precision, device,
+                               [](const NetworkConfig& config) { return Network::planned_bytes(config); });
           },
           py::arg("blocks"), py::arg("head"), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("max_batch"),
           py::arg("precision"), py::arg("device"),

@@ -11,6 +11,7 @@
 #include "bindings/cuda/on_device.h"
 #include "bindings/cuda/pointer.h"
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "check.h"
 #include "cuda/scorer.h"
@@ -42,22 +43,23 @@ SegmentShape parse_shape(const py::tuple& shape) {
   segment.n_frames = parse_field<int>(shape, 2, "n_frames");
   segment.height = parse_field<int>(shape, 3, "height");
   segment.width = parse_field<int>(shape, 4, "width");
+  check_padding(segment.pad_left);
   return segment;
 }
 
-py::tuple run_scorer(Scorer& scorer, const Network& network, const FloatArray& waves, const py::tuple& shape) {
+py::tuple run_scorer(Scorer& scorer, const FloatArray& waves, const py::tuple& shape) {
   FCNTAG_CHECK(waves.ndim() >= 2, "scores: waves must be [batch, n_samples] or [batch, n_in, n_channels]");
+  const HostArray held(waves);
   const SegmentShape segment = parse_shape(shape);
-  const py::ssize_t batch = waves.shape(0);
+  const int batch = to_int(waves.shape(0), "scores: batch");
   FCNTAG_CHECK(batch == 0 || waves.size() / batch == scorer.clip_floats(segment), "scores: clips of ",
-               waves.size() / std::max<py::ssize_t>(batch, 1), " values; planned for ", scorer.clip_floats(segment));
-  FloatArray scores(std::vector<py::ssize_t>{batch, network.n_tags()});
-  FloatArray logits(std::vector<py::ssize_t>{batch, network.n_tags()});
-  const float* data = waves.data();
+               waves.size() / std::max(batch, 1), " values; planned for ", scorer.clip_floats(segment));
+  FloatArray scores = make_output({batch, scorer.n_tags()}, "scores");
+  FloatArray logits = make_output({batch, scorer.n_tags()}, "scores");
   float *score_data = scores.mutable_data(), *logit_data = logits.mutable_data();
   {
-    py::gil_scoped_release release;
-    scorer.run(data, static_cast<int>(batch), score_data, logit_data, segment);
+    const GilRelease release;
+    scorer.run(held.data(), batch, score_data, logit_data, segment);
   }
   return py::make_tuple(scores, logits);
 }
@@ -73,14 +75,14 @@ void register_scorer(py::module_& m) {
            }),
            py::arg("melspec"), py::arg("network"), py::arg("shape"), py::kw_only(), py::arg("resampler") = nullptr,
            py::arg("n_in") = 0, py::arg("n_channels") = 1)
-      .def("run", &run_scorer, py::arg("network"), py::arg("waves").noconvert(), py::arg("shape"),
+      .def("run", &run_scorer, py::arg("waves").noconvert(), py::arg("shape"),
            "waves float32 [B, n_samples] -> (scores, logits), float32 [B, n_tags].")
       .def(
           "enqueue",
           [](Scorer& scorer, uintptr_t waves, int64_t wave_stride, int count, uintptr_t scores, const py::tuple& shape,
              uintptr_t stream) {
             const SegmentShape segment = parse_shape(shape);
-            py::gil_scoped_release release;
+            const GilRelease release;
             scorer.enqueue(static_cast<const float*>(pointer(waves)), wave_stride, count,
                            static_cast<float*>(pointer(scores)), nullptr, segment, pointer(stream));
           },

@@ -7,6 +7,7 @@
 
 #include "bindings/cuda/on_device.h"
 #include "bindings/cuda/register.h"
+#include "bindings/gil_release.h"
 #include "bindings/parse.h"
 #include "check.h"
 #include "cuda/frontend/melspec.h"
@@ -32,17 +33,17 @@ OnDevice<Stage> make_stage(int device, const Arguments&... arguments) {
 // Runs `enqueue(io, in, out)` on host values: one stage alone, for tests and for a look at its output.
 template <typename Enqueue>
 FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> shape, const Enqueue& enqueue) {
-  FloatArray out(shape);
+  const HostArray held(in);
+  const int32_t batch = to_int(in.shape(0), "batch");
+  FloatArray out = make_output(shape, "output");
   if (out.size() == 0) return out;
-  const float* data = in.data();
   float* target = out.mutable_data();
   const std::size_t in_bytes = static_cast<std::size_t>(in.size()) * sizeof(float);
   const std::size_t out_bytes = static_cast<std::size_t>(out.size()) * sizeof(float);
-  const int32_t batch = static_cast<int32_t>(in.shape(0));
-  const py::gil_scoped_release release;
+  const GilRelease release;
   const DeviceScope scope(device);
   DeviceMemory device_in(in_bytes), device_out(out_bytes), io(sizeof(Io));
-  copy_to_device(device_in.as<void>(), data, in_bytes, nullptr);
+  copy_to_device(device_in.as<void>(), held.data(), in_bytes, nullptr);
   set_io(io.as<Io>(), {device_in.as<float>(), in.size() / batch, nullptr, nullptr, batch}, nullptr);
   enqueue(io.as<Io>(), device_in.as<float>(), device_out.as<float>());
   copy_to_host(target, device_out.as<void>(), out_bytes, nullptr);
@@ -53,6 +54,7 @@ FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> 
 FloatArray run_melspec(const OnDevice<MelSpec>& melspec, const FloatArray& waves, int64_t pad_left, int n_frames) {
   FCNTAG_CHECK(waves.ndim() == 2, "melspec: waves must be [batch, n_samples], not ", waves.ndim(), "-dimensional");
   FCNTAG_CHECK(n_frames > 0 && n_frames <= (1 << 24), "melspec: n_frames=", n_frames, "; allowed: 1 to ", 1 << 24);
+  check_padding(pad_left);
   const MelSpec& stage = *melspec.stage;
   const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
   std::vector<py::ssize_t> shape = {batch, stage.n_rows(), n_frames};
@@ -66,19 +68,23 @@ FloatArray run_melspec(const OnDevice<MelSpec>& melspec, const FloatArray& waves
 
 FloatArray run_resampler(const OnDevice<Resampler>& resampler, const FloatArray& pcm, int64_t n_out) {
   FCNTAG_CHECK(pcm.ndim() == 3, "resample: pcm must be [batch, n_in, n_channels], not ", pcm.ndim(), "-dimensional");
-  const py::ssize_t batch = pcm.shape(0), n_in = pcm.shape(1), channels = pcm.shape(2);
+  const py::ssize_t batch = pcm.shape(0), n_in = pcm.shape(1);
+  const int channels = to_int(pcm.shape(2), "resample: n_channels");
   return run_stage(resampler.device, pcm, {batch, n_out}, [&](const Io* io, const float*, float* out) {
-    resampler.stage->run(io, static_cast<int>(batch), n_in, static_cast<int>(channels), out, n_out, nullptr);
+    resampler.stage->run(io, static_cast<int>(batch), n_in, channels, out, n_out, nullptr);
   });
 }
 
 FloatArray run_mfcc(const OnDevice<Mfcc>& mfcc, const FloatArray& log_mel) {
   FCNTAG_CHECK(log_mel.ndim() == 3, "mfcc: log_mel must be [batch, n_mels, n_frames], not ", log_mel.ndim(),
                "-dimensional");
-  const py::ssize_t batch = log_mel.shape(0), n_frames = log_mel.shape(2);
+  FCNTAG_CHECK(log_mel.shape(1) == mfcc.stage->n_mels(), "mfcc: log_mel of ", log_mel.shape(1), " bands; planned for ",
+               mfcc.stage->n_mels());
+  const py::ssize_t batch = log_mel.shape(0);
+  const int n_frames = to_int(log_mel.shape(2), "mfcc: n_frames");
   return run_stage(mfcc.device, log_mel, {batch, mfcc.stage->rows(), n_frames},
                    [&](const Io* io, const float* in, float* out) {
-                     mfcc.stage->run(io, in, static_cast<int>(batch), static_cast<int>(n_frames), out, nullptr);
+                     mfcc.stage->run(io, in, static_cast<int>(batch), n_frames, out, nullptr);
                    });
 }
 
@@ -91,6 +97,14 @@ void register_stages(py::module_& m) {
              return make_stage<MelSpec>(device, parse_melspec(config), double_precision);
            }),
            py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("device"))
+      .def_static(
+          "planned_bytes",
+          [](const py::dict& config, bool double_precision, int batch, int n_frames, int device) {
+            return MelSpec::planned_bytes(parse_melspec(config), double_precision, batch, n_frames, device);
+          },
+          py::arg("config"), py::kw_only(), py::arg("double_precision"), py::arg("batch"), py::arg("n_frames"),
+          py::arg("device"),
+          "Bytes of device memory for the tables, and beside the output for a run of so many clips; allocates none.")
       .def("run", &run_melspec, py::arg("waves").noconvert(), py::kw_only(), py::arg("pad_left"), py::arg("n_frames"),
            "waves float32 [B, n_samples] -> float32 [B, n_rows, n_frames], or [B, n_frames, n_rows] if time_mel.")
       .def_property_readonly("memory_bytes", [](const OnDevice<MelSpec>& m) { return m.stage->memory_bytes(); });

@@ -4,7 +4,9 @@
 // The 512-point real FFT is a 256-point complex FFT of even and odd samples, in four radix-4 passes decimated in
 // frequency, and the usual split. A lane's arithmetic does not depend on its neighbours, so that a frame's result is
 // the same in every lane.
+// Frames of another length go through the transforms of fft.h, kWide at a time.
 #include "cpu/melspec.h"
+#include "cpu/kernels/fft.h"
 #include "cpu/kernels/simd.h"
 
 namespace fcntag {
@@ -165,6 +167,47 @@ FCNTAG_INLINE void store_normalized(const MelSpecTask& t, int m, int frame, int 
   }
 }
 
+FCNTAG_INLINE Vec64 logarithm(const MelSpecConfig& c, Vec64 power) {
+  const Vec64 floor = splat64(c.amin);
+  switch (c.log) {
+    case LogKind::kDb:
+      return log64(power > floor ? power : floor) * 4.34294481903251827651;  // 10 / ln 10
+    case LogKind::kLog10p1:
+      return log64(power * splat64(c.gain) + 1.0) * 0.434294481903251827651;
+    case LogKind::kLog1p:
+      return log64(power * splat64(c.gain) + 1.0);
+    case LogKind::kLn:
+      return log64((power > floor ? power : floor) + splat64(c.offset));
+    case LogKind::kLog10:
+      return log64((power > floor ? power : floor) + splat64(c.offset)) * 0.434294481903251827651;
+    case LogKind::kNone:
+      break;
+  }
+  return power;
+}
+
+// The rows of frames [frame, frame + lanes), lanes <= kLanes64, of their spectrum: bin k lies at spectrum[k * kStride].
+template <int kStride>
+FCNTAG_INLINE void finish_frames(const MelSpecTask& t, int frame, int lanes, const Vec64* spectrum) {
+  const MelSpecConfig& c = *t.config;
+  for (int m = 0; m < c.n_mels; ++m) {
+    const double* weights = t.filters->weights.data() + t.filters->offset.data()[m];
+    const Vec64* bins = spectrum + t.filters->begin.data()[m] * kStride;
+    const int count = t.filters->count.data()[m];
+    Vec64 sum = {};
+    for (int k = 0; k < count; ++k) sum += bins[k * kStride] * splat64(weights[k]);
+    if (c.power_exponent == 2) sum *= sum;
+    if (c.float16) sum = round_float16(sum);
+    const Vec64 value = logarithm(c, sum);
+    if (t.log_mel == nullptr) {
+      store_normalized(t, m, frame, lanes, value);
+      continue;
+    }
+    double* out = t.log_mel + static_cast<int64_t>(frame - t.frame_begin) * c.n_mels + m;
+    for (int lane = 0; lane < lanes; ++lane) out[static_cast<int64_t>(lane) * c.n_mels] = value[lane];
+  }
+}
+
 void log_mel(const MelSpecTask& t) {
   const MelSpecConfig& c = *t.config;
   const uintptr_t aligned = (reinterpret_cast<uintptr_t>(t.scratch) + 63) / 64 * 64;
@@ -183,27 +226,82 @@ void log_mel(const MelSpecTask& t) {
     load_frames(t, start, inside, re, im);
     fft256(re, im, t.twiddles);
     split_power(re, im, t.twiddles, power);
-    for (int m = 0; m < c.n_mels; ++m) {
-      const double* weights = t.filters->weights.data() + t.filters->offset.data()[m];
-      const Vec64* bins = power + t.filters->begin.data()[m];
-      const int count = t.filters->count.data()[m];
-      Vec64 sum = {};
-      for (int k = 0; k < count; ++k) sum += bins[k] * splat64(weights[k]);
-      if (c.power_exponent == 2) sum *= sum;
-      if (c.float16) sum = round_float16(sum);
-      Vec64 value;
-      if (c.log == LogKind::kDb) {
-        const Vec64 floor = splat64(c.amin);
-        value = log64(sum > floor ? sum : floor) * 4.34294481903251827651;  // 10 / ln 10
-      } else {
-        value = log64(sum * splat64(c.gain) + 1.0) * 0.434294481903251827651;
-      }
-      if (t.log_mel == nullptr) {
-        store_normalized(t, m, frame, lanes, value);
+    if (c.magnitude)
+      for (int k = 0; k < kBins; ++k) power[k] = sqrt64(power[k]);
+    finish_frames<1>(t, frame, lanes, power);
+  }
+}
+
+// Windows kWide frames of n samples: sample k of lane l goes to out[k * stride][l].
+void load_windowed(const float* const (&frames)[kWide], const double* window, int n, int stride, Wide* out) {
+  int k = 0;
+#if defined(__AVX2__)
+  for (; k + 4 <= n; k += 4) {
+    const __m256d w = _mm256_loadu_pd(window + k);
+    for (int first = 0; first < kWide; first += 4) {
+      __m256d f[4];
+#pragma GCC unroll 4
+      for (int lane = 0; lane < 4; ++lane)
+        f[lane] = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(frames[first + lane] + k)), w);
+      const __m256d a = _mm256_unpacklo_pd(f[0], f[1]), b = _mm256_unpackhi_pd(f[0], f[1]);
+      const __m256d c = _mm256_unpacklo_pd(f[2], f[3]), d = _mm256_unpackhi_pd(f[2], f[3]);
+      double* to = reinterpret_cast<double*>(out + static_cast<int64_t>(k) * stride) + first;
+      _mm256_store_pd(to, _mm256_permute2f128_pd(a, c, 0x20));
+      _mm256_store_pd(to + stride * kWide, _mm256_permute2f128_pd(b, d, 0x20));
+      _mm256_store_pd(to + 2 * stride * kWide, _mm256_permute2f128_pd(a, c, 0x31));
+      _mm256_store_pd(to + 3 * stride * kWide, _mm256_permute2f128_pd(b, d, 0x31));
+    }
+  }
+#endif
+  for (; k < n; ++k) {
+    Wide v;
+    for (int lane = 0; lane < kWide; ++lane) v[lane] = frames[lane][k] * window[k];
+    out[static_cast<int64_t>(k) * stride] = v;
+  }
+}
+
+// As log_mel, for any length of the frames.
+void log_mel_any(const MelSpecTask& t) {
+  constexpr int kParts = kWide / kLanes64;
+  const MelSpecConfig& c = *t.config;
+  const FftPlan& plan = *t.fft;
+  const int n = c.n_fft, n_bins = n / 2 + 1;
+  const uintptr_t aligned = (reinterpret_cast<uintptr_t>(t.scratch) + 63) / 64 * 64;
+  Point* points = reinterpret_cast<Point*>(aligned);
+  Wide* power = reinterpret_cast<Wide*>(points + plan.passes.length * (plan.convolves ? 2 : 1));
+  float* edges = reinterpret_cast<float*>(power + n_bins);  // [kWide][n]
+  for (int frame = t.frame_begin; frame < t.frame_end; frame += kWide) {
+    const int lanes = t.frame_end - frame < kWide ? t.frame_end - frame : kWide;
+    const float* frames[kWide];
+    for (int lane = 0; lane < kWide; ++lane) {
+      if (lane >= lanes) {  // it repeats the last one; its result is dropped
+        frames[lane] = frames[lanes - 1];
         continue;
       }
-      double* out = t.log_mel + static_cast<int64_t>(frame - t.frame_begin) * c.n_mels + m;
-      for (int lane = 0; lane < lanes; ++lane) out[static_cast<int64_t>(lane) * c.n_mels] = value[lane];
+      const int64_t start = static_cast<int64_t>(frame + lane) * c.hop_length - t.pad_left;
+      if (start >= 0 && start + n <= t.n_samples) {
+        frames[lane] = t.wave + start;
+        continue;
+      }
+      float* edge = edges + static_cast<int64_t>(lane) * n;
+      for (int k = 0; k < n; ++k) edge[k] = static_cast<float>(sample(t, start + k));
+      frames[lane] = edge;
+    }
+    Wide* samples = reinterpret_cast<Wide*>(points);
+    if (n % 2) {
+      load_windowed(frames, c.window.data(), n, 2, samples);
+      for (int k = 0; k < n; ++k) points[k].im = Wide{};
+    } else {
+      load_windowed(frames, c.window.data(), n, 1, samples);
+    }
+    transform(plan, points);
+    powers(plan, points, power);
+    Vec64* parts = reinterpret_cast<Vec64*>(power);
+    if (c.magnitude)
+      for (int k = 0; k < n_bins * kParts; ++k) parts[k] = sqrt64(parts[k]);
+    for (int part = 0; part < kParts && part * kLanes64 < lanes; ++part) {
+      const int first = part * kLanes64, rest = lanes - first;
+      finish_frames<kParts>(t, frame + first, rest < kLanes64 ? rest : kLanes64, parts + part);
     }
   }
 }
@@ -211,6 +309,6 @@ void log_mel(const MelSpecTask& t) {
 }  // namespace
 
 extern const MelSpecKernels FCNTAG_TABLE(melspec_kernels_);
-const MelSpecKernels FCNTAG_TABLE(melspec_kernels_) = {log_mel};
+const MelSpecKernels FCNTAG_TABLE(melspec_kernels_) = {log_mel, log_mel_any, kWide};
 
 }  // namespace fcntag

@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace fcntag {
@@ -116,6 +118,19 @@ FCNTAG_INLINE Vec expm1_negative(Vec v) {
 }
 
 FCNTAG_INLINE Vec elu(Vec v) { return v > 0.0f ? v : expm1_negative(v > 0.0f ? Vec{} : v); }
+
+FCNTAG_INLINE Vec64 sqrt64(Vec64 v) {
+#if defined(__AVX2__)
+  return (Vec64)_mm256_sqrt_pd((__m256d)v);
+#elif defined(__ARM_NEON)
+  return (Vec64)vsqrtq_f64((float64x2_t)v);
+#elif defined(__SSE2__)
+  return (Vec64)_mm_sqrt_pd((__m128d)v);
+#else
+  for (int i = 0; i < kLanes64; ++i) v[i] = __builtin_sqrt(v[i]);
+  return v;
+#endif
+}
 
 // The natural logarithm of positive normal doubles, to 1e-12. With x = m 2^e and sqrt(1/2) <= m < sqrt(2), it takes
 // log(m) = 2 atanh((m - 1) / (m + 1)) as a series, whose terms fall by (0.172)^2. The first term left out is 5e-13.

@@ -1,12 +1,15 @@
 #include "cuda/frontend/melspec.h"
 
 #include <algorithm>
-#include <cmath>
+#include <complex>
 #include <vector>
 
 #include "check.h"
+#include "cuda/frontend/fft_plan.h"
 #include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
+#include "cuda/frontend/melspec_rows.h"
+#include "cuda/frontend/tables.h"
 #include "cuda/launch.h"
 
 namespace fcntag {
@@ -14,7 +17,6 @@ namespace cuda {
 
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
 constexpr int kFinishValues = 4;        // per thread of melspec_finish, in a clip of usual size
 constexpr int kFinishBlocks = 1024;     // of a clip, at most: each of them reads all maxima
 constexpr int kMaxClips = 65535;        // of a launch: gridDim.y
@@ -24,27 +26,25 @@ static_assert(kFft == 512 && kBins == 257, "the kernel's FFT");
 
 int frame_blocks(int n_frames) { return (n_frames + kMelFrames - 1) / kMelFrames; }
 
-template <typename T>
-DeviceMemory to_device(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.template as<void>(), values.data(), values.size() * sizeof(T), nullptr);
-  synchronize(nullptr);
-  return memory;
+bool needs_maximum(const MelSpecConfig& c) { return c.log == LogKind::kDb && (c.ref_max || c.top_db > 0); }
+
+bool in_double(const MelSpecConfig& c, bool double_precision) {
+  return double_precision || c.normalization == Normalization::kStandardizePerMel;
 }
 
 template <typename Real>
-Complex<Real> turn(int numerator, int denominator) {  // e^(-2 pi i numerator / denominator)
-  const double angle = 2 * kPi * (numerator % denominator) / denominator;
-  return {static_cast<Real>(std::cos(angle)), static_cast<Real>(-std::sin(angle))};
+Complex<Real> rounded(std::complex<double> x) {
+  return {static_cast<Real>(x.real()), static_cast<Real>(x.imag())};
 }
 
 }  // namespace
 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
-    : config_(config), double_precision_(double_precision) {
+    : config_(config), double_precision_(in_double(config, double_precision)) {
   const MelFilters filters = sparse_filters(config_);
-  FCNTAG_CHECK(config_.n_mels <= kMaxMels, "melspec: n_mels=", config_.n_mels, "; on a GPU: 1 to ", kMaxMels);
-  if (double_precision_) {
+  if (GeneralMel::is_for(config_)) {
+    general_ = std::make_unique<GeneralMel>(config_, filters, double_precision_);
+  } else if (double_precision_) {
     upload<double>(filters);
   } else {
     upload<float>(filters);
@@ -53,8 +53,8 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
     mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
     return;
   }
-  scale_ = to_device(config_.scale);
-  shift_ = to_device(config_.shift);
+  scale_ = upload_table(config_.scale);
+  shift_ = upload_table(config_.shift);
 }
 
 template <typename Real>
@@ -62,9 +62,9 @@ void MelSpec::upload(const MelFilters& filters) {
   std::vector<Complex<Real>> window, inner, outer;
   for (int i = 0; i < kFft / 2; ++i) {
     window.push_back({static_cast<Real>(config_.window[2 * i] / 2), static_cast<Real>(config_.window[2 * i + 1] / 2)});
-    inner.push_back(turn<Real>(i / 16 * (i % 16), 256));
+    inner.push_back(rounded<Real>(turn(i / 16 * (i % 16), 256)));
   }
-  for (int k = 0; k < kFft / 4; ++k) outer.push_back(turn<Real>(k, kFft));
+  for (int k = 0; k < kFft / 4; ++k) outer.push_back(rounded<Real>(turn(k, kFft)));
 
   // Weights of 32 neighbouring bands, [longest of them][32]: the lanes of a warp read neighbours.
   std::vector<MelBand> bands;
@@ -82,31 +82,49 @@ void MelSpec::upload(const MelFilters& filters) {
       }
     }
   }
-  window_ = to_device(window);
-  inner_twiddles_ = to_device(inner);
-  outer_twiddles_ = to_device(outer);
-  bands_ = to_device(bands);
-  weights_ = to_device(weights);
+  window_ = upload_table(window);
+  inner_twiddles_ = upload_table(inner);
+  outer_twiddles_ = upload_table(outer);
+  bands_ = upload_table(bands);
+  weights_ = upload_table(weights);
 }
 
-bool MelSpec::needs_maximum() const { return config_.log == LogKind::kDb && (config_.ref_max || config_.top_db > 0); }
-
-std::size_t MelSpec::log_mel_bytes(int batch, int n_frames) const {
-  if (!mfcc_) return 0;
-  const std::size_t values = static_cast<std::size_t>(batch) * config_.n_mels * n_frames;
-  return (values * sizeof(float) + 255) / 256 * 256;  // the buffer behind it stays aligned
+// Every part may have to be aligned as a double or a complex number is.
+MelSpec::Scratch MelSpec::scratch(const MelSpecConfig& c, const GeneralPlan* general, int batch, int n_frames) {
+  Scratch s = {};
+  const auto part = [&s](std::size_t bytes) {
+    const std::size_t begin = s.end;
+    s.end += (bytes + 255) / 256 * 256;
+    return begin;
+  };
+  const std::size_t values = static_cast<std::size_t>(batch) * c.n_mels * n_frames;
+  const std::size_t clips = batch, maxima = general ? general->most_blocks(n_frames) : frame_blocks(n_frames);
+  s.log_mel = part(c.n_mfcc > 0 ? values * sizeof(float) : 0);
+  s.raw = part(c.normalization == Normalization::kStandardizePerMel ? values * sizeof(double) : 0);
+  s.moments = part(c.normalization == Normalization::kStandardize ? clips * kMomentParts * 2 * sizeof(double) : 0);
+  s.maxima = part(needs_maximum(c) ? clips * maxima * sizeof(float) : 0);
+  s.buffers = part(general ? general->scratch_bytes(batch, n_frames) : 0);
+  return s;
 }
 
 std::size_t MelSpec::scratch_bytes(int batch, int n_frames) const {
-  std::size_t bytes = 0;
-  if (config_.normalization == Normalization::kStandardize) bytes += kMomentParts * 2 * sizeof(double);
-  if (needs_maximum()) bytes += frame_blocks(n_frames) * sizeof(float);
-  return log_mel_bytes(batch, n_frames) + bytes * batch;
+  return scratch(config_, plan(), batch, n_frames).end;
+}
+
+std::size_t MelSpec::planned_bytes(const MelSpecConfig& c, bool double_precision, int batch, int n_frames, int device) {
+  const MelFilters filters = sparse_filters(c);
+  const bool exact = in_double(c, double_precision);
+  const std::size_t shared_limit = device_info(device).shared_bytes;
+  const GeneralPlan general(c, filters, exact, shared_limit);
+  if (GeneralMel::is_for(c)) return general.table_bytes + scratch(c, &general, batch, n_frames).end;
+  const std::size_t numbers = filters.weights.size() + 3 * kFft;  // and a few gaps between the weights
+  return numbers * (exact ? sizeof(double) : sizeof(float)) + scratch(c, nullptr, batch, n_frames).end;
 }
 
 std::size_t MelSpec::memory_bytes() const {
   return window_.bytes() + inner_twiddles_.bytes() + outer_twiddles_.bytes() + bands_.bytes() + weights_.bytes() +
-         scale_.bytes() + shift_.bytes() + (mfcc_ ? mfcc_->memory_bytes() : 0);
+         scale_.bytes() + shift_.bytes() + (general_ ? general_->memory_bytes() : 0) +
+         (mfcc_ ? mfcc_->memory_bytes() : 0);
 }
 
 void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
@@ -124,48 +142,82 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   FCNTAG_CHECK(!mfcc_ || n_frames >= kDeltaWidth, "melspec: n_frames=", n_frames, "; deltas need at least ",
                kDeltaWidth);
   if (batch == 0) return;
-  float* log_mel = mfcc_ ? static_cast<float*>(scratch) : out;
-  void* rest = static_cast<uint8_t*>(scratch) + log_mel_bytes(batch, n_frames);
-  if (double_precision_) {
-    run_in<double>(io, waves, batch, n_samples, pad_left, n_frames, log_mel, rest, stream);
-  } else {
-    run_in<float>(io, waves, batch, n_samples, pad_left, n_frames, log_mel, rest, stream);
-  }
-  if (mfcc_) mfcc_->run(io, log_mel, batch, n_frames, out, stream);
-}
-
-template <typename Real>
-void MelSpec::run_in(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-                     float* out, void* scratch, Stream stream) const {
-  const MelSpecConfig& c = config_;
-  const int blocks = frame_blocks(n_frames);
+  uint8_t* memory = static_cast<uint8_t*>(scratch);
+  const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
   const bool standardize = c.normalization == Normalization::kStandardize;
-  double* moments = standardize ? static_cast<double*>(scratch) : nullptr;
-  float* maxima = nullptr;
-  if (needs_maximum()) {  // behind the moments, which are aligned so
-    const std::size_t moment_bytes = standardize ? sizeof(double) * 2 * kMomentParts * batch : 0;
-    maxima = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + moment_bytes);
-  }
+  const bool by_rows = c.normalization == Normalization::kStandardizePerMel;
+  const bool finish = needs_maximum(c) || standardize;
   const MelScale kind = mfcc_ ? MelScale::kNone : scale_kind(c.normalization);  // MFCC are scaled at their end
   const MelScaling scaling = {scale_.as<float>(), shift_.as<float>(), kind};
-  const bool finish = needs_maximum() || standardize;
 
+  GeneralMel::Run frames = {};
+  frames.io = io;
+  frames.waves = waves;
+  frames.batch = batch;
+  frames.n_samples = n_samples;
+  frames.pad_left = pad_left;
+  frames.n_frames = n_frames;
+  frames.out = mfcc_ ? reinterpret_cast<float*>(memory + parts.log_mel) : out;
+  if (by_rows) frames.raw = reinterpret_cast<double*>(memory + parts.raw);
+  if (needs_maximum(c)) frames.maxima = reinterpret_cast<float*>(memory + parts.maxima);
+  frames.buffers = memory + parts.buffers;
+  frames.scaling = scaling;
+  if (finish) frames.scaling.kind = MelScale::kNone;
+  if (general_) {
+    general_->run(frames, stream);
+  } else if (double_precision_) {
+    run_frames<double>(frames, stream);
+  } else {
+    run_frames<float>(frames, stream);
+  }
+
+  const int maxima_count = general_ ? plan()->blocks(batch, n_frames) : frame_blocks(n_frames);
+  const float top_db = needs_maximum(c) && c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
+  if (by_rows) {
+    const RowParams p = {io, frames.raw, frames.maxima, out, maxima_count, c.n_mels, n_frames, c.time_mel, top_db};
+    launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishWarps * sizeof(double)}, stream, p);
+  } else if (finish) {
+    FinishParams p = {};
+    p.io = io;
+    p.data = frames.out;
+    p.maxima = frames.maxima;
+    p.moments = standardize ? reinterpret_cast<double*>(memory + parts.moments) : nullptr;
+    p.scaling = scaling;
+    p.size = c.n_mels * n_frames;
+    p.maxima_count = maxima_count;
+    p.n_mels = c.n_mels;
+    p.n_frames = n_frames;
+    p.ref_max = c.ref_max;
+    p.time_mel = c.time_mel;
+    p.top_db = top_db;
+    const std::size_t slots = kFinishWarps * sizeof(double);
+    if (standardize) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, p);
+    const int wanted = (p.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
+    launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
+           {dim3(std::min(wanted, kFinishBlocks), batch), kFinishThreads, slots}, stream, p);
+  }
+  if (mfcc_) mfcc_->run(io, frames.out, batch, n_frames, out, stream);
+}
+
+// The kernel of 512 points.
+template <typename Real>
+void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
+  const MelSpecConfig& c = config_;
   MelParams<Real> p = {};
-  p.io = io;
-  p.waves = waves;
-  p.out = out;
-  p.maxima = maxima;
+  p.io = run.io;
+  p.waves = run.waves;
+  p.out = run.out;
+  p.maxima = run.maxima;
   p.window = window_.as<Complex<Real>>();
   p.inner_twiddles = inner_twiddles_.as<Complex<Real>>();
   p.outer_twiddles = outer_twiddles_.as<Complex<Real>>();
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = scaling;
-  if (finish) p.scaling.kind = MelScale::kNone;
-  p.n_samples = n_samples;
-  p.pad_left = pad_left;
+  p.scaling = run.scaling;
+  p.n_samples = run.n_samples;
+  p.pad_left = run.pad_left;
   p.hop_length = c.hop_length;
-  p.n_frames = n_frames;
+  p.n_frames = run.n_frames;
   p.n_mels = c.n_mels;
   p.power_exponent = c.power_exponent;
   p.reflect = c.pad_mode == PadMode::kReflect;
@@ -175,27 +227,8 @@ void MelSpec::run_in(const Io* io, const float* waves, int batch, int64_t n_samp
   p.gain = static_cast<Real>(c.gain);
   p.amin = static_cast<Real>(c.amin);
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
-  const LaunchShape shape = {dim3(blocks, batch), kMelThreads, kMelFixedBytes + stage_bytes};
+  const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
   launch(&melspec<Real>, shape, stream, p);
-  if (!finish) return;
-
-  FinishParams f = {};
-  f.io = io;
-  f.data = out;
-  f.maxima = maxima;
-  f.moments = moments;
-  f.scaling = scaling;
-  f.size = c.n_mels * n_frames;
-  f.maxima_count = blocks;
-  f.n_mels = c.n_mels;
-  f.n_frames = n_frames;
-  f.ref_max = c.ref_max;
-  f.time_mel = c.time_mel;
-  f.top_db = c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
-  const std::size_t slots = kFinishWarps * sizeof(double);
-  if (standardize) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, f);
-  const int wanted = (f.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
-  launch(&melspec_finish<Real>, {dim3(std::min(wanted, kFinishBlocks), batch), kFinishThreads, slots}, stream, f);
 }
 
 }  // namespace cuda

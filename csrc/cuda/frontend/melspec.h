@@ -1,9 +1,10 @@
 // melspec on the GPU: waves [B, n_samples] -> the model document's front end (model/melspec_config.h): log-mel, STFT or
 // MFCC.
 //
-// One kernel makes the log-mel of a few frames per block. Its values are final, unless the maximum, mean or deviation
-// of the clip goes into them: then it leaves raw values, and one or two small kernels finish them in place. MFCC are
-// one more kernel, on a log-mel in scratch memory.
+// One kernel makes the log-mel of a few frames per block: melspec_kernel.h for 512 points and the settings of the
+// oldest models, melspec_general.h for all others. Its values are final, unless the maximum, mean or deviation of the
+// clip goes into them: then it leaves raw values, and one or two small kernels finish them in place. MFCC are one more
+// kernel, on a log-mel in scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include <memory>
 
 #include "cuda/io.h"
+#include "cuda/frontend/melspec_general.h"
 #include "cuda/frontend/mfcc.h"
 #include "cuda/runtime.h"
 #include "model/melspec_config.h"
@@ -18,22 +20,24 @@
 namespace fcntag {
 namespace cuda {
 
-constexpr int kMaxMels = 512;
-
 class MelSpec {
  public:
   // Uploads the tables and waits for them. With `double_precision`, FFT, filters and log are computed in double: mel
   // bands that are nearly silent lie at the rounding floor of a float FFT, and a scale of dB shows it. For networks of
-  // half precision a float is enough. Throws std::invalid_argument for a config that the CPU refuses too, or n_mels >
-  // 512.
+  // half precision a float is enough. kStandardizePerMel is always computed in double: a band at its floor varies so
+  // little that floats would hold nothing but their rounding. Throws std::invalid_argument for a config that the CPU
+  // refuses too.
   MelSpec(const MelSpecConfig& config, bool double_precision);
 
-  // Bytes that run() needs beside the output; 0 where frames stand alone. With MFCC they begin with the log-mel.
+  // Bytes that run() needs beside the output; as much or more for more clips or frames.
   std::size_t scratch_bytes(int batch, int n_frames) const;
+  // Bytes of device memory that a MelSpec on `device` would take, with its scratch memory; allocates none.
+  static std::size_t planned_bytes(const MelSpecConfig& config, bool double_precision, int batch, int n_frames,
+                                   int device);
 
   // Puts the work on `stream`: out [batch, n_rows, n_frames], or [batch, n_frames, n_rows] if time_mel(), float32.
   // `io` is in device memory. Waves are io->waves, io->wave_stride apart, or if not null `waves` [batch, n_samples].
-  // Clips from io->count on are left alone. Frame t is samples [t * hop_length - pad_left, ... + 512); those outside
+  // Clips from io->count on are left alone. Frame t is samples [t * hop_length - pad_left, ... + n_fft); those outside
   // the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be less than a frame.
   // `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
   void run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out,
@@ -44,16 +48,19 @@ class MelSpec {
   bool time_mel() const { return config_.time_mel; }
 
  private:
-  bool needs_maximum() const;
-  std::size_t log_mel_bytes(int batch, int n_frames) const;  // of scratch memory
+  struct Scratch {  // offsets of its parts, in bytes
+    std::size_t log_mel, raw, moments, maxima, buffers, end;
+  };
+  static Scratch scratch(const MelSpecConfig& config, const GeneralPlan* general, int batch, int n_frames);
+  const GeneralPlan* plan() const { return general_ ? &general_->plan() : nullptr; }
   template <typename Real>
   void upload(const MelFilters& filters);
   template <typename Real>
-  void run_in(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-              float* out, void* scratch, Stream stream) const;
+  void run_frames(const GeneralMel::Run& run, Stream stream) const;
 
   MelSpecConfig config_;  // with MFCC that of their log-mel, but for n_mfcc: not normalised
   std::unique_ptr<Mfcc> mfcc_;
+  std::unique_ptr<GeneralMel> general_;
   bool double_precision_;
   DeviceMemory window_, inner_twiddles_, outer_twiddles_, bands_, weights_, scale_, shift_;
 };

@@ -26,8 +26,9 @@ struct FinishParams {
   float top_db;  // 0: no floor
 };
 
-// The clip's maximum; called by all threads of a block.
-FCNTAG_DEVICE float clip_maximum(const FinishParams& p, int clip, float* slots) {
+// The clip's maximum, of FinishParams or RowParams; called by all threads of a block.
+template <typename Params>
+FCNTAG_DEVICE float clip_maximum(const Params& p, int clip, float* slots) {
   float maximum = -INFINITY;
   const float* maxima = p.maxima + static_cast<int64_t>(clip) * p.maxima_count;
   for (int i = static_cast<int>(threadIdx.x); i < p.maxima_count; i += kFinishThreads)

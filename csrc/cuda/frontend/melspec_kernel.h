@@ -11,6 +11,7 @@
 #include "cuda/device/device.h"
 #include "cuda/frontend/block_maximum.h"
 #include "cuda/frontend/melspec_fft.h"
+#include "cuda/frontend/sample.h"
 #include "cuda/frontend/scaling.h"
 #include "cuda/io.h"
 
@@ -48,18 +49,6 @@ struct MelParams {
   Real gain, amin;
 };
 
-// Sample at position i of the clip extended beyond its ends, as numpy.pad does.
-FCNTAG_DEVICE float sample(const float* wave, int64_t n_samples, int64_t i, bool reflect) {
-  if (i < 0 || i >= n_samples) {
-    if (!reflect) return 0;
-    const int64_t period = 2 * (n_samples - 1);
-    if (period == 0) return wave[0];
-    i = (i < 0 ? -i : i) % period;
-    if (i >= n_samples) i = period - i;
-  }
-  return wave[i];
-}
-
 // Windowed samples of the frame that starts at `start`; register i of lane l: samples 32 i + 2 l and the next.
 // `inside`, the same in a whole block: no sample lies outside the clip.
 template <typename Real>
@@ -84,16 +73,10 @@ FCNTAG_DEVICE void load_frame(const MelParams<Real>& p, const float* wave, int64
   dev::sync_warp();
 }
 
-FCNTAG_DEVICE float natural_log(float x) { return logf(x); }
-FCNTAG_DEVICE double natural_log(double x) { return log(x); }
-
 template <typename Real>
 FCNTAG_DEVICE Real compress(const MelParams<Real>& p, Real power) {
   if (p.power_exponent == 2) power *= power;
-  if (p.float16) {  // the original held float32 before; beyond 65504 it became infinite and its scores NaN
-    const float kept = power < Real(65504) ? static_cast<float>(power) : 65504.0f;
-    power = dev::from_float16(dev::to_float16(kept));
-  }
+  if (p.float16) power = in_half_precision(power);
   if (p.db) return natural_log(power > p.amin ? power : p.amin) * static_cast<Real>(4.34294481903251827651);
   return natural_log(power * p.gain + 1) * static_cast<Real>(0.434294481903251827651);
 }

@@ -27,6 +27,7 @@ class Mfcc {
   // n_frames is at least 9. Clips from io->count on are left alone.
   void run(const Io* io, const float* log_mel, int batch, int n_frames, float* out, Stream stream) const;
 
+  int n_mels() const { return n_mels_; }
   int rows() const { return 3 * n_mfcc_; }
   std::size_t memory_bytes() const { return dct_.bytes() + scale_.bytes() + shift_.bytes(); }
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ...model.file import Model
 
 
+STANDARDISED = {"standardize": (1, 2), "standardize_per_mel": (2,)}  # axes of [B, n_mels, n_frames] to average over
+
+
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
     """Samples in front of and behind a segment, so that frame t is [t * hop_length, t * hop_length + n_fft)."""
     left = frontend.pad_left(n_samples)
@@ -31,14 +34,14 @@ def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
     """Window [n_fft] and filters [n_rows, n_fft // 2 + 1], float32; ValueError where peers have no such front end."""
     if frontend.kind == "mfcc":
         raise ValueError("no peer is built for a front end of kind 'mfcc'")
-    window = filters.window(frontend.window, frontend.n_fft)
+    window = filters.frame_window(frontend)
     return window.astype(np.float32), filters.row_filters(frontend).astype(np.float32)
 
 
 def input_tensors(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
     """Scale and shift of the normalisation, shaped for [B, n_mels, n_frames]; None where it has none."""
     kind = model.document.frontend.normalization
-    if kind in ("none", "standardize"):
+    if kind in ("none", *STANDARDISED):
         return None
     shape = {"scalar": (1, 1), "per_mel": (-1, 1), "per_frame": (1, -1)}[kind]
     scale, shift = (model.tensors[f"input.{name}"].reshape(shape) for name in ("scale", "shift"))
@@ -70,7 +73,8 @@ class TorchFrontend:
             waves = torch.nn.functional.pad(waves[:, None], self.pad, mode=mode)[:, 0]
         spectrum = torch.stft(waves, f.n_fft, f.hop_length, window=self.window, center=False, return_complex=True)
         parts = torch.view_as_real(spectrum[..., : self.n_frames])
-        return torch.matmul(self.filters, parts[..., 0].square() + parts[..., 1].square())
+        power = parts[..., 0].square() + parts[..., 1].square()
+        return torch.matmul(self.filters, power.sqrt() if f.spectrum == "magnitude" else power)
 
     def log(self, power: Any) -> Any:
         torch, f = self.torch, self.frontend
@@ -78,8 +82,15 @@ class TorchFrontend:
             power = power**f.power_exponent
         if f.rounding == "float16":
             power = power.clamp(max=65504.0).half().float()
+        if f.log.kind == "none":
+            return power
         if f.log.kind == "log10p1":
             return torch.log10(f.log.gain * power + 1.0)
+        if f.log.kind == "log1p":
+            return torch.log1p(f.log.gain * power)
+        if f.log.kind in ("ln", "log10"):
+            power = power.clamp(min=f.log.amin) + f.log.offset
+            return torch.log(power) if f.log.kind == "ln" else torch.log10(power)
         db = 10.0 * torch.log10(power.clamp(min=f.log.amin))
         peak = db.amax((1, 2), keepdim=True)
         if f.log.ref == "max":
@@ -88,8 +99,8 @@ class TorchFrontend:
 
     def finish(self, x: Any) -> Any:
         """Normalise, lay out, and cut to the part that the network reads."""
-        if self.frontend.normalization == "standardize":
-            x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), correction=0, keepdim=True) + 1e-10)
+        if axes := STANDARDISED.get(self.frontend.normalization):
+            x = (x - x.mean(axes, keepdim=True)) / (x.std(axes, correction=0, keepdim=True) + 1e-10)
         elif self.normalise is not None:
             x = x * self.normalise[0] + self.normalise[1]
         x = x if self.frontend.time_axis == 1 else x.transpose(1, 2)
@@ -97,7 +108,7 @@ class TorchFrontend:
 
 
 class TorchaudioFrontend(TorchFrontend):
-    """The same front end by torchaudio, where its frames are centred or unpadded, and its window is Hann's."""
+    """The same front end by torchaudio: mel, frames centred or unpadded, Hann's window, filters that it knows."""
 
     def __init__(self, model: Model, height: int, width: int, device: str) -> None:
         import warnings
@@ -110,19 +121,24 @@ class TorchaudioFrontend(TorchFrontend):
             raise ValueError(f"torchaudio is timed on mel only, not on kind {f.kind!r}")
         if f.framing not in ("center", "valid") or f.window != "hann":
             raise ValueError(f"torchaudio has no framing {f.framing!r} with window {f.window!r}")
+        if f.win_position == "start" and f.window_length < f.n_fft:
+            raise ValueError("torchaudio has no window at the start of a longer frame")
+        if f.mel_scale == "tensorflow" or f.mel_norm == "sum":
+            raise ValueError(f"torchaudio has no mel_scale {f.mel_scale!r} with mel_norm {f.mel_norm!r}")
         with warnings.catch_warnings():
             # torchaudio warns of mel filters that lie between two bins, which the document asks for.
             warnings.simplefilter("ignore")
             self.transform = torchaudio.transforms.MelSpectrogram(
                 sample_rate=f.sample_rate,
                 n_fft=f.n_fft,
+                win_length=f.window_length,
                 hop_length=f.hop_length,
                 f_min=f.fmin,
                 f_max=f.fmax,
                 n_mels=f.n_mels,
                 center=f.framing == "center",
                 pad_mode=f.pad_mode,
-                power=2.0,
+                power=1.0 if f.spectrum == "magnitude" else 2.0,
                 norm=None if f.mel_norm == "none" else f.mel_norm,
                 mel_scale=f.mel_scale,
             ).to(device)
@@ -156,12 +172,20 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
         waves = jnp.pad(waves, ((0, 0), pad), mode="reflect" if reflect else "constant")
         spectrum = jnp.fft.rfft(waves[:, index] * window)
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+        power = jnp.sqrt(power) if f.spectrum == "magnitude" else power
         power = jnp.einsum("btf,mf->bmt", power, filters, precision=jax.lax.Precision.HIGHEST)
         power = power**f.power_exponent
         if f.rounding == "float16":
             power = jnp.minimum(power, 65504.0).astype(jnp.float16).astype(jnp.float32)
-        if f.log.kind == "log10p1":
+        if f.log.kind == "none":
+            x = power
+        elif f.log.kind == "log10p1":
             x = jnp.log10(f.log.gain * power + 1.0)
+        elif f.log.kind == "log1p":
+            x = jnp.log1p(f.log.gain * power)
+        elif f.log.kind in ("ln", "log10"):
+            x = jnp.maximum(power, f.log.amin) + f.log.offset
+            x = jnp.log(x) if f.log.kind == "ln" else jnp.log10(x)
         else:
             x = 10.0 * jnp.log10(jnp.maximum(power, f.log.amin))
             peak = x.max((1, 2), keepdims=True)
@@ -169,8 +193,8 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
                 x, peak = x - peak, jnp.zeros_like(peak)
             if f.log.top_db is not None:
                 x = jnp.maximum(x, peak - f.log.top_db)
-        if f.normalization == "standardize":
-            x = (x - x.mean((1, 2), keepdims=True)) / (x.std((1, 2), keepdims=True) + 1e-10)
+        if axes := STANDARDISED.get(f.normalization):
+            x = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-10)
         elif normalise is not None:
             x = x * normalise[0] + normalise[1]
         x = x if f.time_axis == 1 else x.transpose(0, 2, 1)

@@ -9,6 +9,8 @@ from ...model.document import Frontend, Head, Log, ModelDocument, Segments
 from ..batchnorm import scale_shift
 from ..model_builder import ModelBuilder
 from ..provenance import Provenance
+from ..readers.state import State
+from ..state_groups import is_buffer
 from .common import blocks_of, pools_of, set_folded
 
 NETWORK = "Won's FCN"
@@ -47,22 +49,26 @@ SEGMENTS = Segments(
 )
 
 
-def matches(state: dict[str, np.ndarray]) -> bool:
+def matches(state: State) -> bool:
     """Whether a state dict is of this network."""
-    return all(name in state and state[name].shape == shape for name, shape in _shapes().items())
+    tensors = _own(state)
+    return all(
+        name in state.odd or (name in tensors and tensors[name].shape == shape) for name, shape in _shapes().items()
+    )
 
 
-def family(state: dict[str, np.ndarray]) -> str:
+def family(state: State) -> str:
     """Always raises ModelError: the three models have one network, so a state dict does not tell which it is."""
     raise ModelError(f"not one of the published files; say whose tags it has: {', '.join(MODELS)}")
 
 
-def build(provenance: Provenance, state: dict[str, np.ndarray]) -> tuple[ModelDocument, dict[str, np.ndarray]]:
+def build(provenance: Provenance, state: State) -> tuple[ModelDocument, dict[str, np.ndarray]]:
     """Document and tensors; raises ModelError if the state dict is of another network, or the entry another's."""
     name = provenance.entry.name
     if name not in MODELS:
         raise ModelError(f"holds {NETWORK}; {name} is not: allowed: {', '.join(MODELS)}")
-    _check(state)
+    tensors = _own(state)
+    _check(tensors, state.odd)
     document = provenance.document(
         frontend=FRONTEND,
         segments=SEGMENTS,
@@ -71,20 +77,20 @@ def build(provenance: Provenance, state: dict[str, np.ndarray]) -> tuple[ModelDo
     )
     builder = ModelBuilder(document)
     # The first batch-norm is not folded into the first convolution, whose zero padding comes after it.
-    scale, shift = _batch_norm(state, "spec_bn")
+    scale, shift = _batch_norm(tensors, "spec_bn")
     builder.set("input.scale", scale)
     builder.set("input.shift", shift)
     for i in range(len(_POOLS)):
         layer = f"layer{i + 1}"
-        weight, bias = state[f"{layer}.conv.weight"], state[f"{layer}.conv.bias"]
-        set_folded(builder, i, weight, bias, *_batch_norm(state, f"{layer}.bn"))
-    builder.set("head.weight", state["dense.weight"])
-    builder.set("head.bias", state["dense.bias"])
+        weight, bias = tensors[f"{layer}.conv.weight"], tensors[f"{layer}.conv.bias"]
+        set_folded(builder, i, weight, bias, *_batch_norm(tensors, f"{layer}.bn"))
+    builder.set("head.weight", tensors["dense.weight"])
+    builder.set("head.bias", tensors["dense.bias"])
     return builder.build()
 
 
-def _batch_norm(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
-    parameters = [state[f"{layer}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")]
+def _batch_norm(tensors: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
+    parameters = [tensors[f"{layer}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")]
     return scale_shift(*parameters, rule="standard", epsilon=EPSILON)
 
 
@@ -101,14 +107,28 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check(state: dict[str, np.ndarray]) -> None:
+def _own(state: State) -> dict[str, np.ndarray]:
+    """The network's tensors by its own names: a trainer's class may hold it as an attribute, e.g. ``model.``."""
+    ends = [name.removesuffix("dense.weight") for name in state.tensors if name.endswith("dense.weight")]
+    prefix = ends[0] if len(ends) == 1 else ""
+    if prefix and not prefix.endswith("."):
+        return state.tensors
+    return {name.removeprefix(prefix): tensor for name, tensor in state.tensors.items() if name.startswith(prefix)}
+
+
+def _check(tensors: dict[str, np.ndarray], odd: dict[str, str]) -> None:
     expected = _shapes()
+    for name, reason in odd.items():
+        if is_buffer(name) or name.startswith("spec."):
+            continue
+        raise ModelError(f"{name}: {reason}")
     for name, shape in expected.items():
-        if name not in state:
+        if name not in tensors:
             raise ModelError(f"{name}: missing; Won's FCN has it")
-        if state[name].shape != shape:
-            raise ModelError(f"{name}: shape is {list(state[name].shape)}; Won's FCN has {list(shape)}")
-    for name in state:
-        # Two kinds of tensors are not needed: buffers of the front end, which equal their formulas, and counters.
-        if name not in expected and not name.startswith("spec.") and not name.endswith(".num_batches_tracked"):
+        if tensors[name].shape != shape:
+            raise ModelError(f"{name}: shape is {list(tensors[name].shape)}; Won's FCN has {list(shape)}")
+    for name in tensors:
+        # Three kinds of tensors are not needed: buffers of the front end, which equal their formulas, those of a loss,
+        # and counters.
+        if name not in expected and not is_buffer(name) and not name.startswith("spec."):
             raise ModelError(f"{name[:80]}: Won's FCN has no such tensor")

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import DatasetError
 from .base import BINARY, Dataset, binary, clean_path, delimiter_of, load_array, make_dataset, rows_of
 from .lists import read_list, select
+from .tag_names import read_tags
 
 NAME = "Million Song Dataset"
 TEMPLATE = "{id[2]}/{id[3]}/{id[4]}/{id}.mp3"  # A/B/C/TRABC....mp3
@@ -39,7 +40,8 @@ def msd(
     ids : path of a list (text or .npy), one id a line; or lines of id and ``[0, 1, ...]``, then without ``labels``
     labels : the matrix [n_ids, n_tags] of 0 and 1: .npy; .npz as ``scipy.sparse.save_npz`` writes it (needs SciPy, in
         the extra "eval"), or with one array; .csv or .tsv, whose first line may be the tags
-    tags : path of a text file, one tag a line, or the tags; None: the first line of the CSV
+    tags : path of a file of names (one a line, a .npy array, or a list in a Python or JSON file), or the tags; None:
+        the first line of the CSV
     audio : folder that the template starts from; None: the working folder
     template : path of an id: ``{id}``, single characters ``{id[2]}``, and ``{stem}``, the id without its ending
     clips : path of a list of ids or paths, to take only those
@@ -103,11 +105,6 @@ def path_of(name: str, template: str, ids: str) -> str:
         return clean_path(template.format(id=name, stem=os.path.splitext(name)[0]))
     except IndexError:
         raise DatasetError(f"{ids}: id {name!r} is too short for the template {template!r}") from None
-
-
-def read_tags(path: str) -> tuple[str, ...]:
-    """One tag a line, or a .npy array of strings."""
-    return tuple(fields[0].strip() for fields in read_list(path))
 
 
 def read_matrix(path: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
