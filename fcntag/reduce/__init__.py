@@ -103,7 +103,11 @@ class Reduction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: counts and sizes, without the lists of channels."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("blocks", "flatten", "hidden")}
+        out = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("blocks", "flatten", "hidden")
+        }
         for name in ("input_before", "input_after"):
             out[name] = list(out[name])
         counts = ("channels_before", "channels_after", "dead", "constant", "unused", "carrier")
