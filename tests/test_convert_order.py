@@ -215,7 +215,7 @@ def test_batch_norms_in_another_order_than_their_convolutions(tmp_path, like) ->
 
 
 class Named(nn.Module):
-    """Layers under any names, in the order of ``names``: "c" is a convolution, "n" its batch-norm, "d" a dense layer."""
+    """Layers under any names, in the order of ``names``: "c" is a convolution, "n" a batch-norm, "d" a dense layer."""
 
     def __init__(self, names: str, widths: tuple[int, ...], dense: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -254,14 +254,17 @@ class Named(nn.Module):
 
 NAMES = {
     "an input batch-norm": "n:bn0 c:conv1 n:bn1 c:conv2 n:bn2 c:conv3 n:bn3 d:fc",
-    "an input batch-norm by a word": "n:spec_bn c:layer1.conv n:layer1.bn c:layer2.conv n:layer2.bn c:layer3.conv n:layer3.bn d:dense",
+    "an input batch-norm by a word": "n:spec_bn c:layer1.conv n:layer1.bn c:layer2.conv "
+    "n:layer2.bn c:layer3.conv n:layer3.bn d:dense",
     "numbers from 0, batch-norms from 1": "n:bn0 c:conv0 n:bn1 c:conv1 n:bn2 c:conv2 n:bn3 d:fc",
     "two numbers": "c:conv1_1 n:bn1_1 c:conv1_2 n:bn1_2 c:conv2_1 n:bn2_1 d:fc",
     "block_1_conv": "c:block_1_conv n:block_1_bn c:block_2_conv n:block_2_bn c:block_10_conv n:block_10_bn d:out",
     "two in a block": "c:b1.conv1 n:b1.bn1 c:b1.conv2 n:b1.bn2 c:b2.conv1 n:b2.bn1 d:fc",
     "Sequentials": "c:layer1.0 n:layer1.1 c:layer2.0 n:layer2.1 c:layer10.0 n:layer10.1 d:fc.1",
-    "features and classifier": "c:features.0 n:features.1 c:features.4 n:features.5 c:features.12 n:features.13 d:classifier.1",
-    "a batch-norm between dense layers": "c:layer1.conv n:layer1.bn c:layer2.conv n:layer2.bn c:layer3.conv n:layer3.bn d:dense1 n:bn d:dense2",
+    "features and classifier": "c:features.0 n:features.1 c:features.4 "
+    "n:features.5 c:features.12 n:features.13 d:classifier.1",
+    "a batch-norm between dense layers": "c:layer1.conv n:layer1.bn c:layer2.conv n:layer2.bn "
+    "c:layer3.conv n:layer3.bn d:dense1 n:bn d:dense2",
     "dense layers with numbers": "c:conv1 n:bn1 c:conv2 n:bn2 c:conv3 n:bn3 d:fc1 n:bn_fc1 d:fc2",
 }
 
