@@ -52,6 +52,7 @@ class Network:
         features: bool = False,
         block_means: bool = False,
         blocks: bool = False,
+        hidden: bool = False,
         times: bool = False,
     ) -> dict[str, Any]: ...
     def describe_plan(self, batch: int, height: int, width: int) -> list[dict[str, Any]]: ...

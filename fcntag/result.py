@@ -104,7 +104,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class EmbedResult:
-    """The features of one track: the input of the dense layer ("head"), or the mean of every block's map ("blocks")."""
+    """The features of one track: what enters the last dense layer ("head"), or every block's mean ("blocks")."""
 
     path: str
     which: str  # "head" or "blocks"

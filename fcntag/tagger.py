@@ -256,9 +256,9 @@ class Tagger:
 
         Parameters
         ----------
-        which : "head": the values that enter the dense layer; "blocks": the mean over (H, W) of every block's pooled
-            output, one block after the other (choi2017-compact: 160 values); "auto": the one that the model's document
-            names as ``head.default_features`` ("blocks" for the choi2017 models, whose published feature it is)
+        which : "head": the values that enter the last dense layer; "blocks": the mean over (H, W) of every block's
+            pooled output, one block after the other (choi2017-compact: 160 values); "auto": the one that the model's
+            document names as ``head.default_features`` ("blocks" for the choi2017 models, which are published for them)
         source, sample_rate, hop, segments : as for ``tag``
 
         Returns

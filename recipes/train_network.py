@@ -106,6 +106,8 @@ class Network(nn.Module):
             pool = nn.MaxPool2d(block.pool.window, block.pool.stride)
             middle = (activation, norm, pool) if block.post_affine else (norm, pool, activation)
             self.blocks.append(nn.Sequential(conv, *middle, Dropout(dropout)))
+        if document.head.hidden:
+            raise ValueError(f"{document.name}: hidden dense layers; this recipe trains a head of one layer")
         self.head = nn.Linear(document.head.in_features, len(document.tags))
         self.to(memory_format=torch.channels_last)  # else every step would convert the weights
 
@@ -124,6 +126,8 @@ class Network(nn.Module):
         flatten = self.document.head.flatten
         if flatten == "max":
             x = x.amax((2, 3))
+        elif flatten == "mean":
+            x = x.mean((2, 3))
         elif flatten == "hwc":
             x = x.permute(0, 2, 3, 1)
         return self.head(x.flatten(1))

@@ -60,7 +60,7 @@ def _networks() -> dict[str, dict[str, Any]]:
         only = block(40, activation="elu", affine=True, window=window, stride=stride)
         found[f"first block, pool {window} stride {stride or window}"] = _spec(only, n_mels=41, n_samples=38000)
     for activation in ("relu", "elu", "none"):
-        for flatten in ("chw", "hwc", "max"):
+        for flatten in ("chw", "hwc", "max", "mean"):
             found[f"{activation}, {flatten}, 1x1 in the middle"] = _spec(
                 block(12, activation=activation, window=(2, 2)),
                 block(24, kernel=1, activation=activation, affine=True),
@@ -71,6 +71,10 @@ def _networks() -> dict[str, dict[str, Any]]:
     found["deep, one window at the end"] = _spec(
         block(48, window=(2, 1)), block(150, window=(2, 2)), block(512), block(96, window=(4, 7)), n_samples=256 * 16
     )
+    found["hidden layers"] = _spec(
+        block(40, window=(2, 2)), block(96, window=(2, 4)), hidden=[(1024, "relu"), (100, "elu"), (7, "none")]
+    )
+    found["hidden layer behind a mean"] = _spec(block(70, window=(2, 2)), flatten="mean", hidden=[(200, "relu")])
     found["single pixel"] = _spec(block(1, window=(20, 16)))
     found["time by mel"] = _spec(
         block(40, window=(4, 1), stride=(2, 2)), block(64, window=(2, 2)), layout="time_mel", flatten="hwc"
@@ -82,6 +86,7 @@ NETWORKS = _networks()
 # The networks that the emulator gets.
 SMALL = {
     "overlap": _spec(block(17, affine=True, window=(4, 1), stride=(2, 2)), block(20, activation="elu", window=(2, 3))),
+    "mean, hidden": _spec(block(9, window=(4, 4)), flatten="mean", hidden=[(20, "elu"), (5, "relu")]),
     "1x1, maximum": _spec(block(3, kernel=1, window=(2, 2)), block(24, window=(3, 5)), flatten="max"),
 }
 # The networks that compute-sanitizer watches.
@@ -174,8 +179,7 @@ def installed(core: Any) -> Iterator[None]:
 
 def logits_of(model: Model, last: np.ndarray) -> np.ndarray:
     """Logits [B, n_tags] of the last block's maps [B, C, H, W], in float64."""
-    weight, bias = (model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
-    return oracle.flatten(last, model.document.head.flatten) @ weight.T + bias
+    return oracle.dense_layer(model, "head", oracle.embedding(model, last))
 
 
 def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:

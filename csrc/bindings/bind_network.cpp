@@ -72,14 +72,15 @@ std::unique_ptr<Network> make_network(const std::vector<py::dict>& blocks, const
   return std::make_unique<Network>(held.spec, parse_precision(precision), parse_algorithm(algorithm), std::move(pool));
 }
 
-py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
+py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool hidden,
+             bool times) {
   const auto shapes = [&network](int height, int width) {
     std::vector<std::array<int, 3>> shapes;
     for (const BlockPlan& block : network.plan_for({height, width}).blocks)
       shapes.push_back({block.out.channels, block.out.height, block.out.width});
     return shapes;
   };
-  return run_network(network, shapes, x, features, block_means, blocks, times);
+  return run_network(network, shapes, x, features, block_means, blocks, hidden, times);
 }
 
 }  // namespace
@@ -97,9 +98,11 @@ void register_network(py::module_& m) {
            "where "
            "its kernel has code for it, \"general\" where it has for others only, \"any\" where it takes all alike.")
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
-           py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
+           py::arg("block_means") = false, py::arg("blocks") = false, py::arg("hidden") = false,
+           py::arg("times") = false,
            "x float32 [B, H, W] -> dict of float32 arrays: scores and logits [B, n_tags]; if asked for, features "
-           "[B, last_features], block_means [B, sum of C] and blocks, a list of [B, C, H, W]; with times, "
+           "[B, last_features], block_means [B, sum of C], blocks, a list of [B, C, H, W], and hidden, a list of "
+           "[B, out_features]; with times, "
            "seconds [n_blocks + 1] of every block and of the rest.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes)
       .def_property_readonly("isa", &Network::isa);

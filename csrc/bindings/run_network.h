@@ -17,7 +17,7 @@ namespace fcntag {
 // network does not take the input. The dict has scores, logits and the outputs that are asked for.
 template <typename Network, typename Shapes>
 pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatArray& x, bool features, bool block_means,
-                           bool blocks, bool times) {
+                           bool blocks, bool hidden, bool times) {
   namespace py = pybind11;
   FCNTAG_CHECK(x.ndim() == 3, "network: x must be [batch, height, width], not ", x.ndim(), "-dimensional");
   const HostArray held(x);
@@ -43,6 +43,15 @@ pybind11::dict run_network(Network& network, const Shapes& shapes, const FloatAr
       list.append(array);
     }
     result["blocks"] = list;
+  }
+  if (hidden) {
+    py::list list;
+    for (const int out_features : network.hidden_features()) {
+      FloatArray array = make_output({batch, out_features}, "network");
+      out.hidden.push_back(array.mutable_data());
+      list.append(array);
+    }
+    result["hidden"] = list;
   }
   if (times) {
     py::array_t<double> seconds(static_cast<py::ssize_t>(network.n_blocks()) + 1);

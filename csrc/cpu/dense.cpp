@@ -1,5 +1,7 @@
 #include "cpu/dense.h"
 
+#include <algorithm>
+
 namespace fcntag {
 
 PackedDense pack_dense(const DenseSpec& spec, int block) {
@@ -26,6 +28,17 @@ void run_dense(const DenseKernels& kernels, const PackedDense& layer, const floa
     const int64_t first = i * layer.block;
     kernels.run({layer.weight.data() + first * layer.in_features, layer.bias.data() + first, x, y + first, x_row,
                  layer.padded(), layer.in_features, images, layer.activation});
+  });
+}
+
+void run_logits(const DenseKernels& kernels, LogitsTask task, Workers& workers) {
+  constexpr int kTags = 16;  // of a piece of work
+  const double multiply_adds = static_cast<double>(task.in_features) * task.n_tags * task.images;
+  workers.loop((task.n_tags + kTags - 1) / kTags, multiply_adds, [&](int64_t i, int) {
+    LogitsTask part = task;
+    part.first = static_cast<int>(i) * kTags;
+    part.last = std::min(part.first + kTags, task.n_tags);
+    kernels.logits(part);
   });
 }
 

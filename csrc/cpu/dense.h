@@ -1,4 +1,5 @@
-// Hidden dense layers: y = act(weight @ x + bias) for a group of images, which share one reading of the weights.
+// Dense layers for a group of images, which share one reading of the weights: hidden ones, y = act(weight @ x + bias),
+// and the last one, whose sigmoids are the scores.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +38,21 @@ struct DenseTask {
   Activation activation;
 };
 
+// Outputs [first, last) of the last layer for all images: sums in double, whatever the activation behind. The layer is
+// a small part of a network's work, but its rounding in float would be the largest of all.
+struct LogitsTask {
+  const float *weight, *bias;  // [n_tags][in_features], [n_tags]
+  const float* x;
+  double* y;  // [images][n_tags]
+  int64_t x_row;
+  int in_features, n_tags, first, last, images;
+};
+
 // Kernels of one instruction set.
 struct DenseKernels {
   int block;
   void (*run)(const DenseTask& task);
+  void (*logits)(const LogitsTask& task);
 };
 
 PackedDense pack_dense(const DenseSpec& spec, int block);
@@ -48,5 +60,8 @@ PackedDense pack_dense(const DenseSpec& spec, int block);
 // x [images][x_row floats] -> y [images][layer.padded()], of which the first out_features of a row count.
 void run_dense(const DenseKernels& kernels, const PackedDense& layer, const float* x, int64_t x_row, int images,
                float* y, Workers& workers);
+
+// x [images][x_row floats], weight [n_tags][in_features], bias [n_tags] -> y [images][n_tags].
+void run_logits(const DenseKernels& kernels, LogitsTask task, Workers& workers);
 
 }  // namespace fcntag

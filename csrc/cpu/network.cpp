@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "check.h"
-#include "cpu/head.h"
 
 namespace fcntag {
 namespace {
 
 // Floats behind every map: a tile of the first block's kernel may read past the end of the last row.
 constexpr std::size_t kSlack = 64;
+// A hidden layer may have as many weights as all blocks together: so many images share one reading of them.
+constexpr int kHeadImages = 64;
 
 // Adds the time since the last stamp to an entry. It costs nothing where nobody asks for times.
 class Stopwatch {
@@ -31,6 +33,11 @@ class Stopwatch {
   double* seconds_;
   Clock::time_point last_;
 };
+
+// x [images][x_row floats] -> rows [row, row + images) of y [..][count].
+void copy_rows(const float* x, int64_t x_row, int images, int count, float* y, int64_t row) {
+  for (int i = 0; i < images; ++i) std::memcpy(y + (row + i) * count, x + i * x_row, count * sizeof(float));
+}
 
 }  // namespace
 
@@ -60,10 +67,13 @@ Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorit
   head_bias_.assign(head.bias, head.bias + head.n_tags);
   const NetworkPlan plan = plan_network(planned_, largest_);
   groups_ = plan_groups(planned_, plan, workers_.threads());
-  features_.resize(static_cast<std::size_t>(groups_.deep_images) * in_features_);
+  // Whole groups of the deep blocks: one more must fit in behind the first kHeadImages - 1.
+  head_images_ = head.hidden.empty() ? groups_.deep_images : kHeadImages - 1 + groups_.deep_images;
+  features_.resize(static_cast<std::size_t>(head_images_) * in_features_);
+  logits_.resize(static_cast<std::size_t>(head_images_) * n_tags_);
   for (const DenseSpec& layer : head.hidden) {
     hidden_.push_back(pack_dense(layer, kernels_->dense->block));
-    hidden_outputs_.emplace_back(static_cast<std::size_t>(groups_.deep_images) * hidden_.back().padded());
+    hidden_outputs_.emplace_back(static_cast<std::size_t>(head_images_) * hidden_.back().padded());
   }
   for (std::size_t i = 0; i <= blocks_.size(); ++i) {
     maps_.emplace_back(plan.map(i).image() * (i < groups_.deep ? groups_.images : groups_.deep_images) + kSlack);
@@ -122,6 +132,12 @@ WindowCode Network::window_code(std::size_t block) const {
   return built ? WindowCode::kBuilt : WindowCode::kGeneral;
 }
 
+std::vector<int> Network::hidden_features() const {
+  std::vector<int> features;
+  for (const PackedDense& layer : hidden_) features.push_back(layer.out_features);
+  return features;
+}
+
 int Network::block_channels() const {
   int channels = 0;
   for (const PackedConvBlock& block : blocks_) channels += block.out_channels;
@@ -130,6 +146,7 @@ int Network::block_channels() const {
 
 std::size_t Network::memory_bytes() const {
   std::size_t bytes = (head_weight_.size() + head_bias_.size() + features_.size()) * sizeof(float);
+  bytes += logits_.size() * sizeof(double);
   for (const PackedConvBlock& block : blocks_) bytes += block.bytes();
   for (const AlignedBuffer& map : maps_) bytes += map.bytes();
   for (const PackedDense& layer : hidden_) bytes += layer.bytes();
@@ -159,6 +176,7 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
   if (height != input_.height || width != input_.width) plan({height, width});
   Stopwatch clock(outputs.seconds);
   FlushDenormals flush;
+  int waiting = 0;  // images whose features are there, and whose dense layers are not
   for (int begin = 0; begin < batch; begin += groups_.deep_images) {
     const int images = std::min(groups_.deep_images, batch - begin);
     for (int first = 0; first < images; first += groups_.images) {
@@ -169,15 +187,22 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
         run_block(b, some, b + 1 == groups_.deep ? first : 0);
         clock.stamp(b);
       }
-      for (int i = 0; i < some; ++i) read_outputs(0, groups_.deep - 1, i, begin + first + i, outputs);
+      for (int i = 0; i < some; ++i) read_outputs(0, groups_.deep - 1, i, begin + first + i, nullptr, outputs);
       clock.stamp(blocks_.size());
     }
     for (std::size_t b = groups_.deep; b < blocks_.size(); ++b) {
       run_block(b, images, 0);
       clock.stamp(b);
     }
-    for (int i = 0; i < images; ++i) read_outputs(groups_.deep - 1, blocks_.size(), i, begin + i, outputs);
-    run_head(images, begin, outputs);
+    for (int i = 0; i < images; ++i) {
+      float* features = features_.data() + static_cast<int64_t>(waiting + i) * in_features_;
+      read_outputs(groups_.deep - 1, blocks_.size(), i, begin + i, features, outputs);
+    }
+    waiting += images;
+    if (waiting + groups_.deep_images > head_images_ || begin + images == batch) {
+      run_head(waiting, begin + images - waiting, outputs);
+      waiting = 0;
+    }
     clock.stamp(blocks_.size());
   }
 }
@@ -191,11 +216,11 @@ void Network::copy_input(const float* x, int image) {
   }
 }
 
-// Reads the results of blocks [first, last), and the head's features behind the last one. Image `image` of their maps
-// is row `row` of the batch.
-void Network::read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs) {
+// Reads the results of blocks [first, last), and writes the head's `features` of the last one. Image `image` of their
+// maps is row `row` of the batch.
+void Network::read_outputs(std::size_t first, std::size_t last, int image, int64_t row, float* features,
+                           const NetworkOutputs& outputs) {
   int channel_base = 0;
-  float* features = features_.data() + static_cast<int64_t>(image) * in_features_;
   for (std::size_t b = 0; b < last; ++b) {
     const MapLayout& map = plan_.blocks[b].out;
     const bool to_head = b + 1 == blocks_.size();
@@ -236,18 +261,16 @@ void Network::run_head(int images, int64_t row, const NetworkOutputs& outputs) {
     run_dense(*kernels_->dense, hidden_[i], x, x_row, images, hidden_outputs_[i].data(), workers_);
     x = hidden_outputs_[i].data();
     x_row = hidden_[i].padded();
+    if (!outputs.hidden.empty()) copy_rows(x, x_row, images, hidden_[i].out_features, outputs.hidden[i], row);
   }
   const int count = last_features();
-  for (int i = 0; i < images; ++i) {
-    const float* features = x + i * x_row;
-    const int64_t at = (row + i) * n_tags_;
-    if (outputs.features != nullptr) {
-      std::memcpy(outputs.features + (row + i) * count, features, count * sizeof(float));
-    }
-    if (outputs.scores != nullptr) {
-      dense_sigmoid(features, head_weight_.data(), head_bias_.data(), count, n_tags_, outputs.scores + at,
-                    outputs.logits == nullptr ? nullptr : outputs.logits + at);
-    }
+  if (outputs.features != nullptr) copy_rows(x, x_row, images, count, outputs.features, row);
+  LogitsTask task{head_weight_.data(), head_bias_.data(), x, logits_.data(), x_row, count, n_tags_, 0, n_tags_, images};
+  run_logits(*kernels_->dense, task, workers_);
+  for (int64_t i = 0; i < static_cast<int64_t>(images) * n_tags_; ++i) {
+    const int64_t at = row * n_tags_ + i;
+    if (outputs.logits != nullptr) outputs.logits[at] = static_cast<float>(logits_[i]);
+    if (outputs.scores != nullptr) outputs.scores[at] = static_cast<float>(1.0 / (1.0 + std::exp(-logits_[i])));
   }
 }
 

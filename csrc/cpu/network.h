@@ -38,7 +38,8 @@ class Network {
   int n_blocks() const { return static_cast<int>(blocks_.size()); }
   int n_tags() const { return n_tags_; }
   int last_features() const { return hidden_.empty() ? in_features_ : hidden_.back().out_features; }
-  int block_channels() const;  // sum of out_channels
+  std::vector<int> hidden_features() const;  // out_features of every hidden layer
+  int block_channels() const;                // sum of out_channels
   const std::vector<PlannedBlock>& planned_blocks() const { return planned_; }
   WindowCode window_code(std::size_t block) const;
   // The plan of an input size; throws std::invalid_argument where run() would.
@@ -50,7 +51,8 @@ class Network {
   void write_constants(std::size_t index);
   void run_block(std::size_t index, int images, int out_image);
   void copy_input(const float* x, int image);
-  void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, const NetworkOutputs& outputs);
+  void read_outputs(std::size_t first, std::size_t last, int image, int64_t row, float* features,
+                    const NetworkOutputs& outputs);
   void run_head(int images, int64_t row, const NetworkOutputs& outputs);
 
   Isa isa_;
@@ -62,9 +64,11 @@ class Network {
   Flatten flatten_;
   int in_features_, n_tags_;
   std::vector<float> head_weight_, head_bias_;
-  std::vector<float> features_;  // [groups_.deep_images][in_features_]
+  int head_images_ = 0;          // that the dense layers take together, at most
+  std::vector<float> features_;  // [head_images_][in_features_]
+  std::vector<double> logits_;   // [head_images_][n_tags_]
   std::vector<PackedDense> hidden_;
-  std::vector<AlignedBuffer> hidden_outputs_;  // of every hidden layer, [groups_.deep_images][padded()]
+  std::vector<AlignedBuffer> hidden_outputs_;  // of every hidden layer, [head_images_][padded()]
   MapSize largest_;                            // input that the buffers have room for
   MapSize input_;                              // input of plan_
   NetworkPlan plan_;

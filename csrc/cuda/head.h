@@ -1,5 +1,5 @@
-// The head: last map -> features -> sigmoid(weight @ features + bias). Also the maps of blocks as plain arrays, for
-// callers that ask for them.
+// The head: last map -> features -> hidden layers -> sigmoid(weight @ x + bias). Also the maps of blocks as plain
+// arrays, for callers that ask for them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace fcntag {
 namespace cuda {
 
 struct HeadParams {
-  const float* map;     // [images][positions][stride], float32: the last block's output
+  const float* map;     // [images][positions][stride], float32: the last block's output, or one position of features
   const float* weight;  // [n_tags][features], in the order of the map (see pack_head_weights)
   const float* bias;    // [n_tags]
   const Io* io;         // where scores and logits go
@@ -24,8 +24,34 @@ struct HeadParams {
 
 void run_head(const HeadParams& params, int images, Stream stream);
 
-// weight [n_tags][features in the model's order] -> [n_tags][positions][stride] (kMax: [n_tags][stride]).
-std::vector<float> pack_head_weights(const float* weight, int n_tags, int channels, int stride, int positions,
+// The mean or maximum over the positions, for heads that read it more than once: [images][stride], float32.
+struct PoolParams {
+  const float* map;  // [images][positions][stride]
+  float* out;
+  const Io* io;  // its count: rows beyond it are left alone
+  int positions, stride;
+  bool maximum;
+};
+
+void run_pool(const PoolParams& params, int images, Stream stream);
+
+// A hidden layer: y = act(weight @ x + bias), in float32. Every sum takes its products in one order, whatever the
+// batch.
+struct DenseParams {
+  const float* x;       // [images][inputs]
+  const float* weight;  // [outputs][inputs]
+  const float* bias;    // [outputs]
+  float* y;             // [images][outputs]
+  const Io* io;         // its count: rows beyond it are left alone
+  int inputs, outputs;
+  Activation activation;
+};
+
+void run_dense(const DenseParams& params, int images, Stream stream);
+
+// The first dense layer: weight [outputs][features in the model's order] -> [outputs][positions][stride] (kMax, kMean:
+// [outputs][stride]).
+std::vector<float> pack_head_weights(const float* weight, int outputs, int channels, int stride, int positions,
                                      Flatten order);
 
 struct MapParams {

@@ -1,6 +1,7 @@
 #include "cuda/network.h"
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 
 #include "check.h"
@@ -30,6 +31,12 @@ void flatten(const float* map, int channels, int positions, Flatten order, float
       features[c] = *std::max_element(row, row + positions);
       continue;
     }
+    if (order == Flatten::kMean) {
+      double sum = 0;
+      for (int i = 0; i < positions; ++i) sum += row[i];
+      features[c] = static_cast<float>(sum / positions);
+      continue;
+    }
     for (int i = 0; i < positions; ++i)
       features[order == Flatten::kChw ? c * positions + i : i * channels + c] = row[i];
   }
@@ -54,8 +61,6 @@ Network::Network(const NetworkConfig& config, PlanOnly)
       in_features_(config.spec.head.in_features),
       flatten_(config.spec.head.flatten) {
   check_network(config.spec);
-  FCNTAG_CHECK(config.spec.head.hidden.empty() && flatten_ != Flatten::kMean,
-               "network: hidden dense layers and the mean are not built yet");
   FCNTAG_CHECK(max_batch_ >= 1 && max_batch_ <= kMaxBatch, "network: max_batch=", max_batch_,
                "; allowed on a GPU: 1 to ", kMaxBatch);
   device_ = device_info(config.device);
@@ -72,6 +77,22 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     const Storage storage = last ? Storage::kFloat32 : map_storage(precision_);
     layers_.push_back({block, 0, 0, precision_, storage});
   }
+
+  const ConvLayer& last = layers_.back();
+  const int stride = padded_channels(last.out_channels, last.storage);
+  const int places = is_global(flatten_) ? 1 : in_features_ / last.out_channels;
+  FCNTAG_CHECK(places <= std::numeric_limits<int>::max() / stride, "network: a head of ", in_features_,
+               " features is too large for a GPU");
+  for (const DenseSpec& layer : config.spec.head.hidden) {
+    Hidden hidden;
+    hidden.inputs = hidden_.empty() ? places * stride : layer.in_features;
+    hidden.outputs = layer.out_features;
+    hidden.activation = layer.activation;
+    sizes_.features += static_cast<std::size_t>(max_batch_) * hidden.outputs * sizeof(float);
+    sizes_.weights += static_cast<std::size_t>(hidden.inputs + 1) * hidden.outputs * sizeof(float);
+    hidden_.push_back(std::move(hidden));
+  }
+  if (pools()) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
 
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
     const std::tuple key(batch, max_height_, max_width_);
@@ -94,9 +115,9 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     const std::size_t row = i == 0 ? 9 * sizeof(float) : layer.channel_blocks() * taps * kBlockBytes;
     sizes_.weights += layer.n_padded() * (row + 4 * sizeof(float));
   }
-  sizes_.weights += static_cast<std::size_t>(in_features_ + 1) * n_tags_ * sizeof(float);
+  sizes_.weights += static_cast<std::size_t>(last_features() + 1) * n_tags_ * sizeof(float);
   sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.input + 2 * sizes_.results + sizes_.weights +
-                 sizeof(Io);
+                 sizes_.features + sizeof(Io);
 }
 
 std::size_t Network::planned_bytes(const NetworkConfig& config) { return Network(config, PlanOnly{}).sizes_.total; }
@@ -121,9 +142,24 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   }
   const auto [h, w] = plans_.begin()->second.sizes.back();
   const ConvLayer& last = layers_.back();
-  head_weight_ = upload(pack_head_weights(config.spec.head.weight, n_tags_, last.out_channels,
-                                          padded_channels(last.out_channels, last.storage), h * w, flatten_));
-  head_bias_ = upload(std::vector<float>(config.spec.head.bias, config.spec.head.bias + n_tags_));
+  const HeadSpec& head = config.spec.head;
+  const int stride = padded_channels(last.out_channels, last.storage);
+  const auto pack_first_dense = [&](const float* weight, int outputs) {
+    return pack_head_weights(weight, outputs, last.out_channels, stride, h * w, flatten_);
+  };
+  for (std::size_t i = 0; i < hidden_.size(); ++i) {
+    const DenseSpec& layer = head.hidden[i];
+    const std::size_t size = static_cast<std::size_t>(layer.out_features) * layer.in_features;
+    hidden_[i].weight = upload(i == 0 ? pack_first_dense(layer.weight, layer.out_features)
+                                      : std::vector<float>(layer.weight, layer.weight + size));
+    hidden_[i].bias = upload(std::vector<float>(layer.bias, layer.bias + layer.out_features));
+    hidden_[i].output = DeviceMemory(static_cast<std::size_t>(max_batch_) * layer.out_features * sizeof(float));
+  }
+  if (pools()) features_ = DeviceMemory(static_cast<std::size_t>(max_batch_) * stride * sizeof(float));
+  const std::size_t size = static_cast<std::size_t>(n_tags_) * last_features();
+  head_weight_ = upload(hidden_.empty() ? pack_first_dense(head.weight, n_tags_)
+                                        : std::vector<float>(head.weight, head.weight + size));
+  head_bias_ = upload(std::vector<float>(head.bias, head.bias + n_tags_));
   for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(sizes_.maps[i]);
   partial_ = DeviceMemory(sizes_.partial);
   input_ = DeviceMemory(sizes_.input);
@@ -206,13 +242,30 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.io = io;
     run_conv(block, params, stream);
   }
-  if (end > n_blocks()) {
-    const auto [h, w] = plan.sizes.back();
-    const ConvLayer& last = layers_.back();
-    run_head({static_cast<const float*>(map(n_blocks() - 1)), head_weight_.as<float>(), head_bias_.as<float>(), io,
-              h * w, padded_channels(last.out_channels, last.storage), flatten_ == Flatten::kMax, n_tags_},
-             plan.batch, stream);
+  if (end > n_blocks()) enqueue_head(plan, io, stream);
+}
+
+void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const {
+  const auto [h, w] = plan.sizes.back();
+  const ConvLayer& last = layers_.back();
+  const float* x = static_cast<const float*>(map(n_blocks() - 1));
+  int positions = h * w, stride = padded_channels(last.out_channels, last.storage);
+  if (pools()) {
+    run_pool({x, features_.as<float>(), io, positions, stride, flatten_ == Flatten::kMax}, plan.batch, stream);
+    x = features_.as<float>();
+    positions = 1;
   }
+  for (const Hidden& layer : hidden_) {
+    run_dense({x, layer.weight.as<float>(), layer.bias.as<float>(), layer.output.as<float>(), io, layer.inputs,
+               layer.outputs, layer.activation},
+              plan.batch, stream);
+    x = layer.output.as<float>();
+    positions = 1;
+    stride = layer.outputs;
+  }
+  const bool maximum = flatten_ == Flatten::kMax && !pools();
+  run_head({x, head_weight_.as<float>(), head_bias_.as<float>(), io, positions, stride, maximum, n_tags_}, plan.batch,
+           stream);
 }
 
 void Network::claim(Stream stream) {
@@ -246,7 +299,7 @@ void Network::read_block(const Plan& plan, int block, int images, int64_t row, i
                          const NetworkOutputs& outputs) {
   const int channels = layers_[block].out_channels;
   const int64_t size = static_cast<int64_t>(channels) * plan.sizes[block + 1].first * plan.sizes[block + 1].second;
-  const bool last = block + 1 == n_blocks();
+  const bool last = block + 1 == n_blocks() && hidden_.empty();  // whose features are the head's
   float* whole = outputs.blocks.empty() ? nullptr : outputs.blocks[block];
   if (whole != nullptr || (last && outputs.features != nullptr)) {
     DeviceMemory out(static_cast<std::size_t>(images) * size * sizeof(float));
@@ -269,6 +322,19 @@ void Network::read_block(const Plan& plan, int block, int images, int64_t row, i
     for (int i = 0; i < images; ++i) {
       std::copy_n(means.data() + static_cast<std::size_t>(i) * channels, channels,
                   outputs.block_means + (row + i) * block_channels() + channel_base);
+    }
+  }
+}
+
+// The outputs of the hidden layers, and of the last one as features.
+void Network::read_hidden(int images, int64_t row, const NetworkOutputs& outputs) {
+  for (std::size_t i = 0; i < hidden_.size(); ++i) {
+    const int64_t outs = hidden_[i].outputs;
+    const std::size_t bytes = static_cast<std::size_t>(images) * outs * sizeof(float);
+    const void* from = hidden_[i].output.as<void>();
+    if (!outputs.hidden.empty()) copy_to_host(outputs.hidden[i] + row * outs, from, bytes, stream_->get());
+    if (i + 1 == hidden_.size() && outputs.features != nullptr) {
+      copy_to_host(outputs.features + row * outs, from, bytes, stream_->get());
     }
   }
 }
@@ -298,12 +364,19 @@ void Network::run(const float* x, int batch, int height, int width, const Networ
         channel_base += layers_[i].out_channels;
       }
     }
+    read_hidden(images, begin, outputs);
     const std::size_t bytes = static_cast<std::size_t>(images) * n_tags_ * sizeof(float);
     const int64_t at = static_cast<int64_t>(begin) * n_tags_;
     if (outputs.scores != nullptr) copy_to_host(outputs.scores + at, scores_.as<void>(), bytes, stream_->get());
     if (outputs.logits != nullptr) copy_to_host(outputs.logits + at, logits_.as<void>(), bytes, stream_->get());
     synchronize(stream_->get());
   }
+}
+
+std::vector<int> Network::hidden_features() const {
+  std::vector<int> features;
+  for (const Hidden& layer : hidden_) features.push_back(layer.outputs);
+  return features;
 }
 
 int Network::block_channels() const {
@@ -315,6 +388,8 @@ int Network::block_channels() const {
 std::size_t Network::memory_bytes() const {
   std::size_t bytes = head_weight_.bytes() + head_bias_.bytes() + maps_[0].bytes() + maps_[1].bytes() +
                       partial_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() + io_.bytes();
+  bytes += features_.bytes();
+  for (const Hidden& layer : hidden_) bytes += layer.weight.bytes() + layer.bias.bytes() + layer.output.bytes();
   for (const DeviceMemory& memory : weights_) bytes += memory.bytes();
   for (const DeviceMemory& memory : epilogues_) bytes += memory.bytes();
   return bytes;

@@ -66,7 +66,8 @@ class Network {
 
   int n_blocks() const { return static_cast<int>(layers_.size()); }
   int n_tags() const { return n_tags_; }
-  int last_features() const { return in_features_; }
+  int last_features() const { return hidden_.empty() ? in_features_ : hidden_.back().outputs; }
+  std::vector<int> hidden_features() const;  // out_features of every hidden layer
   int max_batch() const { return max_batch_; }
   int device() const { return device_.index; }
   Precision precision() const { return precision_; }
@@ -79,13 +80,21 @@ class Network {
 
  private:
   struct Sizes {  // bytes
-    std::size_t maps[2], partial, input, results, weights, total;
+    std::size_t maps[2], partial, input, results, weights, features, total;
+  };
+  struct Hidden {
+    int inputs, outputs;  // inputs with the padding of the last map's channels, for the first layer
+    Activation activation;
+    DeviceMemory weight, bias, output;  // output [max_batch][outputs]
   };
   struct PlanOnly {};
   Network(const NetworkConfig& config, PlanOnly);
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
+  bool pools() const { return flatten_ == Flatten::kMean || (flatten_ == Flatten::kMax && !hidden_.empty()); }
+  void enqueue_head(const Plan& plan, const Io* io, Stream stream) const;
+  void read_hidden(int images, int64_t row, const NetworkOutputs& outputs);
   MapParams map_params(const Plan& plan, int block, float* out) const;
   void read_block(const Plan& plan, int block, int images, int64_t row, int channel_base,
                   const NetworkOutputs& outputs);
@@ -96,7 +105,9 @@ class Network {
   Flatten flatten_;
   std::vector<ConvLayer> layers_;
   std::vector<DeviceMemory> weights_, epilogues_;
+  std::vector<Hidden> hidden_;
   DeviceMemory head_weight_, head_bias_;
+  DeviceMemory features_;  // of a global mean or maximum, [max_batch][channels, padded]; or empty
   DeviceMemory maps_[2], partial_, input_, scores_, logits_, io_;
   std::map<std::tuple<int, int, int>, Plan> plans_;
   Sizes sizes_{};

@@ -12,6 +12,7 @@ struct NetworkOutputs {
   float* block_means = nullptr;  // [B, sum of out_channels]: mean over (H, W) of every pooled block output
   double* seconds = nullptr;     // [blocks + 1]: the time of every block, then of input copies and head, is added
   std::vector<float*> blocks;    // per block [B, C, H, W], or empty
+  std::vector<float*> hidden;    // per hidden layer of the head [B, out_features], or empty
 };
 
 }  // namespace fcntag

@@ -30,7 +30,7 @@ def add_parser(commands: options.Subparsers) -> None:
         choices=("auto", "head", "blocks"),
         default="auto",
         metavar="FEATURE",
-        help="head: what enters the dense layer; blocks: the mean of every block's output; "
+        help="head: what enters the last dense layer; blocks: the mean of every block's output; "
         "auto (default): blocks for choi2017 models, else head",
     )
     options.add_output_options(parser, FORMATS, "npy")

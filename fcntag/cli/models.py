@@ -177,7 +177,15 @@ def _shape(document: ModelDocument) -> dict[str, Any]:
         "sample_rate": frontend.sample_rate,
         "input": f"{frontend.kind}, {rows} x {frames}",
         "window": f"{segments.n_samples / frontend.sample_rate:.2f} s, rule {segments.rule}",
+        "head": _head(document),
     }
+
+
+def _head(document: ModelDocument) -> str:
+    """The way from the last map to the tags, e.g. "mean, 128 features, dense 1024 relu, 50 tags"."""
+    head = document.head
+    hidden = [f"dense {layer.out_features} {layer.activation}" for layer in head.hidden]
+    return ", ".join([head.flatten, f"{head.in_features} features", *hidden, f"{len(document.tags)} tags"])
 
 
 def _info(entry: Entry | None, model: Any) -> dict[str, Any]:

@@ -166,8 +166,9 @@ class Engine(ABC):
     def features(self, waves: np.ndarray, which: Literal["head", "blocks"] = "head") -> np.ndarray:
         """Features [B, F] of segments [B, n_samples].
 
-        "head": the values that enter the dense layer, in the document's flatten order. "blocks": the mean over (H, W)
-        of every block's pooled output, in block order; for choi2017-compact these are the 160 features of its paper.
+        "head": the values that enter the last dense layer: the last hidden layer's output, or without hidden layers the
+        last map in the document's flatten order. "blocks": the mean over (H, W) of every block's pooled output, in
+        block order; for choi2017-compact these are the 160 features of its paper.
         """
         if which not in ("head", "blocks"):
             raise ValueError(f"which={which!r}; allowed: 'head', 'blocks'")
@@ -192,6 +193,12 @@ class Engine(ABC):
         x = check_inputs(x)
         parts = [self._run_whole(part, blocks=True)["blocks"] for part in self._batches(x)]
         return [np.concatenate(maps) for maps in zip(*parts, strict=True)]
+
+    def hidden(self, x: np.ndarray) -> list[np.ndarray]:
+        """Output [B, out_features] of every hidden layer of the head, for network inputs [B, H, W]."""
+        x = check_inputs(x)
+        parts = [self._run_whole(part, hidden=True)["hidden"] for part in self._batches(x)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     def close(self) -> None:
         """Give threads and memory back; the engine cannot be used afterwards. May be called twice."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError
-from ..model.activation import sigmoid
+from ..model.activation import activate, sigmoid
 from ..pipeline.dense_plan import DensePlan, plan_dense
 from .cpu import CpuEngine
 
@@ -119,7 +119,17 @@ def _head(model: Model, plan: DensePlan, last: np.ndarray) -> np.ndarray:
         windows = windows.swapaxes(2, 3)
     if order == "max":
         features = windows.max(axis=(2, 3))
+    elif order == "mean":
+        features = windows.mean(axis=(2, 3), dtype=np.float64)
     else:
         features = (windows if order == "chw" else windows.transpose(0, 2, 3, 1)).reshape(len(windows), -1)
-    weight, bias = (model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
-    return features.astype(np.float64) @ weight.T + bias
+    y = features.astype(np.float64)
+    for i, layer in enumerate(model.document.head.hidden):
+        y = activate(_dense(model, f"head.hidden.{i}", y), layer.activation)
+    return _dense(model, "head", y)
+
+
+def _dense(model: Model, stem: str, x: np.ndarray) -> np.ndarray:
+    weight, bias = (model.tensors[f"{stem}.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    found: np.ndarray = x @ weight.T + bias
+    return found

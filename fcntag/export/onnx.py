@@ -96,8 +96,8 @@ def network_bytes(model: Model, batch: int | str, height: int, width: int) -> by
 
 
 def stage_bytes(model: Model, stage: int) -> bytes:
-    """One stage alone: 0: log-mel from waves, normalised, [batch, H, W]; i: block i from its input map; n_blocks + 1:
-    the head's logits from the last map. Input "x", output "y", any batch size."""
+    """One stage alone: 0: log-mel from waves, normalised, [batch, H, W]; i: block i from its input map; from
+    n_blocks + 1 on: the head's dense layers, the first from the last map. Input "x", output "y", any batch size."""
     document = model.document
     graph = _Graph("x")
     sizes, channels = document.map_sizes(), [1, *(block.out_channels for block in document.blocks)]
@@ -109,8 +109,12 @@ def stage_bytes(model: Model, stage: int) -> bytes:
         _block(graph, model, stage - 1, "block")
         shapes = ([channels[stage - 1], *sizes[stage - 1]], [channels[stage], *sizes[stage]])
     else:
-        _logits(graph, model)
-        shapes = ([channels[-1], *sizes[-1]], [len(document.tags)])
+        layer = stage - len(document.blocks) - 1
+        _, inputs, outputs = document.head.layer_sizes(len(document.tags))[layer]
+        if layer == 0:
+            _features(graph, model)
+        _dense(graph, model, layer)
+        shapes = ([channels[-1], *sizes[-1]] if layer == 0 else [inputs], [outputs])
     graph.node("Identity", name="y")
     return _checked(graph.model("stage", {"x": ["batch", *shapes[0]]}, {"y": ["batch", *shapes[1]]}), "")
 
@@ -147,20 +151,34 @@ def _block(graph: _Graph, model: Model, i: int, output: str) -> None:
         graph.node(kind, *inputs, name=name, **attributes)
 
 
-def _logits(graph: _Graph, model: Model) -> None:
-    """Last map [B, C, H, W] -> logits [B, n_tags]."""
+def _features(graph: _Graph, model: Model) -> None:
+    """Last map [B, C, H, W] -> features [B, in_features]."""
     flatten = model.document.head.flatten
-    if flatten == "max":
-        graph.node("GlobalMaxPool", name="head_max")
+    if flatten in ("max", "mean"):
+        graph.node({"max": "GlobalMaxPool", "mean": "GlobalAveragePool"}[flatten], name=f"head_{flatten}")
     elif flatten == "hwc":
         graph.node("Transpose", perm=[0, 2, 3, 1], name="head_hwc")
     graph.node("Flatten", name="features")
-    weight, bias = (graph.constant(f"head.{name}", model.tensors[f"head.{name}"]) for name in ("weight", "bias"))
-    graph.node("Gemm", weight, bias, transB=1, name="logits")
+
+
+def _dense(graph: _Graph, model: Model, i: int) -> None:
+    """Dense layer ``i`` of the head, the last of which gives the logits."""
+    head = model.document.head
+    stem = head.layer_sizes(len(model.document.tags))[i][0]
+    weight, bias = (graph.constant(f"{stem}.{name}", model.tensors[f"{stem}.{name}"]) for name in ("weight", "bias"))
+    if i == len(head.hidden):
+        graph.node("Gemm", weight, bias, transB=1, name="logits")
+        return
+    activation = head.hidden[i].activation
+    graph.node("Gemm", weight, bias, transB=1, name=f"hidden{i + 1}" + ("" if activation == "none" else "_gemm"))
+    if activation != "none":
+        graph.node({"relu": "Relu", "elu": "Elu"}[activation], name=f"hidden{i + 1}")
 
 
 def _head(graph: _Graph, model: Model, output: str) -> None:
-    _logits(graph, model)
+    _features(graph, model)
+    for i in range(len(model.document.head.hidden) + 1):
+        _dense(graph, model, i)
     graph.node("Sigmoid", name=output)
 
 

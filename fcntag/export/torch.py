@@ -43,22 +43,47 @@ def block_layers(model: Model, i: int) -> list[nn.Module]:
     return layers
 
 
+class Features(nn.Module):
+    """Last map [B, C, H, W] -> features [B, in_features]."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.flatten = model.document.head.flatten
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.flatten == "max":
+            x = x.amax((2, 3))
+        elif self.flatten == "mean":
+            x = x.mean((2, 3))
+        elif self.flatten == "hwc":
+            x = x.permute(0, 2, 3, 1)
+        return x.flatten(1)
+
+
 class Head(nn.Module):
     """Last map [B, C, H, W] -> logits [B, n_tags]."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.flatten = model.document.head.flatten
-        self.dense = nn.Linear(model.document.head.in_features, len(model.document.tags))
-        self.dense.weight, self.dense.bias = (_parameter(model, f"head.{name}") for name in ("weight", "bias"))
+        hidden = len(model.document.head.hidden)
+        self.features = Features(model)
+        self.hidden = nn.Sequential(*(layer for i in range(hidden) for layer in dense_layers(model, i)))
+        (self.dense,) = dense_layers(model, hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.flatten == "max":
-            x = x.amax((2, 3))
-        elif self.flatten == "hwc":
-            x = x.permute(0, 2, 3, 1)
-        logits: torch.Tensor = self.dense(x.flatten(1))
+        logits: torch.Tensor = self.dense(self.hidden(self.features(x)))
         return logits
+
+
+def dense_layers(model: Model, i: int) -> list[nn.Module]:
+    """Dense layer ``i`` of the head alone: its input [B, F] -> its output; the last layer's are logits."""
+    head = model.document.head
+    stem, inputs, outputs = head.layer_sizes(len(model.document.tags))[i]
+    dense = nn.Linear(inputs, outputs)
+    dense.weight, dense.bias = (_parameter(model, f"{stem}.{name}") for name in ("weight", "bias"))
+    if i == len(head.hidden) or head.hidden[i].activation == "none":
+        return [dense]
+    return [dense, {"relu": nn.ReLU, "elu": nn.ELU}[head.hidden[i].activation]()]
 
 
 class LogMel(nn.Module):

@@ -226,7 +226,7 @@ def random_model(original: ModelDocument, *, seed: int = 0) -> Model:
     for name, shape in described.tensor_shapes().items():
         if name in inputs:
             value = np.broadcast_to(inputs[name], shape).astype(np.float32)
-        elif len(shape) == 4:
+        elif len(shape) == 4 or (len(shape) == 2 and name != "head.weight"):
             value = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
         elif name == "head.weight":
             # Max-pooling lifts the maps to some units: small weights keep the sigmoids away from 0 and 1, where they

@@ -185,7 +185,7 @@ def _behind_first_dense(document: ModelDocument, tensors: dict[str, np.ndarray])
 
 
 def _feature_gain(document: ModelDocument, tensors: dict[str, np.ndarray], taps: np.ndarray) -> np.ndarray | float:
-    """Bound [C] on the change of any feature per change of a channel; ``taps`` [outputs, C] of the first dense layer."""
+    """Bound [C] on any feature's change per change of a channel; ``taps`` [outputs, C] of the first dense layer."""
     hidden = document.head.hidden
     if not hidden:
         return 1.0

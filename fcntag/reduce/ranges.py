@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..model.activation import activate
 from ..model.filters import dct_matrix, delta_weights
 
 if TYPE_CHECKING:
@@ -81,12 +82,6 @@ def _log_range(frontend: Frontend) -> tuple[float, float]:
     return low, high
 
 
-def _activate(x: np.ndarray, activation: str) -> np.ndarray:
-    if activation == "relu":
-        return np.maximum(x, 0.0)
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))) if activation == "elu" else x
-
-
 def affine(tensors: dict[str, np.ndarray], i: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift [C] after the activation of block ``i``, float64; 1 and 0 where it has none."""
     bias = tensors[f"blocks.{i}.bias"]
@@ -119,7 +114,7 @@ def channel_ranges(model: Model) -> list[ChannelRange]:
         up, down = positive @ high + negative @ low + slack, positive @ low + negative @ high - slack
         middle = (positive + negative) @ centre
         dead = (block.activation == "relu") & (bias + up <= 0.0)
-        first, last = _activate(bias + down, block.activation), _activate(bias + up, block.activation)
+        first, last = activate(bias + down, block.activation), activate(bias + up, block.activation)
         # How far the sum moves: from its own interval, or from what its inputs stray, which knows no cancellation and
         # so sees that a sum of constants is one. And how far the activation lets it (a ReLU that hardly opens), with
         # the rounding of the additions to the bias.
@@ -127,6 +122,6 @@ def channel_ranges(model: Model) -> list[ChannelRange]:
         spread = last - first + 1e-15 * (np.abs(bias) + np.abs(up) + np.abs(down))
         deviation = np.where(dead, 0.0, np.abs(scale) * np.minimum(moves, spread))
         ends = scale * first + shift, scale * last + shift
-        centre = scale * np.where(dead, 0.0, _activate(bias + middle, block.activation)) + shift
+        centre = scale * np.where(dead, 0.0, activate(bias + middle, block.activation)) + shift
         ranges.append(ChannelRange(np.minimum(*ends), np.maximum(*ends), centre, deviation, dead))
     return ranges

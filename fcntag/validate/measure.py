@@ -23,7 +23,7 @@ class Stage:
 
     Attributes
     ----------
-    name : "mel", "block 1", ..., "head" or "scores"
+    name : "mel", "block 1", ..., "hidden 1", ..., "head" or "scores"
     measure : the one that ``allowed`` bounds, "relative_l2" or "max_abs"
     max_abs : largest absolute difference; NaN where the engine's values are not finite
     relative_l2 : ||engine - reference|| / ||reference||

@@ -24,6 +24,7 @@ class Reference(Protocol):
     about: str  # version and arithmetic
     exact: bool  # float64; else its own float32 error counts
     n_blocks: int
+    n_dense: int  # layers of the head, the last one included
 
     def mel(self, waves: Array) -> Array:
         """Waves [B, n_samples] -> network input [B, H, W], whatever the kind of front end."""
@@ -31,8 +32,11 @@ class Reference(Protocol):
     def block(self, i: int, x: Array) -> Array:
         """Block ``i`` from its input map [B, C, H, W]."""
 
-    def logits(self, x: Array) -> Array:
-        """The head from the last map [B, C, H, W] -> [B, n_tags]."""
+    def dense(self, i: int, x: Array) -> Array:
+        """Dense layer ``i`` of the head, from its input [B, F], the first from the last map [B, C, H, W].
+
+        The last one gives the logits [B, n_tags].
+        """
 
 
 class Oracle:
@@ -44,7 +48,7 @@ class Oracle:
         from .. import oracle
 
         self._oracle, self._model = oracle, model
-        self.n_blocks = len(model.document.blocks)
+        self.n_blocks, self.n_dense = len(model.document.blocks), len(model.document.head.hidden) + 1
         self.about = "float64 loops"
 
     def mel(self, waves: Array) -> Array:
@@ -53,10 +57,13 @@ class Oracle:
     def block(self, i: int, x: Array) -> Array:
         return self._oracle.one_block(self._model.document.blocks[i], self._model.tensors, i, x)
 
-    def logits(self, x: Array) -> Array:
-        head = self._oracle.flatten(np.asarray(x, np.float64), self._model.document.head.flatten)
-        weight, bias = (self._model.tensors[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
-        return head @ weight.T + bias
+    def dense(self, i: int, x: Array) -> Array:
+        oracle, head = self._oracle, self._model.document.head
+        if i == 0:
+            x = oracle.flatten(np.asarray(x, np.float64), head.flatten)
+        stem = head.layer_sizes(len(self._model.document.tags))[i][0]
+        y = oracle.dense_layer(self._model, stem, x)
+        return y if i == len(head.hidden) else oracle.activate(y, head.hidden[i].activation)
 
 
 class Torch:
@@ -72,8 +79,13 @@ class Torch:
             torch.nn.Sequential(*builders.block_layers(model, i)).double().eval()
             for i in range(len(model.document.blocks))
         ]
-        self.n_blocks = len(self._blocks)
-        self._head = builders.Head(model).double()
+        self.n_blocks, self.n_dense = len(self._blocks), len(model.document.head.hidden) + 1
+        self._dense = [
+            torch.nn.Sequential(
+                *([builders.Features(model)] if i == 0 else []), *builders.dense_layers(model, i)
+            ).double()
+            for i in range(self.n_dense)
+        ]
         self._mel = torch.nn.Sequential(builders.LogMel(model), builders.Normalise(model).double())
         self.about = f"PyTorch {torch.__version__}, float64"
 
@@ -83,8 +95,8 @@ class Torch:
     def block(self, i: int, x: Array) -> Array:
         return self._run(self._blocks[i], x)
 
-    def logits(self, x: Array) -> Array:
-        return self._run(self._head, x)
+    def dense(self, i: int, x: Array) -> Array:
+        return self._run(self._dense[i], x)
 
     def _run(self, module: Any, x: Array) -> Array:
         with self._torch.inference_mode():
@@ -105,7 +117,7 @@ class OnnxRuntime:
         from ..export.onnx import stage_bytes
 
         self._sessions: dict[int, Any] = {}
-        self.n_blocks = len(model.document.blocks)
+        self.n_blocks, self.n_dense = len(model.document.blocks), len(model.document.head.hidden) + 1
 
         def session(stage: int) -> Any:
             if stage not in self._sessions:
@@ -125,8 +137,8 @@ class OnnxRuntime:
     def block(self, i: int, x: Array) -> Array:
         return self._run(i + 1, x)
 
-    def logits(self, x: Array) -> Array:
-        return self._run(self.n_blocks + 1, x)
+    def dense(self, i: int, x: Array) -> Array:
+        return self._run(self.n_blocks + 1 + i, x)
 
     def _run(self, stage: int, x: Array) -> Array:
         (out,) = self._session(stage).run(None, {"x": np.ascontiguousarray(x, dtype=np.float32)})
@@ -152,5 +164,6 @@ def chain(reference: Reference, x: Array) -> tuple[list[Array], Array]:
     for i in range(reference.n_blocks):
         y = reference.block(i, y)
         maps.append(y)
-    z = np.asarray(reference.logits(y), np.float64)
-    return maps, sigmoid(z)
+    for i in range(reference.n_dense):
+        y = reference.dense(i, y)
+    return maps, sigmoid(np.asarray(y, np.float64))

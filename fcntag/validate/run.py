@@ -135,8 +135,12 @@ def check(
         stages.append(compare(f"block {i + 1}", actual, expected, allowed, tolerances.ONE_VALUE * allowed))
         y = actual
     allowed = tolerances.HEAD + (0.0 if reference.exact else tolerances.FLOAT32_HEAD)
-    logits = whole.logits(x)
-    stages.append(compare("head", logits, reference.logits(y), allowed, tolerances.ONE_VALUE * allowed))
+    for i, actual in enumerate(whole.hidden(x)):
+        expected = reference.dense(i, y)
+        stages.append(compare(f"hidden {i + 1}", actual, expected, allowed, tolerances.ONE_VALUE * allowed))
+        y = actual
+    logits, expected = whole.logits(x), reference.dense(reference.n_dense - 1, y)
+    stages.append(compare("head", logits, expected, allowed, tolerances.ONE_VALUE * allowed))
     scores = run.scores(case.waves) if case.waves is not None else whole.scores_of(x)
     own_maps, expected = references.chain(reference, own)
     allowed = tolerances.SCORES[precision] + (0.0 if reference.exact else tolerances.FLOAT32_SCORES)

@@ -36,6 +36,7 @@ struct Case {
   int height, width, batch, max_batch;
   std::vector<BlockCase> blocks;
   Flatten order;
+  std::vector<std::pair<int, Activation>> hidden = {};  // out_features of the head's hidden layers
 };
 
 BlockCase block(int channels, int pool_h, int pool_w, Activation activation = Activation::kRelu, bool affine = false) {
@@ -45,6 +46,18 @@ BlockCase block(int channels, int pool_h, int pool_w, Activation activation = Ac
 // Small maps, awkward numbers: channels that fill no chunk, warp or tile, rows and columns that pooling drops, windows
 // that overlap or leave gaps, windows larger than the accumulators, deep maps of one window.
 const Case kCases[] = {
+    {"hidden",
+     12,
+     13,
+     35,  // more than a block of images
+     48,
+     {block(20, 3, 4)},
+     Flatten::kChw,
+     {{70, Activation::kRelu}, {5, Activation::kNone}, {65, Activation::kElu}}},
+    {"hidden, hwc", 9, 8, 3, 4, {block(9, 2, 3)}, Flatten::kHwc, {{3, Activation::kElu}}},
+    {"hidden, mean", 9, 8, 3, 4, {block(33, 2, 2, Activation::kElu, true)}, Flatten::kMean, {{66, Activation::kRelu}}},
+    {"hidden, maximum", 9, 8, 3, 4, {block(33, 2, 2)}, Flatten::kMax, {{8, Activation::kRelu}}},
+    {"mean", 9, 8, 3, 4, {block(12, 2, 2, Activation::kNone, true)}, Flatten::kMean},
     {"pairs", 22, 27, 3, 4, {block(20, 2, 4), block(36, 2, 2, Activation::kElu, true), block(70, 2, 2)}, Flatten::kChw},
     {"musicnn",
      30,
@@ -186,6 +199,43 @@ double relative_l2(const float* actual, const std::vector<double>& expected) {
   return std::sqrt(error / norm);  // NaN where a value is not a number: no comparison holds
 }
 
+// Relative L2 of a hidden layer: sums of up to a hundred products in float.
+constexpr double kDenseTolerance = 1e-6;
+
+// map [channels][positions] -> features in the model's order.
+std::vector<double> flattened(const float* map, int channels, int positions, Flatten order) {
+  std::vector<double> features;
+  if (order == Flatten::kHwc) {
+    for (int i = 0; i < positions; ++i) {
+      for (int c = 0; c < channels; ++c) features.push_back(map[c * positions + i]);
+    }
+    return features;
+  }
+  if (order == Flatten::kChw) return std::vector<double>(map, map + channels * positions);
+  for (int c = 0; c < channels; ++c) {
+    double sum = 0, most = map[c * positions];
+    for (int i = 0; i < positions; ++i) {
+      sum += map[c * positions + i];
+      most = std::max<double>(most, map[c * positions + i]);
+    }
+    features.push_back(order == Flatten::kMax ? most : sum / positions);
+  }
+  return features;
+}
+
+std::vector<double> dense_reference(const DenseSpec& layer, const float* x) {
+  std::vector<double> y;
+  for (int out = 0; out < layer.out_features; ++out) {
+    double sum = layer.bias[out];
+    for (int i = 0; i < layer.in_features; ++i)
+      sum += static_cast<double>(layer.weight[out * layer.in_features + i]) * x[i];
+    if (layer.activation == Activation::kRelu) sum = std::max(sum, 0.0);
+    if (layer.activation == Activation::kElu) sum = sum > 0 ? sum : std::expm1(sum);
+    y.push_back(sum);
+  }
+  return y;
+}
+
 bool check(const Case& c, const char* precision_name, Precision precision, double stored) {
   std::vector<std::vector<float>> weights, exact, biases, scales, shifts;
   std::vector<ConvBlockSpec> specs;
@@ -230,10 +280,19 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     w = (w - b.pool_w) / b.stride_w + 1;
     sizes.emplace_back(h, w);
   }
-  const int positions = h * w, n_tags = 11, features = channels * (c.order == Flatten::kMax ? 1 : positions);
+  const int positions = h * w, n_tags = 11, in_features = channels * (is_global(c.order) ? 1 : positions);
+  std::vector<DenseSpec> hidden;
+  std::vector<std::vector<float>> hidden_weights, hidden_biases;
+  int features = in_features;
+  for (const auto& [outputs_of, activation] : c.hidden) {
+    hidden_weights.push_back(normal(static_cast<std::size_t>(outputs_of) * features, std::sqrt(2.0 / features)));
+    hidden_biases.push_back(normal(outputs_of, 0.5));
+    hidden.push_back({features, outputs_of, activation, hidden_weights.back().data(), hidden_biases.back().data()});
+    features = outputs_of;
+  }
   const std::vector<float> head = normal(static_cast<std::size_t>(n_tags) * features, std::sqrt(1.0 / features));
   const std::vector<float> head_bias = normal(n_tags, 0.5);
-  const HeadSpec head_spec{c.order, features, n_tags, head.data(), head_bias.data()};
+  const HeadSpec head_spec{c.order, in_features, n_tags, hidden, head.data(), head_bias.data()};
   Network network({{specs, head_spec, c.height, c.width}, c.max_batch, precision, 0});
 
   const std::vector<float> x = normal(static_cast<std::size_t>(c.batch) * c.height * c.width, 1.0);
@@ -253,6 +312,11 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
   outputs.scores = scores.data();
   outputs.logits = logits.data();
   outputs.features = feature_values.data();
+  std::vector<std::vector<float>> hidden_values;
+  for (const DenseSpec& layer : hidden) {
+    hidden_values.emplace_back(static_cast<std::size_t>(c.batch) * layer.out_features, nan);
+  }
+  for (auto& values : hidden_values) outputs.hidden.push_back(values.data());
   network.run(x.data(), c.batch, c.height, c.width, outputs);
 
   bool good = network.plan(c.batch, c.height, c.width).first.window == expected_window(c.blocks[0], precision);
@@ -275,6 +339,27 @@ bool check(const Case& c, const char* precision_name, Precision precision, doubl
     }
   }
   for (int image = 0; image < c.batch; ++image) {
+    const std::vector<double> found =
+        flattened(maps.back().data() + image * maps.back().size() / c.batch, channels, positions, c.order);
+    std::vector<float> input(found.begin(), found.end());
+    for (std::size_t i = 0; i < hidden.size(); ++i) {
+      const float* actual = hidden_values[i].data() + image * hidden[i].out_features;
+      const double error = relative_l2(actual, dense_reference(hidden[i], input.data()));
+      worst = std::max(worst, error / kDenseTolerance);
+      if (!(error <= kDenseTolerance)) {
+        std::printf("  %s %s hidden layer %zu image %d: relative L2 %.3g, allowed %.3g\n", c.name.c_str(),
+                    precision_name, i, image, error, kDenseTolerance);
+        good = false;
+      }
+      input.assign(actual, actual + hidden[i].out_features);
+    }
+    for (int i = 0; i < features; ++i) {
+      if (!(std::fabs(feature_values[image * features + i] - input[i]) <= 1e-6 * std::fabs(input[i]))) {
+        std::printf("  %s %s image %d: feature %d is %g, expected %g\n", c.name.c_str(), precision_name, image, i,
+                    feature_values[image * features + i], input[i]);
+        good = false;
+      }
+    }
     for (int tag = 0; tag < n_tags; ++tag) {
       double logit = head_bias[tag];
       for (int i = 0; i < features; ++i)

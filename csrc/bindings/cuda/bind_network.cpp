@@ -27,7 +27,8 @@ auto with_config(const std::vector<py::dict>& blocks, const py::dict& head, int 
   return work(config);
 }
 
-py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool times) {
+py::dict run(Network& network, const FloatArray& x, bool features, bool block_means, bool blocks, bool hidden,
+             bool times) {
   const auto shapes = [&network](int height, int width) {
     const auto sizes = network.sizes(height, width);
     std::vector<std::array<int, 3>> shapes;
@@ -36,7 +37,7 @@ py::dict run(Network& network, const FloatArray& x, bool features, bool block_me
     }
     return shapes;
   };
-  return run_network(network, shapes, x, features, block_means, blocks, times);
+  return run_network(network, shapes, x, features, block_means, blocks, hidden, times);
 }
 
 // The first block's window: (height, width) if it has a kernel of its own, else the kind of kernel that takes it.
@@ -115,8 +116,8 @@ void register_network(py::module_& m) {
           py::arg("precision"), py::arg("device"),
           "Bytes of device memory that the constructor would take; allocates none.")
       .def("run", &run, py::arg("x").noconvert(), py::kw_only(), py::arg("features") = false,
-           py::arg("block_means") = false, py::arg("blocks") = false, py::arg("times") = false,
-           "As _C.Network.run: x float32 [B, H, W] -> dict of float32 arrays.")
+           py::arg("block_means") = false, py::arg("blocks") = false, py::arg("hidden") = false,
+           py::arg("times") = false, "As _C.Network.run: x float32 [B, H, W] -> dict of float32 arrays.")
       .def("describe_plan", &describe_plan, py::arg("batch"), py::arg("height"), py::arg("width"),
            "The tiles of every block, a dict each. The first one's \"window\" is the (height, width) that a kernel is "
            "built for, \"general\" where there is none, \"any\" where the kernel needs none.")

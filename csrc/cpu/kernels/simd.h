@@ -82,6 +82,17 @@ FCNTAG_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// As fma(), for doubles.
+FCNTAG_INLINE Vec64 fma64(Vec64 a, Vec64 b, Vec64 c) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  return (Vec64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__ARM_NEON)
+  return (Vec64)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
 FCNTAG_INLINE Vec max(Vec a, Vec b) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_max_ps((__m512)a, (__m512)b);

@@ -309,9 +309,16 @@ def _jax_network(variant: Variant, precision: str) -> tuple[Callable[[Any, Any],
                 x = lax.reduce_window(x, np.asarray(-np.inf, dtype), lax.max, window, stride, "VALID")
         if document.head.flatten == "max":
             x = x.max((1, 2))
+        elif document.head.flatten == "mean":
+            x = x.mean((1, 2))
         elif document.head.flatten == "chw":
             x = x.transpose(0, 3, 1, 2)
-        x = x.reshape(x.shape[0], -1) @ p["head.weight"].T + p["head.bias"]
+        x = x.reshape(x.shape[0], -1)
+        for i, layer in enumerate(document.head.hidden):
+            x = x @ p[f"head.hidden.{i}.weight"].T + p[f"head.hidden.{i}.bias"]
+            if layer.activation != "none":
+                x = jax.nn.relu(x) if layer.activation == "relu" else jax.nn.elu(x)
+        x = x @ p["head.weight"].T + p["head.bias"]
         return jax.nn.sigmoid(x.astype(jnp.float32))
 
     return network, parameters

@@ -41,7 +41,7 @@ def flop(variant: Variant, stage: str, batch: int) -> float:
 def bytes_moved(variant: Variant, stage: str, batch: int, precision: str) -> float:
     """Bytes that ``stage`` has to move at least: it reads its weights and its input and writes its output, once each.
 
-    Maps and weights have the precision's size; waves, log-mel, scores, and the dense layer's weights are float32.
+    Maps and weights have the precision's size; waves, log-mel, scores, and the dense layers' weights are float32.
     """
     element = 2 if precision in ("float16", "bfloat16") else 4
     document, sizes = variant.model.document, _sizes(variant)
@@ -89,7 +89,7 @@ def _outputs(variant: Variant, i: int) -> int:
 
 
 def _dense(variant: Variant) -> int:
-    return variant.model.document.head.in_features * len(variant.model.document.tags)
+    return variant.model.document.head_multiply_adds()
 
 
 def _mel_flop(variant: Variant) -> float:
