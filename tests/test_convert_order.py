@@ -212,3 +212,102 @@ def test_batch_norms_in_another_order_than_their_convolutions(tmp_path, like) ->
     torch.save(swapped, tmp_path / "net.pth")
     with pytest.raises(ModelError, match=r"bn2: stands behind conv1 in the file, and its name belongs to conv2"):
         convert_stack(str(tmp_path / "net.pth"), like=like, spec=plan(tmp_path, 3))
+
+
+class Named(nn.Module):
+    """Layers under any names, in the order of ``names``: "c" is a convolution, "n" a batch-norm, "d" a dense layer."""
+
+    def __init__(self, names: str, widths: tuple[int, ...], dense: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, nn.Module]] = []
+        c, convs, features = 1, list(widths), list(dense)
+        for item in names.split():
+            kind, name = item.split(":")
+            if kind == "c":
+                c, before = convs.pop(0), c
+                module: nn.Module = nn.Conv2d(before, c, 3, padding=1)
+            elif kind == "d":
+                c, before = (features.pop(0) if features else N_TAGS), c
+                module = nn.Linear(before, c)
+            else:
+                module = nn.BatchNorm2d(c) if self.steps and self.steps[-1][0] == "c" else nn.BatchNorm1d(c)
+                module = nn.BatchNorm2d(1) if not self.steps else module
+            self.steps.append((kind, module))
+            *path, last = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner._modules[part]
+            owner.add_module(last, module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i, (kind, module) in enumerate(self.steps):
+            if kind == "d" and x.ndim == 4:
+                x = x.amax((2, 3))
+            x = module(x)
+            behind = self.steps[i + 1][0] if i + 1 < len(self.steps) else ""
+            if behind and behind != "n" and i and not (kind == "n" and self.steps[i - 1][0] == "x"):
+                x = functional.relu(x)
+        return torch.sigmoid(x)
+
+
+NAMES = {
+    "an input batch-norm": "n:bn0 c:conv1 n:bn1 c:conv2 n:bn2 c:conv3 n:bn3 d:fc",
+    "an input batch-norm by a word": "n:spec_bn c:layer1.conv n:layer1.bn c:layer2.conv "
+    "n:layer2.bn c:layer3.conv n:layer3.bn d:dense",
+    "numbers from 0, batch-norms from 1": "n:bn0 c:conv0 n:bn1 c:conv1 n:bn2 c:conv2 n:bn3 d:fc",
+    "two numbers": "c:conv1_1 n:bn1_1 c:conv1_2 n:bn1_2 c:conv2_1 n:bn2_1 d:fc",
+    "block_1_conv": "c:block_1_conv n:block_1_bn c:block_2_conv n:block_2_bn c:block_10_conv n:block_10_bn d:out",
+    "two in a block": "c:b1.conv1 n:b1.bn1 c:b1.conv2 n:b1.bn2 c:b2.conv1 n:b2.bn1 d:fc",
+    "Sequentials": "c:layer1.0 n:layer1.1 c:layer2.0 n:layer2.1 c:layer10.0 n:layer10.1 d:fc.1",
+    "features and classifier": "c:features.0 n:features.1 c:features.4 "
+    "n:features.5 c:features.12 n:features.13 d:classifier.1",
+    "a batch-norm between dense layers": "c:layer1.conv n:layer1.bn c:layer2.conv n:layer2.bn "
+    "c:layer3.conv n:layer3.bn d:dense1 n:bn d:dense2",
+    "dense layers with numbers": "c:conv1 n:bn1 c:conv2 n:bn2 c:conv3 n:bn3 d:fc1 n:bn_fc1 d:fc2",
+}
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_names_that_people_give(rng, tmp_path, like, name, suffix) -> None:
+    """One width throughout, so that nothing but the names tells what belongs together."""
+    torch.manual_seed(3)
+    dense = NAMES[name].count("d:") - 1
+    module = torch_networks.randomised(Named(NAMES[name], (8, 8, 8), (8,) * dense))
+    path = tmp_path / f"net.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(module.state_dict(), path)
+    spec = tmp_path / "plan.json"
+    hidden = {"hidden": [{"batch_norm": "before"}]} if dense else {}
+    spec.write_text(json.dumps({"blocks": [{}] * 3, "flatten": "max", **hidden}))
+    converted = convert_stack(str(path), like=like, spec=str(spec))
+    model = Model(converted.document, converted.tensors, "", "")
+    x = random_log_mel(model, rng, 2)
+    with torch.inference_mode():
+        expected = module.double()(torch.from_numpy(x.astype(np.float64))[:, None]).numpy()
+    assert max_abs(oracle.scores_of(model, normalised(model, x)), expected) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            "n:bn1 c:conv1 n:bn2 c:conv2 n:bn3 c:conv3 d:fc",
+            "which of 3 batch-norms belongs to which block cannot be told",
+        ),
+        ("c:one n:norm_a c:two d:fc", "which of 1 batch-norms belongs to which block cannot be told"),
+        (
+            "c:conv1 n:bn1 c:conv2 n:bn2 d:fc1 n:bn d:fc2",
+            r"bn: a batch-norm in front of fc1 or behind it; give hidden\[0\]",
+        ),
+    ],
+)
+def test_names_that_do_not_decide(tmp_path, like, names, message) -> None:
+    module = Named(names, (8, 8, 8), (8,) * (names.count("d:") - 1))
+    save_file(module.state_dict(), tmp_path / "net.safetensors")
+    spec = tmp_path / "plan.json"
+    data = {"blocks": [{}] * names.count("c:"), "hidden": [{}] * (names.count("d:") - 1), "flatten": "max"}
+    spec.write_text(json.dumps(data))
+    with pytest.raises(ModelError, match=message):
+        convert_stack(str(tmp_path / "net.safetensors"), like=like, spec=str(spec))

@@ -19,11 +19,11 @@ def add_parser(commands: options.Subparsers) -> None:
     """Add the command to ``fcntag``."""
     parser = commands.add_parser(
         "convert",
-        help="make a model file from an original checkpoint, an ONNX file or a state dict",
+        help="make a model file from an original checkpoint, an ONNX or Keras file or a state dict",
         description="Convert a Keras HDF5 file, a TensorFlow checkpoint or a PyTorch state dict of a catalogue model; "
-        "or any stack of 3x3 and 1x1 convolutions, batch-norms, ReLU or ELU, max-pools and a dense head, from an ONNX "
-        "file or, with --like or --spec, from a state dict. Such a model is compared with the original before it is "
-        "written.",
+        "or any stack of 3x3 and 1x1 convolutions, batch-norms, ReLU or ELU, max-pools and dense layers, from an ONNX "
+        "file, a Keras 3 model or, with --like or --spec, from a state dict or training checkpoint. Such a model is "
+        "compared with the original before it is written, and the command says what was not checked.",
     )
     parser.add_argument("source", metavar="SRC", help="the original file")
     parser.add_argument("--to", required=True, metavar="OUT", help="model file to write (.safetensors)")

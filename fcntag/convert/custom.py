@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,18 @@ def convert_stack(
         if path.suffix.lower() == ".onnx":
             converted = _from_onnx(data, path.name, digest, options, logits)
         elif keras_model.is_model(data):
+            _need_torch()
             converted = _from_keras(data, path.name, digest, options, logits)
         else:
+            _need_torch()
             state = keras_model.read_weights(data) if keras_model.is_weights(data) else read_state(path, key)
             converted = _from_state(state, path.name, digest, options)
         if check is None:
             return converted
         checked = check_stored(check, converted.document, converted.tensors, converted.normalises)
-        return dataclasses.replace(converted, checked=checked)
+        within = f"{checked.samples} samples, scores within {checked.scores:.0e}"
+        note = f"Compared with stored results of the original: {within}."
+        return dataclasses.replace(_noted(converted, note), checked=checked)
     except ModelError as error:
         text = one_line(str(error))
         starts = [str(given) for given in (source, spec, tags, check) if given is not None]
@@ -118,6 +123,12 @@ def _from_onnx(data: bytes, file: str, digest: str, options: dict[str, Any], log
 
     converted = compare(document, tensors, original, own is not None, graph.batch or BATCH)
     return dataclasses.replace(converted, unchecked=_OUTSIDE)
+
+
+def _need_torch() -> None:
+    """Raise ModelError where PyTorch is missing, which computes the original to compare with."""
+    if importlib.util.find_spec("torch") is None:
+        raise ModelError('comparing with the original needs torch; install it with: pip install "fcntag[validate]"')
 
 
 def _from_keras(data: bytes, file: str, digest: str, options: dict[str, Any], logits: bool) -> Converted:
@@ -177,7 +188,13 @@ def _from_state(state: State, file: str, digest: str, options: dict[str, Any]) -
         return sigmoid(z), z, f"PyTorch {torch.__version__}"
 
     converted = compare(document, tensors, original, own is not None, BATCH)
-    return dataclasses.replace(converted, said=tuple(network.said), unchecked=(*network.assumed, *_OUTSIDE))
+    converted = dataclasses.replace(converted, said=tuple(network.said), unchecked=(*network.assumed, *_OUTSIDE))
+    return _noted(converted, f"As the converter was told, and not in the file: {'; '.join(network.assumed)}.")
+
+
+def _noted(converted: Converted, note: str) -> Converted:
+    document = dataclasses.replace(converted.document, notes=(*converted.document.notes, note))
+    return dataclasses.replace(converted, document=document)
 
 
 def _assemble(

@@ -50,6 +50,7 @@ class Facts:
     positions: Callable[[int], int | None]  # of the number of blocks
     n_tags: int
     wanted: Callable[[int], list[int]]  # of the number of blocks: those that have a batch-norm
+    hidden: tuple[str, ...] = ()  # where the plan has the batch-norm of each dense layer but the last; "" if not said
 
 
 def order_of(groups: list[Group], ordered: bool, order: tuple[str, ...] | None, facts: Facts) -> Ordered:
@@ -253,31 +254,77 @@ def _names(layers: Sequence[Any]) -> str:
 
 def _place_norms(result: Ordered, groups: list[Group], norms: list[Group], reliable: bool, facts: Facts) -> None:
     layers = [*result.convs, *result.dense]
-    if not norms:
+    if not norms or (reliable and _by_place(result, groups, layers, facts)):
         return
-    if reliable and _by_place(result, groups, layers, facts):
-        return
-    rest = list(norms)
-    for norm in norms:
-        owner = _owner_by_name(norm, layers, norms)
+    result.norms, result.input_norm, result.before_dense = {}, None, None
+    for norm in norms:  # those that stand beside their layer in one container
+        owner = _neighbour(norm, layers, norms)
         if owner is not None and owner.name not in result.norms:
             result.norms[owner.name] = norm
-            rest.remove(norm)
+    rest = [norm for norm in norms if norm not in result.norms.values()]
     rest = _take_input_norm(result, rest)
-    rest = _take_before_dense(result, rest)
-    open_ = [layer for layer in layers if layer.name not in result.norms]
     rest.sort(key=lambda norm: natural(norm.name))
-    wanted = facts.wanted(len(result.convs) - (not result.dense))
-    for candidates in (open_, [c for c in open_ if c in result.convs], [result.convs[i] for i in wanted]):
-        pairs = list(zip(candidates, rest, strict=False))
-        if len(candidates) == len(rest) and all(a.outputs == b.outputs and a in open_ for a, b in pairs):
-            result.norms |= {layer.name: norm for layer, norm in pairs}
-            rest = []
-    if rest:
+    # One of them may belong to the values that enter the first dense layer.
+    of_features = [norm for norm in rest if _may_be_of_features(result, norm)]
+    for place in (_by_all_numbers, _by_rank):
+        found: list[tuple[Group | None, dict[str, Group]]] = []
+        for one in (None, *of_features):
+            placed = place(result, [norm for norm in rest if norm is not one], layers, facts)
+            if placed is not None and (one is None or _is_of_features(result, one, placed, facts)):
+                found.append((one, placed))
+        if found:
+            break
+    if not found or (len(found) > 1 and found[0][0] is not None):
         raise ModelError(
             f"{rest[0].name}: which of {len(norms)} batch-norms belongs to which block cannot be told; {_ASK}, with "
             "the batch-norms"
         )
+    result.norms |= found[0][1]
+    if found[0][0] is not None:
+        _place_features_norm(result, found[0][0], facts)
+    pairs = [f"{result.norms[layer.name].name} to {layer.name}" for layer in layers if layer.name in result.norms]
+    result.said.append(f"by their names, batch-norms belong: {', '.join(pairs)[:300]}")
+
+
+def _by_all_numbers(result: Ordered, rest: list[Group], layers: list[Group], facts: Facts) -> dict[str, Group] | None:
+    """The place of all of the rest by the numbers in their names; None if they do not tell."""
+    open_ = [layer for layer in layers if layer.name not in result.norms]
+    owners = [_by_number(norm, open_, rest) for norm in rest]
+    names = {owner.name for owner in owners if owner is not None}
+    if len(names) != len(rest):
+        return None
+    left = [layer for layer in open_ if layer.name not in names]
+    if rest and result.input_norm is not None and _counts_from_the_input(result.input_norm, left):
+        return None  # bn1 is the input's, so bn2 may belong to conv1
+    return {owner.name: norm for owner, norm in zip(owners, rest, strict=True) if owner is not None}
+
+
+def _counts_from_the_input(input_norm: Group, layers: list[Group]) -> bool:
+    numbers = _numbers(input_norm.name)
+    return bool(numbers) and any(_numbers(layer.name) == numbers for layer in layers)
+
+
+def _by_rank(result: Ordered, rest: list[Group], layers: list[Group], facts: Facts) -> dict[str, Group] | None:
+    """The places of as many batch-norms as there are layers without one, in order; None if their numbers differ."""
+    open_ = [layer for layer in layers if layer.name not in result.norms]
+    blocks = result.convs[: len(result.convs) - (not result.dense)]
+    wanted = [blocks[i] for i in facts.wanted(len(blocks))]
+    for candidates in (open_, [c for c in open_ if c in blocks], [c for c in wanted if c in open_]):
+        pairs = list(zip(candidates, rest, strict=False))
+        if len(candidates) == len(rest) and all(layer.outputs == norm.outputs for layer, norm in pairs):
+            return {layer.name: norm for layer, norm in pairs}
+    return None
+
+
+def _may_be_of_features(result: Ordered, norm: Group) -> bool:
+    return bool(result.dense) and norm.outputs == result.dense[0].inputs
+
+
+def _is_of_features(result: Ordered, norm: Group, placed: dict[str, Group], facts: Facts) -> bool:
+    """Whether no block can have the batch-norm: each that may have one has its own, or all are of another size."""
+    blocks = [result.convs[i] for i in facts.wanted(len(result.convs))]
+    taken = {**result.norms, **placed}
+    return all(block.name in taken or block.outputs != norm.outputs for block in blocks)
 
 
 def _by_place(result: Ordered, groups: list[Group], layers: list[Group], facts: Facts) -> bool:
@@ -300,9 +347,10 @@ def _by_place(result: Ordered, groups: list[Group], layers: list[Group], facts: 
     head = layers[-1]
     many = any(len(found) > 1 for found in behind.values())
     fit = all(norm.outputs == layer.outputs for layer in layers for norm in behind.get(layer.name, []))
-    if result.dense and len(behind.get(last, [])) == 1 and not fit:
+    has_one = len(result.convs) - 1 in facts.wanted(len(result.convs))
+    if result.dense and len(behind.get(last, [])) == 1 and (not fit or not has_one):
         norm = behind[last][0]
-        if norm.outputs == result.dense[0].inputs and norm.outputs != result.convs[-1].outputs:
+        if norm.outputs == result.dense[0].inputs:
             result.before_dense = behind[last].pop()
             fit = all(norm.outputs == layer.outputs for layer in layers for norm in behind.get(layer.name, []))
     convs = result.convs[: len(result.convs) - (not result.dense)]
@@ -321,29 +369,32 @@ def _by_place(result: Ordered, groups: list[Group], layers: list[Group], facts: 
     return True
 
 
-def _owner_by_name(norm: Group, layers: list[Group], norms: list[Group]) -> Group | None:
-    """The layer whose name says that a batch-norm is its own, or None."""
+def _neighbour(norm: Group, layers: list[Group], norms: list[Group]) -> Group | None:
+    """The layer that stands in one container with a batch-norm, in front of it or alone, or None."""
     parent, _, last = norm.name.rpartition(".")
     same = [layer for layer in layers if layer.name.rpartition(".")[0] == parent]
     if last.isdigit():
-        # Within one container of numbers: behind the layer before it.
-        numbered = [a for a in same if a.name.rpartition(".")[2].isdigit()]
-        ahead = [a for a in numbered if int(a.name.rpartition(".")[2]) < int(last)]
-        if numbered:
-            owner = max(ahead, key=lambda a: int(a.name.rpartition(".")[2]), default=None)
-            return owner if owner is not None and owner.outputs == norm.outputs else None
+        ahead = [a for a in same if a.name.rpartition(".")[2].isdigit() and natural(a.name) < natural(norm.name)]
+        owner = max(ahead, key=lambda layer: natural(layer.name), default=None)
+        return owner if owner is not None and owner.outputs == norm.outputs else None
     siblings = [other for other in norms if other.name.rpartition(".")[0] == parent]
-    if parent and len(same) == len(siblings) == 1:
-        return same[0] if same[0].outputs == norm.outputs else None
+    alone = parent and len(same) == len(siblings) == 1 and same[0].outputs == norm.outputs
+    return same[0] if alone else None
+
+
+def _by_number(norm: Group, layers: list[Group], norms: list[Group]) -> Group | None:
+    """The layer whose name has the same numbers as a batch-norm's, if there is one such pair."""
     numbers = _numbers(norm.name)
     alike = [a for a in layers if numbers and _numbers(a.name) == numbers and a.outputs == norm.outputs]
     if len(alike) > 1:  # conv1, fc1: a batch-norm of convolutions, unless its name tells otherwise
-        of_dense = re.search(r"fc|dense|lin|1d", norm.name.lower()) is not None
-        alike = [a for a in alike if (a.kind == "dense") == of_dense]
-    if len(alike) != 1:
-        return None
+        alike = [a for a in alike if (a.kind == "dense") == _sounds_dense(norm)]
+        norms = [other for other in norms if _sounds_dense(other) == _sounds_dense(norm)]
     rivals = [other for other in norms if _numbers(other.name) == numbers and other.outputs == norm.outputs]
-    return alike[0] if len(rivals) == 1 or len({other.name for other in rivals}) == 1 else None
+    return alike[0] if len(alike) == 1 and len(rivals) == 1 else None
+
+
+def _sounds_dense(norm: Group) -> bool:
+    return re.search(r"fc|dense|lin|1d", norm.name.lower()) is not None
 
 
 def _numbers(name: str) -> tuple[int, ...]:
@@ -362,23 +413,29 @@ def _take_input_norm(result: Ordered, rest: list[Group]) -> list[Group]:
     return rest
 
 
-def _take_before_dense(result: Ordered, rest: list[Group]) -> list[Group]:
-    if not result.dense:
-        return rest
-    fit = [norm for norm in rest if norm.outputs == result.dense[0].inputs]
-    is_own = result.dense[0].inputs not in {conv.outputs for conv in result.convs}
-    if len(fit) == 1 and (is_own or result.convs[-1].name in result.norms):
-        result.before_dense = fit[0]
-        return [norm for norm in rest if norm is not fit[0]]
-    return rest
+def _place_features_norm(result: Ordered, norm: Group, facts: Facts) -> None:
+    """Place a batch-norm in front of the first dense layer, or behind it, where both fit and the plan says so."""
+    first = result.dense[0]
+    if first.outputs != norm.outputs or first.name in result.norms or facts.hidden[:1] == ("none",):
+        result.before_dense = norm
+    elif facts.hidden and facts.hidden[0] != "":
+        result.norms[first.name] = norm
+    else:
+        raise ModelError(
+            f"{norm.name}: a batch-norm in front of {first.name} or behind it; give hidden[0].batch_norm (before or "
+            "after its activation, or none)"
+        )
 
 
 def _check_numbers(result: Ordered, norms: list[Group]) -> None:
     """Refuse batch-norms whose place in the file contradicts the numbers in their names, all of them."""
     layers = [*result.convs, *result.dense]
-    named = {norm.name: _owner_by_name(norm, layers, norms) for norm in result.norms.values()}
+    placed = list(result.norms.values())
+    named = {norm.name: _neighbour(norm, layers, norms) or _by_number(norm, layers, placed) for norm in placed}
     if any(owner is None for owner in named.values()) or len({o.name for o in named.values() if o}) != len(named):
         return
+    if result.input_norm is not None and _counts_from_the_input(result.input_norm, layers):
+        return  # every batch-norm has the number of the layer behind it
     for name, norm in result.norms.items():
         owner = named[norm.name]
         if owner is not None and owner.name != name:

@@ -152,7 +152,9 @@ def _facts(user: UserSpec, steps: list[_Step]) -> Facts:
 
     tags = user.document["tags"]
     n_tags = len(tags) if user.tags_are_given and isinstance(tags, list) else 0
-    return Facts(positions, n_tags, lambda n: [i for i, step in enumerate(steps[:n]) if step.batch_norm != "none"])
+    wanted = lambda n: [i for i, step in enumerate(steps[:n]) if step.batch_norm != "none"]  # noqa: E731
+    hidden = _of_spec(user.hidden, "hidden") if user.hidden is not None else []
+    return Facts(positions, n_tags, wanted, tuple(step.batch_norm for step in hidden))
 
 
 def _inner(kind: str, group: Group, norm: Group | None, step: _Step) -> list[tuple[Any, ...]]:
