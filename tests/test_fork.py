@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +277,62 @@ process.start(); process.join(100)
 sys.exit(process.exitcode)
 """
     check_program(code, track)
+
+
+APPLICATION = """
+import os, threading, fcntag
+track = os.environ["TRACK"]
+tagger = fcntag.Tagger(threads=2)
+expected = tagger.tag(track).top(3)
+def work():
+    while True: tagger.tag(track)
+threading.Thread(target=work, daemon=True).start()
+def application(environ, start):
+    body = f"{os.getpid()} {tagger.tag(track).top(3) == expected}".encode()
+    start("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def ask(address: str) -> str:
+    """The body of a server's answer; the server may still be starting."""
+    for _ in range(600):
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.settimeout(60)
+            connection.connect(address)
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with connection.makefile() as file:
+                answer = file.read().splitlines()
+            if answer:  # a worker that has just had its last request closes the connection
+                return answer[-1]
+        time.sleep(0.1)
+    raise AssertionError("no answer")
+
+
+def test_workers_of_gunicorn_use_the_tagger_that_the_master_loaded(track, tmp_path):
+    """``--preload``, with a thread that tags in the master, and workers that are replaced after two requests."""
+    pytest.importorskip("gunicorn")
+    (tmp_path / "application.py").write_text(APPLICATION)
+    options = ["--preload", "--workers", "2", "--max-requests", "2", "--bind", "unix:server.sock"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", *options, "application"],
+        cwd=tmp_path,
+        env=environment(TRACK=str(track)),
+        stderr=subprocess.PIPE,
+    )
+    before = os.getcwd()
+    os.chdir(tmp_path)  # the path of a socket has at most 107 bytes
+    try:
+        answers = [ask("server.sock").split() for _ in range(8)]
+    finally:
+        os.chdir(before)
+        program.terminate()
+        _, errors = program.communicate(timeout=100)
+    assert {right for _, right in answers} == {"True"}
+    assert len({worker for worker, _ in answers}) > 2
+    assert program.returncode == 0
+    assert not [
+        word
+        for word in (b"Traceback", b"terminate called", b"ABRT", b"SEGV", b"KILL", b"leaked", b"TIMEOUT")
+        if word in errors
+    ], errors
