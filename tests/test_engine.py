@@ -41,6 +41,16 @@ NETWORKS = {
         flatten="hwc",
         layout="time_mel",
     ),
+    # Maps of one channel behind the first block: in blocks of channels like any other, unlike the input.
+    "one channel": dict(
+        blocks=[
+            block(1, activation="elu", window=(2, 2)),
+            block(18, activation="elu", affine=True, window=(1, 2)),
+            block(1, activation="elu", kernel=1),
+            block(1, activation="elu", affine=True, window=(2, 1)),
+            block(5),
+        ]
+    ),
     # 1x1 first, wide middle, global maximum.
     "one by one": dict(
         blocks=[block(3, kernel=1, activation="elu", affine=True), block(200, window=(3, 5)), block(70, affine=True)],

@@ -10,9 +10,9 @@ constexpr int kScratch = 16384;
 // A task of fewer pixels than this would not pay for streaming its weights.
 constexpr int kPixels = 64;
 
-int channels_in_block(const ConvBlockShape& block) { return block.in_channels == 1 ? 1 : kChannelBlock; }
-int channel_blocks(const ConvBlockShape& block) {
-  const int c_block = channels_in_block(block);
+int channels_in_block(bool plain) { return plain ? 1 : kChannelBlock; }
+int channel_blocks(const ConvBlockShape& block, bool plain) {
+  const int c_block = channels_in_block(plain);
   return (block.in_channels + c_block - 1) / c_block;
 }
 
@@ -45,18 +45,19 @@ PackedConvBlock pack_epilogue(const ConvBlockSpec& spec, int k_block) {
   return packed;
 }
 
-std::size_t direct_weight_floats(const ConvBlockShape& block, int k_block) {
+std::size_t direct_weight_floats(const ConvBlockShape& block, int k_block, bool plain) {
   const std::size_t padded = static_cast<std::size_t>((block.out_channels + k_block - 1) / k_block) * k_block;
-  const std::size_t row = static_cast<std::size_t>(block.kernel) * block.kernel * channels_in_block(block);
+  const std::size_t row = static_cast<std::size_t>(block.kernel) * block.kernel * channels_in_block(plain);
   // One channel block more: the last prefetch of a block may look past its end.
-  return padded * row * channel_blocks(block) + row * k_block;
+  return padded * row * channel_blocks(block, plain) + row * k_block;
 }
 
-PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block) {
+PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block, bool plain) {
   PackedConvBlock packed = pack_epilogue(spec, k_block);
   DirectWeights& weights = packed.weights.emplace<DirectWeights>();
-  weights.values = AlignedBuffer(direct_weight_floats(spec, k_block));
-  const int taps = spec.kernel * spec.kernel, c_block = channels_in_block(spec), c_blocks = channel_blocks(spec);
+  weights.values = AlignedBuffer(direct_weight_floats(spec, k_block, plain));
+  const int taps = spec.kernel * spec.kernel, c_block = channels_in_block(plain),
+            c_blocks = channel_blocks(spec, plain);
   for (int k = 0; k < spec.out_channels; ++k) {
     const bool negate = packed.sign.data()[k] < 0;
     for (int c = 0; c < spec.in_channels; ++c) {

@@ -88,7 +88,7 @@ struct ConvBlockTask {
 
 using ConvBlockKernel = void (*)(const ConvBlockTask&);
 
-// Kernels of one instruction set: for the first block (in_channels = 1), and for any other.
+// Kernels of one instruction set: for the first block, whose input is plain, and for any other.
 struct ConvFirstKernels {
   int k_block;  // output channels of a task
   ConvBlockKernel run;
@@ -105,8 +105,9 @@ struct DirectPlan {
   std::size_t scratch = 0;  // floats per worker
 };
 
-std::size_t direct_weight_floats(const ConvBlockShape& block, int k_block);
-PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block);
+// `plain`: for the first block's input, which is not in blocks. A later map of one channel is.
+std::size_t direct_weight_floats(const ConvBlockShape& block, int k_block, bool plain);
+PackedConvBlock pack_direct(const ConvBlockSpec& spec, int k_block, bool plain);
 DirectPlan plan_direct(const ConvBlockShape& block, int k_block, const MapLayout& out);
 void run_direct(ConvBlockKernel kernel, const PackedConvBlock& block, const DirectPlan& plan, const BlockRun& run,
                 Workers& workers);

@@ -60,7 +60,7 @@ Network::Network(const NetworkSpec& spec, Precision precision, Algorithm algorit
     const int k_block = planned_[i].k_block;
     blocks_.push_back(planned_[i].algorithm == Algorithm::kWinograd
                           ? pack_winograd(spec.blocks[i], k_block, precision == Precision::kBfloat16)
-                          : pack_direct(spec.blocks[i], k_block));
+                          : pack_direct(spec.blocks[i], k_block, planned_[i].plain));
   }
   const HeadSpec& head = spec.head;
   head_weight_.assign(head.weight, head.weight + static_cast<std::size_t>(head.n_tags) * head.last_features());
@@ -127,7 +127,7 @@ void Network::write_constants(std::size_t index) {
 WindowCode Network::window_code(std::size_t block) const {
   const PlannedBlock& planned = planned_[block];
   const bool winograd = planned.algorithm == Algorithm::kWinograd;
-  if (!winograd && planned.in_channels > 1) return WindowCode::kOnly;
+  if (!winograd && !planned.plain) return WindowCode::kOnly;
   const bool built = (winograd ? winograd_kernels_->is_built : kernels_->conv_first->is_built)(planned);
   return built ? WindowCode::kBuilt : WindowCode::kGeneral;
 }
@@ -164,7 +164,7 @@ void Network::run_block(std::size_t index, int images, int out_image) {
   if (const WinogradPlan* winograd = std::get_if<WinogradPlan>(&plan.tiling)) {
     run_winograd(*winograd_kernels_, block, *winograd, run, workers_);
   } else {
-    const ConvBlockKernel kernel = block.in_channels == 1 ? kernels_->conv_first->run : kernels_->conv_block->run;
+    const ConvBlockKernel kernel = plan.in.plain ? kernels_->conv_first->run : kernels_->conv_block->run;
     run_direct(kernel, block, std::get<DirectPlan>(plan.tiling), run, workers_);
   }
 }

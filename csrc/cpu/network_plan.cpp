@@ -14,13 +14,13 @@ constexpr int kMaxGroup = 16;
 // A block is deep from where its weights are at least so many times as large as its input map.
 constexpr std::size_t kDeepWeights = 12;
 
-MapLayout input_layout(const ConvBlockShape& block, MapSize size) {
+MapLayout input_layout(const PlannedBlock& block, MapSize size) {
   MapLayout in;
   in.height = size.height;
   in.width = size.width;
   in.channels = block.in_channels;
   in.border = block.kernel / 2;
-  in.plain = block.in_channels == 1;
+  in.plain = block.plain;
   in.rows = size.height + 2 * in.border;
   in.cols = size.width + 2 * in.border;
   return in;
@@ -45,15 +45,16 @@ std::vector<PlannedBlock> plan_blocks(const NetworkSpec& spec, Precision precisi
   MapSize size = {spec.height, spec.width};
   for (const ConvBlockSpec& block : spec.blocks) {
     PlannedBlock planned;
+    planned.plain = blocks.empty();
     static_cast<ConvBlockShape&>(planned) = block;
-    planned.k_block = block.in_channels == 1 ? k_block_first : k_block;
+    planned.k_block = planned.plain ? k_block_first : k_block;
     const bool wanted = algorithm == Algorithm::kWinograd ||
                         (algorithm == Algorithm::kAuto && winograd_pays(block, size.height, size.width));
     if (wanted && winograd_fits(block, size.height, size.width)) {
       planned.algorithm = Algorithm::kWinograd;
       planned.weight_floats = winograd_weight_floats(block, planned.k_block, precision == Precision::kBfloat16);
     } else {
-      planned.weight_floats = direct_weight_floats(block, planned.k_block);
+      planned.weight_floats = direct_weight_floats(block, planned.k_block, planned.plain);
     }
     blocks.push_back(planned);
     size = output_size(block, size);

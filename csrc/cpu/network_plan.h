@@ -18,6 +18,7 @@ enum class Algorithm { kAuto, kDirect, kWinograd };
 // A block and the way it is computed, which its packing and its plan have in common.
 struct PlannedBlock : ConvBlockShape {
   Algorithm algorithm = Algorithm::kDirect;  // never kAuto
+  bool plain = false;                        // the first block: its input, one channel, is not in blocks of channels
   int k_block = 0;                           // output channels of a task
   std::size_t weight_floats = 0;             // packed
 };

@@ -16,6 +16,7 @@ from ..model.document import ModelDocument
 from ..model.file import Model
 from .check import Checked
 from .readers.onnx_graph import Graph
+from .readers.onnx_types import FLOAT32, FLOATS, type_name
 
 # Largest difference of a score: the original and the engine both compute in float32. A conversion that is right differs
 # by 1e-6 as a rule; one that reads a layer wrongly differs by far more.
@@ -100,6 +101,7 @@ def run_onnx(proto: Any, graph: Graph, x: np.ndarray) -> tuple[np.ndarray, np.nd
     """Scores and logits of the original graph: by ONNX Runtime, or where it is missing by onnx's own evaluator."""
     import onnx
 
+    narrow = in_float32(proto)
     proto.graph.output.append(onnx.helper.make_tensor_value_info(graph.logits, 1, None))
     if graph.logits in [output.name for output in list(proto.graph.output)[:-1]]:
         del proto.graph.output[-1]
@@ -110,9 +112,50 @@ def run_onnx(proto: Any, graph: Graph, x: np.ndarray) -> tuple[np.ndarray, np.nd
         # No runtime documents its exceptions for a graph that breaks ONNX's own rules (types, names, versions).
         raise ModelError(f"the graph cannot be run: {' '.join(str(error).split())[:300]}") from None
     scores, logits = (np.asarray(output, np.float64).reshape(len(x), -1) for output in outputs)
+    if logits.shape[1] > scores.shape[1] > 0:  # a map [batch, n_tags, H, W], whose maximum is taken behind the sigmoid
+        logits = logits.reshape(*scores.shape, -1).max(2)
     if graph.output == graph.logits:
         scores = sigmoid(logits)
-    return scores, logits, runtime
+    return scores, logits, runtime + (f" (the file's {narrow} as float32)" if narrow else "")
+
+
+def in_float32(proto: Any) -> str:
+    """Make every floating-point type of a graph float32, in place; the name of the first other one, or "".
+
+    The weights of a float16 file are exact in float32, so the engine computes with the same ones. The file itself
+    rounds every layer's output to 11 bits, which would hide a wrong reading behind differences of 1e-3. Its own graph
+    in float32 arithmetic needs no such margin. A float64 file is rounded once, as its conversion is.
+    """
+    from onnx import numpy_helper
+
+    found = []
+
+    def change(holder: Any, field: str) -> None:
+        kind = getattr(holder, field)
+        if kind in FLOATS and kind != FLOAT32:
+            found.append(kind)
+            setattr(holder, field, FLOAT32)
+
+    def tensor(values: Any) -> None:
+        kind = values.data_type
+        if kind in FLOATS and kind != FLOAT32:
+            found.append(kind)
+            array = np.asarray(numpy_helper.to_array(values)).astype(np.float32)
+            values.CopyFrom(numpy_helper.from_array(array, values.name))
+
+    for value in [*proto.graph.input, *proto.graph.output]:
+        change(value.type.tensor_type, "elem_type")
+    for initializer in proto.graph.initializer:
+        tensor(initializer)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                tensor(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to":
+                change(attribute, "i")
+    if found:
+        del proto.graph.value_info[:]  # types of tensors within the graph, which are inferred again
+    return type_name(found[0]) if found else ""
 
 
 def _outputs(proto: Any, wanted: list[str], inputs: dict[str, np.ndarray]) -> tuple[list[Any], str]:

@@ -21,8 +21,8 @@ from .compare import BATCH, Converted, compare, run_onnx
 from .model_builder import ModelBuilder
 from .readers import keras_model
 from .readers.foreign import refuse_foreign
-from .readers.onnx import read_graph
-from .readers.onnx_constants import one_line
+from .readers.onnx import load, metadata, read_graph
+from .readers.onnx_types import one_line
 from .readers.source import read_source
 from .readers.state import State, read_state
 from .stack import Array, Stack
@@ -68,7 +68,7 @@ def convert_stack(
         options: dict[str, Any] = {"like": like, "spec": spec, "tags": tags, "name": name}
         digest = hashlib.sha256(data).hexdigest()
         if path.suffix.lower() == ".onnx":
-            converted = _from_onnx(data, path.name, digest, options, logits)
+            converted = _from_onnx(data, path, digest, options, logits)
         elif keras_model.is_model(data):
             _need_torch()
             converted = _from_keras(data, path.name, digest, options, logits)
@@ -90,11 +90,15 @@ def convert_stack(
         ) from None
 
 
-def _from_onnx(data: bytes, file: str, digest: str, options: dict[str, Any], logits: bool) -> Converted:
-    graph, proto = read_graph(data)
-    user = user_spec.load(file, digest, metadata=graph.document, **options)
+def _from_onnx(data: bytes, path: Path, digest: str, options: dict[str, Any], logits: bool) -> Converted:
+    proto, beside = load(data, path)
+    user = user_spec.load(path.name, digest, metadata=metadata(proto), **options)
+    for file in beside:
+        text = f"Weights in {file.name}, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        user.document["source"] = {"note": text, **user.document["source"]}
     template = user.template()
     bands, frames = rows_and_frames(template)
+    graph = read_graph(proto, (bands, frames))
     if graph.image not in ((bands, frames), (frames, bands)):
         raise ModelError(
             f"{graph.input}: an input of {graph.image[0]} x {graph.image[1]}; the front end gives {bands} x {frames} "

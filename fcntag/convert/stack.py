@@ -5,11 +5,11 @@ A reader (ONNX graph, state dict) gives its layers in order. :class:`Stack` puts
 * An affine (batch-norm) before the activation is folded into the convolution; one behind it becomes the post-affine.
 * A layer behind a max-pool moves in front of it, where its output never falls as its input rises (ReLU, ELU, an affine
   without negative scales): the result is the same. Max-pools in a row become one.
-* An affine with negative scales behind a max-pool gives those channels the other sign in front of it, and the weights
-  behind it too. An activation or maximum behind that sees the right sign through a 1x1 convolution.
-* A global average or maximum, or a flattened map, ends the blocks. Dense layers behind it are the head's: the last one
-  gives the tags, those before it are hidden. A whole-map convolution is a dense layer.
-* An affine in front of a dense layer, or behind a hidden layer's activation, is folded into the dense layer behind it.
+* An affine with negative scales behind a max-pool waits for the next weights. A dense layer takes all of it. A
+  convolution takes the signs; so does one of 1x1 where an activation or a maximum comes first.
+* Dense layers behind the map, or behind a global pool, are the head and its hidden layers. So is a convolution that
+  gives one position.
+* A network that ends in a convolution and a pool has a head that passes its channels on.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
-from ..model import document
 from ..model.document import Block, Head, Pool
-from .batchnorm import fold_into_dense
+from .dense_tail import DenseTail, in_order
 
 Array = NDArray[np.float64]
 
@@ -47,11 +46,7 @@ class Conv(Layer):
 
 @dataclass(frozen=True)
 class Affine(Layer):
-    """scale * x + shift, [C] each; behind a flattened map or a dense layer [F] each.
-
-    ``axes``: "c" for one value a channel. A batch-norm of a flattened map has one a feature, in an order as
-    :class:`Dense` has it.
-    """
+    """scale * x + shift, [C] each; or one of each value, in the order of ``axes`` as for :class:`Dense`."""
 
     scale: Array
     shift: Array
@@ -73,9 +68,10 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class GlobalPool(Layer):
-    """Over (H, W), to a 1x1 map."""
+    """Over the whole of ``axes``, 0: H, 1: W, each of which has size 1 then."""
 
     kind: Literal["max", "average"]
+    axes: tuple[int, ...] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -102,28 +98,25 @@ class _Block:
     shift: Array | None = None
     window: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
-    signs: Array | None = None  # [C], -1 where the block gives the negative of what the network has
 
     @property
     def pooled(self) -> bool:
         return self.window != (1, 1) or self.stride != (1, 1)
 
+    @property
+    def bare(self) -> bool:
+        """Whether it is a convolution and nothing else."""
+        return self.activation == "none" and self.scale is None and not self.pooled
 
-@dataclass
-class _Hidden:
-    where: str
-    weight: Array
-    bias: Array
-    activation: Literal["relu", "elu", "none"] = "none"
-
-
-@dataclass
-class _Features:
-    """scale * x + shift of the values that enter the next dense layer, in the order of that layer's weights."""
-
-    where: str
-    scale: Array
-    shift: Array
+    def apply(self, scale: Array, shift: Array) -> None:
+        """An affine in front of the pool."""
+        if self.activation == "none" and self.scale is None:
+            self.weight = self.weight * scale[:, None, None, None]
+            self.bias = self.bias * scale + shift
+            return
+        if self.scale is None or self.shift is None:
+            self.scale, self.shift = np.ones_like(scale), np.zeros_like(scale)
+        self.scale, self.shift = self.scale * scale, self.shift * scale + shift
 
 
 @dataclass
@@ -144,10 +137,10 @@ class Stack:
         self._blocks: list[_Block] = []
         self._now = self.size
         self._channels = 1
-        self._global: Literal["max", "average"] | None = None
-        self._before = self.size  # the map that a global pool reduced
-        self._hidden: list[_Hidden] = []
-        self._affine_in_front: _Features | None = None  # of the next dense layer
+        self._pools: dict[int, Literal["max", "average"]] = {}  # axes that a global pool reduced, and nothing took yet
+        self._before = self.size  # the map in front of them
+        self._late: Affine | None = None  # behind a pool, in the order "chw": it cannot move in front of it
+        self._tail: DenseTail | None = None  # the dense layers, once there is one
 
     def add(self, layer: Layer) -> None:
         """Append a layer. :meth:`finish` refuses one that the document cannot express."""
@@ -159,35 +152,8 @@ class Stack:
         ``logits`` says that the stack ends before the sigmoid. Raises ModelError that names a layer that does not fit.
         """
         layers = self._in_front_of_the_sigmoid(logits)
-        weighted = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, (Conv, Dense))]
-        if not weighted:
+        if not any(isinstance(layer, (Conv, Dense)) for layer in layers):
             raise ModelError("no convolution and no dense layer in it")
-        last, head = weighted[-1]
-        for layer in layers[:last]:
-            self._step(layer)
-        behind = layers[last + 1 :]
-        if isinstance(head, Conv):
-            head, behind = self._dense_head(head, behind)
-        return self._head(head, behind)
-
-    def _in_front_of_the_sigmoid(self, logits: bool) -> list[Layer]:
-        layers = list(self._layers)
-        if len(layers) > 1 and isinstance(layers[-2], Sigmoid) and isinstance(layers[-1], GlobalPool):
-            if layers[-1].kind == "average":
-                raise ModelError(
-                    f"{layers[-1].where}: a mean of scores; built: the mean in front of the sigmoid, {layers[-2].where}"
-                )
-            layers[-2:] = layers[:-3:-1]  # the maximum of sigmoids is the sigmoid of the maximum
-        if layers and isinstance(layers[-1], Sigmoid):
-            if logits:
-                raise ModelError(f"{layers[-1].where}: the network ends in a sigmoid; its output are not logits")
-            layers.pop()
-        elif not logits:
-            end = layers[-1].where if layers else "the input"
-            raise ModelError(f"{end}: the network must end in a sigmoid; say --logits if scores are its sigmoid")
-        return layers
-
-    def _step(self, layer: Layer) -> None:
         steps: dict[type[Layer], Callable[..., None]] = {
             Conv: self._conv,
             Dense: self._dense,
@@ -195,89 +161,102 @@ class Stack:
             Activation: self._activation,
             MaxPool: self._max_pool,
             GlobalPool: self._global_pool,
-            Sigmoid: self._sigmoid,
         }
-        steps[type(layer)](layer)
+        for layer in layers:
+            steps[type(layer)](layer)
+        if self._tail is None:
+            self._end_in_a_convolution()
+        assert self._tail is not None
+        head = self._tail.finish(self.tensors)
+        return self._finish_blocks(), head, len(self.tensors["head.bias"])
+
+    def _in_front_of_the_sigmoid(self, logits: bool) -> list[Layer]:
+        layers = list(self._layers)
+        end = layers[-1].where if layers else "the input"
+        sigmoid = next((i for i, layer in enumerate(layers) if isinstance(layer, Sigmoid)), len(layers))
+        behind = layers[sigmoid + 1 :]
+        if sigmoid == len(layers):
+            if not logits:
+                raise ModelError(f"{end}: the network must end in a sigmoid; say --logits if scores are its sigmoid")
+            return layers
+        where = layers[sigmoid].where
+        if logits:
+            raise ModelError(f"{where}: the network ends in a sigmoid; its output are not logits")
+        for layer in behind:
+            if isinstance(layer, GlobalPool) and layer.kind == "average":
+                raise ModelError(f"{layer.where}: a mean of scores; built: the mean in front of the sigmoid, {where}")
+            if not isinstance(layer, (GlobalPool, MaxPool)):
+                raise ModelError(f"{where}: a sigmoid before the end; built: one, as the last layer")
+        return layers[:sigmoid] + behind  # the maximum of sigmoids is the sigmoid of the maximum
 
     # ---- layers ----
 
     def _conv(self, layer: Conv) -> None:
         kernel = layer.weight.shape[2:]
         self._check_channels(layer.where, layer.weight.shape[1])
-        whole_map = self._now != (1, 1) and kernel == self._now and layer.pads == (0, 0, 0, 0)
-        if self._hidden or self._global == "average" or self._affine_in_front is not None or whole_map:
-            self._dense(self._whole_map(layer))
+        if self._tail is not None or (self._pools and self._now == (1, 1)):
+            self._dense(self._as_dense(layer))
             return
         edge = kernel[0] // 2
+        same = kernel in ((1, 1), (3, 3)) and layer.pads == (edge,) * 4
+        if not same and self._positions(layer) == (1, 1):
+            self._dense(self._as_dense(layer))
+            return
         if kernel not in ((1, 1), (3, 3)):
             raise ModelError(f"{layer.where}: a kernel of {kernel[0]} x {kernel[1]}; built: 1 x 1, 3 x 3")
-        if layer.pads != (edge,) * 4:
+        if not same:
             raise ModelError(
                 f"{layer.where}: pads {list(layer.pads)}; built: zero padding 'same', {[edge] * 4} for this kernel"
             )
-        if self._global == "max":  # a window as large as the map
-            self._now, self._global = self._before, None
-            self._max_pool(MaxPool(self._blocks[-1].where, self._now, self._now))
+        self._end_pools(layer.where)
         weight = layer.weight
-        if self._blocks and self._blocks[-1].signs is not None:
-            weight = weight * self._blocks[-1].signs[:, None, None]
+        if self._late is not None:
+            if self._late.axes != "c":
+                raise ModelError(f"{layer.where}: behind an affine of a flattened map, {self._late.where}")
+            sign, self._late = self._take(self._late), None
+            weight = weight * sign[:, None, None]  # zero padding stays zero
         self._blocks.append(_Block(layer.where, weight, layer.bias))
-        self._channels = len(layer.weight)
+        self._channels = len(weight)
 
     def _dense(self, layer: Dense) -> None:
-        """A dense layer before the last one: hidden."""
-        self._hidden.append(_Hidden(layer.where, *self._in_the_order_of_the_map(layer)))
-        self._affine_in_front, self._now, self._channels = None, (1, 1), len(layer.weight)
+        if self._tail is None:
+            self._tail = self._flatten(layer.where)
+        self._tail.dense(layer.where, layer.weight, layer.bias, layer.axes)
+        self._channels, self._now = len(layer.weight), (1, 1)
 
     def _affine(self, layer: Affine) -> None:
-        if self._hidden or self._global is not None or layer.axes != "c":
-            self._affine_of_features(layer)
+        if self._tail is not None:
+            self._tail.affine(layer.where, layer.scale, layer.shift)
             return
         block = self._block(layer.where)
+        channels, (height, width) = self._channels, self._now
+        if layer.axes != "c" and self._now != (1, 1):
+            if len(layer.scale) != channels * height * width:
+                raise ModelError(
+                    f"{layer.where}: for {len(layer.scale)} features, but {channels} x {height} x {width} arrive"
+                )
+            scale, shift = (in_order(v, layer.axes, channels, height, width) for v in (layer.scale, layer.shift))
+            self._wait(Affine(layer.where, scale, shift, "chw"))
+            return
         self._check_channels(layer.where, len(layer.scale))
-        scale, shift = layer.scale, layer.shift
-        if block.signs is not None:
-            scale = scale * block.signs
-        if block.pooled and ((scale < 0).any() or block.signs is not None):
-            # the largest value stays the largest where the sign is turned, and is turned back behind the pool
-            block.signs = np.where(scale < 0, -1.0, 1.0)
-            scale, shift = scale * block.signs, shift * block.signs
-        if block.activation == "none" and block.scale is None:
-            block.weight = block.weight * scale[:, None, None, None]
-            block.bias = block.bias * scale + shift
-            return
-        if block.scale is None or block.shift is None:
-            block.scale, block.shift = np.ones_like(scale), np.zeros_like(scale)
-        block.scale, block.shift = block.scale * scale, block.shift * scale + shift
-
-    def _affine_of_features(self, layer: Affine) -> None:
-        """Behind a global pool, a flattened map or a hidden layer: part of the dense layer in front or behind."""
-        if not self._hidden and self._global == "max" and self._affine_in_front is None and (layer.scale >= 0).all():
-            kind, self._global = self._global, None  # as in front of the maximum
-            self._affine(layer)
-            self._global = kind
-            return
-        if len(layer.scale) != self._channels * self._now[0] * self._now[1]:
-            raise ModelError(
-                f"{layer.where}: for {len(layer.scale)} features, but {self._channels} x {self._now[0]} x "
-                f"{self._now[1]} arrive"
-            )
-        last = self._hidden[-1] if self._hidden else None
-        if last is not None and last.activation == "none" and self._affine_in_front is None:
-            last.weight, last.bias = last.weight * layer.scale[:, None], last.bias * layer.scale + layer.shift
-            return
-        scale, shift = (self._as_chw(values[None], layer.axes)[0] for values in (layer.scale, layer.shift))
-        if self._affine_in_front is not None:
-            scale, shift = self._affine_in_front.scale * scale, self._affine_in_front.shift * scale + shift
-        self._affine_in_front = _Features(layer.where, scale, shift)
+        behind_a_pool = block.pooled or bool(self._pools)
+        stuck = "average" in self._pools.values() or (behind_a_pool and bool((layer.scale < 0).any()))
+        if self._late is not None or stuck:
+            self._wait(layer)
+        else:
+            block.apply(layer.scale, layer.shift)
 
     def _activation(self, layer: Activation) -> None:
-        if self._affine_in_front is not None or (self._global == "average" and not self._hidden):
-            place = "an affine of features" if self._affine_in_front is not None else "a global average"
+        if self._tail is not None:
+            self._tail.activation(layer.where, layer.kind)
+            return
+        self._block(layer.where)
+        if "average" in self._pools.values():
+            place = "a global average" if self._late is None else "an affine of features"
             raise ModelError(f"{layer.where}: an activation behind {place}, and no dense layer between")
-        block: _Block | _Hidden = self._hidden[-1] if self._hidden else self._with_its_sign(layer.where)
-        scaled = isinstance(block, _Block) and block.scale is not None
-        if scaled or block.activation not in ("none", layer.kind) or block.activation == "elu":
+        self._settle(layer.where)
+        block = self._blocks[-1]
+        if block.scale is not None or block.activation not in ("none", layer.kind) or block.activation == "elu":
             raise ModelError(
                 f"{layer.where}: a second activation in the block of {block.where}; built: one, then an affine, a pool"
             )
@@ -287,27 +266,85 @@ class Stack:
         for n, window in zip(self._now, layer.window, strict=True):
             if window > n:
                 raise ModelError(f"{layer.where}: a window of {list(layer.window)} on a map of {list(self._now)}")
-        if self._hidden or self._global is not None:
-            return  # of a 1x1 map it changes nothing
-        block = self._with_its_sign(layer.where)
-        height, width = ((n - w) // s + 1 for n, w, s in zip(self._now, layer.window, layer.stride, strict=True))
-        self._now = (height, width)
+        if self._now == (1, 1) and layer.window == (1, 1):
+            return
+        self._block(layer.where)
+        self._end_pools(layer.where)
+        self._settle(layer.where)
+        self._pool(layer.window, layer.stride)
+
+    def _pool(self, window: tuple[int, int], stride: tuple[int, int]) -> None:
+        """Add a max-pool to those of the last block."""
+        block, (height, width) = self._blocks[-1], self._now
+        if any(w < s and n > 1 for w, s, n in zip(block.window, block.stride, window, strict=True)):
+            # Between the windows are values that no window has: one window around several would take them in.
+            block = self._passing_on(block.where, np.ones(self._channels))
+        self._now = ((height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1)
         (wh, ww), (sh, sw) = block.window, block.stride
-        block.window = ((layer.window[0] - 1) * sh + wh, (layer.window[1] - 1) * sw + ww)
-        block.stride = (layer.stride[0] * sh, layer.stride[1] * sw)
+        block.window = ((window[0] - 1) * sh + wh, (window[1] - 1) * sw + ww)
+        block.stride = (stride[0] * sh, stride[1] * sw)
 
     def _global_pool(self, layer: GlobalPool) -> None:
-        self._block(layer.where)
-        if self._now == (1, 1):  # it changes nothing
+        axes = [axis for axis in layer.axes if self._now[axis] > 1]  # along another one it changes nothing
+        if not axes:
             return
-        if self._affine_in_front is not None:
-            raise ModelError(f"{layer.where}: behind an affine of a flattened map, and no dense layer between")
+        self._block(layer.where)
         if layer.kind == "max":
-            self._with_its_sign(layer.where)
-        self._global, self._before, self._now = layer.kind, self._now, (1, 1)
+            if "average" in self._pools.values():
+                raise ModelError(f"{layer.where}: a maximum of averages; built: an average of maxima")
+            self._settle(layer.where)
+        else:
+            if self._late is not None and self._late.axes != "c":
+                raise ModelError(f"{layer.where}: behind an affine of a flattened map, {self._late.where}")
+            if "max" in self._pools.values():
+                self._end_pools(layer.where)
+        if not self._pools:
+            self._before = self._now
+        self._pools |= dict.fromkeys(axes, layer.kind)
+        self._now = (1 if 0 in axes else self._now[0], 1 if 1 in axes else self._now[1])
 
-    def _sigmoid(self, layer: Sigmoid) -> None:
-        raise ModelError(f"{layer.where}: a sigmoid before the end; built: one, as the last layer")
+    # ---- affines that wait ----
+
+    def _wait(self, layer: Affine) -> None:
+        """Keep an affine for the next weights, behind one that waits already."""
+        late = self._late
+        if late is None:
+            self._late = layer
+            return
+        positions = self._now[0] * self._now[1]
+        scale, shift, axes = late.scale, late.shift, layer.axes
+        if late.axes != layer.axes:
+            if layer.axes == "c":
+                raise ModelError(f"{layer.where}: behind an affine of a flattened map, {late.where}")
+            scale, shift = np.repeat(scale, positions), np.repeat(shift, positions)
+        self._late = Affine(late.where, scale * layer.scale, shift * layer.scale + layer.shift, axes)
+
+    def _settle(self, where: str) -> None:
+        """Move the affine that waits in front of the pools, because no weights come before the layer ``where``."""
+        late = self._late
+        if late is None:
+            return
+        if late.axes != "c":
+            raise ModelError(f"{where}: behind an affine of a flattened map, {late.where}")
+        self._late = None
+        sign = self._take(late)
+        if (sign < 0).any():
+            self._end_pools(where)
+            self._passing_on(late.where, sign)
+
+    def _take(self, late: Affine) -> Array:
+        """Move an affine in front of the pools of the last block; -1 for each channel whose negative leaves it then.
+
+        The largest value stays the largest where the scale is not negative.
+        """
+        sign = np.where(late.scale < 0, -1.0, 1.0)
+        self._blocks[-1].apply(np.abs(late.scale), late.shift * sign)
+        return sign
+
+    def _passing_on(self, where: str, scale: Array) -> _Block:
+        """A block that multiplies every channel, for what cannot be in the last block."""
+        self._blocks.append(_Block(where, np.diag(scale)[:, :, None, None], np.zeros(self._channels)))
+        return self._blocks[-1]
 
     # ---- helpers ----
 
@@ -320,48 +357,73 @@ class Stack:
         if channels != self._channels:
             raise ModelError(f"{where}: for {channels} channels, but {self._channels} arrive")
 
-    def _with_its_sign(self, where: str) -> _Block:
-        """The last block, with the signs that the network has: by one more block, where they differ."""
-        block = self._block(where)
-        if block.signs is not None and (block.signs < 0).any():
-            block = _Block(where, np.diag(block.signs)[:, :, None, None], np.zeros(self._channels))
-            self._blocks.append(block)
-        return block
+    def _end_pools(self, where: str) -> None:
+        """Global maxima with more of the map behind them: a window as large as the map."""
+        if "average" in self._pools.values():
+            raise ModelError(f"{where}: behind a global average of {self._blocks[-1].where}; built there: dense layers")
+        if self._pools:
+            height, width = (n if axis in self._pools else 1 for axis, n in enumerate(self._before))
+            self._now, self._pools = self._before, {}
+            self._pool((height, width), (height, width))
 
-    def _as_chw(self, rows: Array, axes: str) -> Array:
-        """[R, F] over the map's values in the order of ``axes`` -> the same in the order "chw"."""
-        if axes in ("c", "chw") or self._now == (1, 1):
-            return rows
-        extent = {"c": self._channels, "h": self._now[0], "w": self._now[1]}
-        cube = rows.reshape(len(rows), *(extent[axis] for axis in axes))
-        cube = cube.transpose(0, *(1 + axes.index(axis) for axis in "chw"))
-        return np.ascontiguousarray(cube).reshape(len(rows), -1)
-
-    def _in_the_order_of_the_map(self, layer: Dense) -> tuple[Array, Array]:
-        """Weight and bias of a dense layer, with what comes in front of it folded in; features in the order "chw"."""
+    def _flatten(self, where: str) -> DenseTail:
+        """The features of the map as it is now, for dense layers."""
         if not self._blocks:
-            raise ModelError(f"{layer.where}: no convolution before the dense layer")
-        height, width = self._now
-        if layer.weight.shape[1] != self._channels * height * width:
-            raise ModelError(
-                f"{layer.where}: {layer.weight.shape[1]} features, but {self._channels} x {height} x {width} arrive"
-            )
-        weight, bias = self._as_chw(layer.weight, layer.axes), layer.bias
-        if self._affine_in_front is not None:
-            weight, bias = fold_into_dense(weight, bias, self._affine_in_front.scale, self._affine_in_front.shift)
-        signs = self._blocks[-1].signs
-        if signs is not None and not self._hidden:
-            weight = weight * np.repeat(signs, height * width)
-        return weight, bias
+            raise ModelError(f"{where}: no convolution before the dense layer")
+        kinds = set(self._pools.values())
+        if kinds == {"max"} and self._now != (1, 1):
+            self._end_pools(where)
+            kinds = set()
+        flatten: Literal["chw", "max", "mean"] = "chw"
+        if kinds and self._now == (1, 1):
+            flatten = "max" if kinds == {"max"} else "mean"
+        tail = DenseTail(self._channels, self._now, flatten)
+        if kinds and flatten == "chw":
+            tail.averaged = self._before
+        if self._late is not None:
+            positions = self._now[0] * self._now[1] if self._late.axes == "c" else 1
+            tail.affine(self._late.where, *(np.repeat(v, positions) for v in (self._late.scale, self._late.shift)))
+        return tail
 
-    def _head(self, layer: Dense, behind: list[Layer]) -> tuple[tuple[Block, ...], Head, int]:
-        weight, bias = self._in_the_order_of_the_map(layer)
-        for after in behind:
-            if isinstance(after, GlobalPool):
-                continue  # of one value a tag
-            if not isinstance(after, Affine):
-                raise ModelError(f"{after.where}: between the last weights, {layer.where}, and the sigmoid")
-            weight, bias = weight * after.scale[:, None], bias * after.scale + after.shift
+    def _positions(self, layer: Conv) -> tuple[int, int]:
+        """Height and width of what a convolution gives."""
+        (height, width), kernel, (top, left, bottom, right) = self._now, layer.weight.shape[2:], layer.pads
+        return height + top + bottom - kernel[0] + 1, width + left + right - kernel[1] + 1
+
+    def _as_dense(self, layer: Conv) -> Dense:
+        """A convolution with one output position, as a dense layer."""
+        (height, width), (top, left, _, _) = self._now, layer.pads
+        out = self._positions(layer)
+        if out != (1, 1):
+            raise ModelError(
+                f"{layer.where}: the last layer gives a map of {out[0]} x {out[1]}; built: one value a tag"
+            )
+        taps = layer.weight[:, :, top : top + height, left : left + width]
+        return Dense(layer.where, taps.reshape(len(taps), -1), layer.bias)
+
+    def _end_in_a_convolution(self) -> None:
+        """The head of a network whose last weights are a convolution's."""
+        block = self._blocks[-1]
+        if self._now != (1, 1):
+            height, width = self._now
+            raise ModelError(f"{block.where}: the last layer gives a map of {height} x {width}; built: one value a tag")
+        average = "average" in self._pools.values()
+        late, self._late = self._late, None
+        edge = block.weight.shape[2] // 2
+        if block.bare and (not self._pools or (average and edge == 0 and len(self._blocks) > 1)):
+            # An average of a 1 x 1 convolution is the convolution of the average.
+            self._blocks.pop()
+            self._channels = block.weight.shape[1]
+            self._dense(Dense(block.where, block.weight[:, :, edge, edge], block.bias))
+        elif not block.pooled and not self._pools:
+            raise ModelError(f"{block.where}: an activation between the last weights and the sigmoid")
+        else:
+            self._dense(Dense(block.where, np.eye(self._channels), np.zeros(self._channels)))
+        if late is not None:
+            assert self._tail is not None
+            self._tail.affine(late.where, late.scale, late.shift)
+
+    def _finish_blocks(self) -> tuple[Block, ...]:
         blocks, channels = [], 1
         for i, block in enumerate(self._blocks):
             blocks.append(
@@ -378,41 +440,4 @@ class Stack:
             self.tensors[f"blocks.{i}.weight"], self.tensors[f"blocks.{i}.bias"] = block.weight, block.bias
             if block.scale is not None and block.shift is not None:
                 self.tensors[f"blocks.{i}.scale"], self.tensors[f"blocks.{i}.shift"] = block.scale, block.shift
-        for i, hidden in enumerate(self._hidden):
-            self.tensors[f"head.hidden.{i}.weight"], self.tensors[f"head.hidden.{i}.bias"] = hidden.weight, hidden.bias
-        self.tensors["head.weight"], self.tensors["head.bias"] = weight, bias
-        kinds: dict[str | None, Literal["chw", "max", "mean"]] = {None: "chw", "max": "max", "average": "mean"}
-        head = Head(
-            flatten=kinds[self._global],
-            in_features=(self._hidden[0].weight if self._hidden else weight).shape[1],
-            hidden=tuple(document.Dense(out_features=len(h.bias), activation=h.activation) for h in self._hidden),
-        )
-        return tuple(blocks), head, len(weight)
-
-    def _dense_head(self, layer: Conv, behind: list[Layer]) -> tuple[Dense, list[Layer]]:
-        """The last convolution as the head, and what is left behind it."""
-        pools = [after for after in behind if isinstance(after, GlobalPool)]
-        if not pools or self._now == (1, 1):
-            return self._whole_map(layer), behind
-        if behind[0] is pools[0] and pools[0].kind == "average" and layer.weight.shape[2:] == (1, 1):
-            self._global_pool(pools[0])  # the average of sums is the sum of averages
-            return self._whole_map(layer), [after for after in behind if after not in pools]
-        # A map of scores and its maximum: one more block, and a head that passes its values on.
-        self._conv(layer)
-        for after in behind:
-            self._step(after)
-        n_tags = self._channels
-        return Dense(layer.where, np.eye(n_tags), np.zeros(n_tags)), []
-
-    def _whole_map(self, layer: Conv) -> Dense:
-        """A convolution with one output position, as a dense layer."""
-        kernel, (top, left, bottom, right) = layer.weight.shape[2:], layer.pads
-        height, width = self._now
-        self._check_channels(layer.where, layer.weight.shape[1])
-        out = (height + top + bottom - kernel[0] + 1, width + left + right - kernel[1] + 1)
-        if out != (1, 1):
-            raise ModelError(
-                f"{layer.where}: the last layer gives a map of {out[0]} x {out[1]}; built: one value a tag"
-            )
-        taps = layer.weight[:, :, top : top + height, left : left + width]
-        return Dense(layer.where, taps.reshape(len(taps), -1), layer.bias)
+        return tuple(blocks)

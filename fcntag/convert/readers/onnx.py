@@ -5,20 +5,26 @@ A graph is data; nothing of it is run here. A node that does not fit a stack of 
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import ModelError
-from .onnx_constants import BATCH, Constants, Node
+from .onnx_axes import Axes
+from .onnx_constants import BATCH, Constants, Node, shape_of
+from .onnx_external import embed
+from .onnx_foreign import foreign, refuse_quantised
 from .onnx_graph import Graph
 from .onnx_operators import Operators
+from .onnx_types import FLOATS, type_name
 
 MAX_NODES = 4096
 
 
-def read_graph(data: bytes) -> tuple[Graph, Any]:
-    """The graph of an ONNX file's bytes, and the file as onnx has it.
+def load(data: bytes, path: Path) -> tuple[Any, list[Path]]:
+    """An ONNX file as onnx has it, with the values that lie in files beside it, and those files.
 
     Raises ModelError, which names the extra where onnx is missing, and the fault of a file that cannot be taken.
     """
@@ -29,17 +35,31 @@ def read_graph(data: bytes) -> tuple[Graph, Any]:
     try:
         proto = onnx.load_from_string(data)
     except Exception:  # protobuf's own errors, of several kinds
-        raise ModelError("not an ONNX file, or damaged") from None
+        raise ModelError(f"not an ONNX file, or damaged{foreign(data)}") from None
     if not proto.graph.node:
-        raise ModelError("not an ONNX file, or a graph without nodes")
+        raise ModelError(f"not an ONNX file, or a graph without nodes{foreign(data)}")
     if len(proto.graph.node) > MAX_NODES:
         raise ModelError(f"{len(proto.graph.node)} nodes; at most {MAX_NODES}")
+    refuse_quantised(proto)
     if proto.functions:
         raise ModelError(
             f"{proto.functions[0].name}: a function of the file's own; save the model with its operators inlined"
         )
+    return proto, embed(proto, path)
+
+
+def metadata(proto: Any) -> str | None:
+    """The model document in an exported file, as JSON."""
+    return {str(entry.key): str(entry.value) for entry in proto.metadata_props}.get("fcntag")
+
+
+def read_graph(proto: Any, image: tuple[int, int]) -> Graph:
+    """The network of a loaded file. ``image``: the front end's bands and frames, for an input that leaves one open.
+
+    Raises ModelError that names the part which does not fit.
+    """
     try:
-        return _Reader(proto).read(), proto
+        return _Reader(proto, image).read()
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -47,47 +67,53 @@ def read_graph(data: bytes) -> tuple[Graph, Any]:
 
 
 class _Reader(Operators):
-    """Follows the one tensor that holds data; everything else must be a constant, or computed from its shape."""
+    """Follows the one tensor that holds data; everything else must be a constant, or computed from a shape."""
 
-    def __init__(self, proto: Any) -> None:
+    def __init__(self, proto: Any, image: tuple[int, int]) -> None:
         graph = proto.graph
         self._nodes = [Node.of(node, i) for i, node in enumerate(graph.node)]
-        self._constants = Constants(graph.initializer)
         names = {initializer.name for initializer in graph.initializer}
         inputs = [value for value in graph.input if value.name not in names]
         if len(inputs) != 1:
             raise ModelError(f"{len(inputs)} inputs ({', '.join(v.name for v in inputs)[:200]}); built: one")
-        self._graph = _input(inputs[0])
+        self._graph = _input(inputs[0], image)
         output_names = [value.name for value in graph.output]
         self._graph.output = "scores" if "scores" in output_names else output_names[0]
         if len(output_names) > 1 and "scores" not in output_names:
             raise ModelError(f"{len(output_names)} outputs ({', '.join(output_names)[:200]}); call one 'scores'")
-        metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        self._graph.document = metadata.get("fcntag")
         self._needed = self._reaching(self._graph.output)
-        self._sizes = self._graph.shape
-        self._axes = {2: "ab", 3: "cab"}.get(len(self._sizes), "")
-        if len(self._sizes) == 3 and self._sizes[0] != 1:
-            self._axes = "abc" if self._sizes[2] == 1 else ""
-        if not self._axes:
+        self._constants = Constants(graph.initializer, {name for k in self._needed for name in self._nodes[k].inputs})
+        shape = self._graph.shape
+        letters = {2: "ab", 3: "cab"}.get(len(shape), "")
+        if len(shape) == 3 and shape[0] != 1:
+            letters = "abc" if shape[2] == 1 else ""
+        if not letters:
             raise ModelError(
-                f"{self._graph.input}: an input of shape {self._shown()}; built: [batch, H, W] or [batch, 1, H, W]; a "
-                "front end within the graph is not taken"
+                f"{self._graph.input}: an input of shape {['batch', *shape]}; built: [batch, H, W], with 1 channel in "
+                "front or behind; a front end within the graph is not taken"
             )
-        self._graph.image = (self._size("a"), self._size("b"))
+        self._axes = Axes.of(tuple(letters), **dict(zip(letters, shape, strict=True)))
+        self._graph.image = (self._axes.size("a"), self._axes.size("b"))
+        self._pads = {}
 
     def read(self) -> Graph:
         """Every node in order."""
         current, skip = self._graph.input, set()
+        passed: dict[str, list[int]] = {}  # shapes of the data on its way, which later nodes may ask for
         for k, node in enumerate(self._nodes):
+            passed[current] = [BATCH, *self._axes.sizes]
             if k not in self._needed or k in skip:
+                continue
+            if node.kind == "Shape" and node.inputs and node.inputs[0] in passed and node.domain in ("", "ai.onnx"):
+                self._constants.values[node.outputs[0]] = shape_of(node, passed[node.inputs[0]])
+                continue
+            if node.kind == "CastLike" and len(node.inputs) == 2 and node.inputs[1] in passed:
+                # To the data's own type, and all types are one here: they are computed in float64.
+                self._constants.evaluate(dataclasses.replace(node, kind="Identity", inputs=node.inputs[:1]))
                 continue
             data = [name for name in node.inputs if name == current]
             if not data:
                 self._constants.evaluate(node)
-                continue
-            if node.kind == "Shape":
-                self._constants.values[node.outputs[0]] = np.array([BATCH, *self._sizes], np.int64)
                 continue
             if node.kind == "ReduceMean" and not self._graph.layers:
                 current, used = self._standardize(k, current)
@@ -142,6 +168,7 @@ class _Reader(Operators):
             used.add(found[0])
             return self._nodes[found[0]]
 
+        self._no_pads(first.where)
         self._over_segment(first)
         centred = only(first.outputs[0], ("Sub",))
         square = only(centred.outputs[0], ("Mul", "Pow"))
@@ -167,19 +194,30 @@ class _Reader(Operators):
         return divided.outputs[0], used
 
     def _over_segment(self, node: Node) -> None:
-        axes = self._constant(node, 1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
-        rank = 1 + len(self._sizes)
+        axes = self._axes_given(node)
+        rank = 1 + len(self._axes.groups)
         if {a % rank for a in axes} != set(range(1, rank)) or not node.attribute("keepdims", 1):
             raise ModelError(f"{node.where}: a mean of the input over axes {axes}; built: over the whole segment")
 
 
-def _input(value: Any) -> Graph:
-    """Name and shape of the input; only the batch may be of any size."""
+def _input(value: Any, image: tuple[int, int]) -> Graph:
+    """Name and shape of the input. The batch may have any size; one open axis of the image has the front end's."""
     kind = value.type.tensor_type
-    if kind.elem_type != 1:
-        raise ModelError(f"{value.name}: an input of ONNX type {kind.elem_type}; built: float32")
+    if kind.elem_type not in FLOATS:
+        raise ModelError(
+            f"{value.name}: an input of type {type_name(kind.elem_type)}; built: {', '.join(FLOATS.values())}"
+        )
     dims = [(d.dim_value if d.WhichOneof("value") == "dim_value" else None, d.dim_param) for d in kind.shape.dim]
     shown = [name or "?" if size is None else size for size, name in dims]
-    if len(dims) < 2 or any(size is None or size < 1 for size, _ in dims[1:]):
-        raise ModelError(f"{value.name}: an input of shape {shown}; built: fixed sizes, but for the batch")
-    return Graph(value.name, tuple(int(size or 0) for size, _ in dims[1:]), dims[0][0] or None)
+    sizes = [size for size, _ in dims[1:]]
+    open_axes = [i for i, size in enumerate(sizes) if size is None]
+    known = [size for size in sizes if size is not None]
+    others = [size for size in known if size != 1] if len(sizes) == 3 else known
+    if len(open_axes) == 1 and len(others) == 1 and len(sizes) in (2, 3) and others[0] in image:
+        sizes[open_axes[0]] = image[1] if others[0] == image[0] else image[0]
+    if not sizes or any(size is None or size < 1 for size in sizes):
+        raise ModelError(
+            f"{value.name}: an input of shape {shown}; built: fixed sizes, but for the batch, and for one axis of the "
+            f"image beside another of the front end's ({image[0]} x {image[1]})"
+        )
+    return Graph(value.name, tuple(int(size or 0) for size in sizes), dims[0][0] or None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import ModelError
+from .onnx_types import MAX_ELEMENTS, elements_of, one_line, type_name
 
-MAX_ELEMENTS = 1 << 26  # of one constant; 3 x the largest weight of the paper's networks. Larger ones are refused.
 MAX_COMPUTED = 1 << 28  # elements of all computed constants; a graph that needs more is refused
-BATCH = -123_456_789  # stands for the batch size in a shape that a graph computes
+# Stands for the batch size in a shape that a graph computes. An exporter may pass it through int32 and float32, which
+# both hold this number exactly.
+BATCH = -7 << 24
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,18 @@ class Node:
             raise ModelError(f"{self.where}: {what} {value}; built: {built}")
 
 
-def one_line(text: str) -> str:
-    """``text`` with unprintable characters escaped: names in a file may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 class Constants:
-    """Initializers by name, and the constants that nodes compute from them and from shapes."""
+    """Initializers by name, and the constants that nodes compute from them and from shapes.
 
-    def __init__(self, initializers: Any) -> None:
+    ``needed`` are the names that the graph's output depends on: an exporter may leave initializers of any kind.
+    """
+
+    def __init__(self, initializers: Any, needed: set[str]) -> None:
         self.values: dict[str, np.ndarray] = {}
         self._computed = 0
         for initializer in initializers:
-            self.values[initializer.name] = _array(initializer, initializer.name)
+            if initializer.name in needed:
+                self.values[initializer.name] = _array(initializer, initializer.name)
 
     def evaluate(self, node: Node) -> None:
         """Compute a node whose inputs are all constants; anything else on the way to the scores is refused."""
@@ -91,7 +93,8 @@ class Constants:
             self._computed += size
             if size > MAX_ELEMENTS or self._computed > MAX_COMPUTED:
                 raise ModelError(f"{node.where}: constants of {size} elements; at most {MAX_ELEMENTS}")
-            value = np.asarray(function(node, *inputs))
+            with np.errstate(all="ignore"):  # what is not finite is refused where a layer takes it
+                value = np.asarray(function(node, *inputs))
         except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ModelError(f"{node.where}: its constants do not fit: {' '.join(str(error).split())[:120]}") from None
         self.values[node.outputs[0]] = value
@@ -101,25 +104,37 @@ def _size(node: Node, inputs: list[np.ndarray]) -> int:
     """Elements that a node's output may have at most, known before it is computed."""
     if node.kind in ("Add", "Sub", "Mul", "Div"):
         return int(np.prod(np.broadcast_shapes(*(x.shape for x in inputs)), dtype=object))
+    if node.kind in ("Equal", "Max", "Min", "Pow", "Where"):
+        return int(np.prod(np.broadcast_shapes(*(x.shape for x in inputs)), dtype=object))
     if node.kind == "Gather" and len(inputs) == 2:
         return int(inputs[0].size) * max(1, int(inputs[1].size))
+    if node.kind == "ConstantOfShape":
+        return _product(inputs[0])
+    if node.kind == "Expand":
+        return max(1, int(inputs[0].size)) * max(1, _product(inputs[1]))
+    if node.kind == "Range":
+        start, limit, step = (float(x.reshape(-1)[0]) for x in inputs)
+        return max(0, int(abs(limit - start) / abs(step)) + 1) if step else 1
     return sum(int(x.size) for x in inputs)
+
+
+def _product(shape: np.ndarray) -> int:
+    """Elements of a tensor of this shape; a negative size is an error of its own."""
+    total = 1
+    for n in shape.reshape(-1).tolist():
+        total *= abs(int(n))
+    return total
 
 
 def _array(proto: Any, name: str) -> np.ndarray:
     from onnx import numpy_helper
 
-    if proto.data_location == 1 or proto.external_data:
-        raise ModelError(f"{name[:80]}: its values are in another file; save the model as one file")
-    elements = 1
-    for n in proto.dims:
-        elements *= int(n)
-    if not 0 <= elements <= MAX_ELEMENTS:
-        raise ModelError(f"{name[:80]}: {elements} elements; at most {MAX_ELEMENTS}")
+    where = one_line(name)[:80]
+    elements_of(proto, where)
     try:
         return numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{name[:80]}: damaged: {str(error)[:120]}") from None
+        raise ModelError(f"{where}: damaged: {str(error)[:120]}") from None
 
 
 def _constant(node: Node) -> np.ndarray:
@@ -141,10 +156,37 @@ def _axes(node: Node, inputs: tuple[np.ndarray, ...]) -> tuple[int, ...]:
 def _cast(node: Node, x: np.ndarray) -> np.ndarray:
     from onnx import helper
 
-    return x.astype(helper.tensor_dtype_to_np_dtype(node.attribute("to", 1)))
+    to = node.attribute("to", 1)
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(to)
+    except KeyError:
+        raise ModelError(f"{node.where}: to {type_name(to)}, which is not built") from None
+    return x.astype(dtype)
 
 
-def _slice(node: Node, x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> np.ndarray:
+def _filled(node: Node, shape: np.ndarray) -> np.ndarray:
+    value = node.attributes.get("value")
+    fill = np.zeros(1, np.float32) if value is None else _array(value, node.where)
+    return np.full([int(n) for n in shape.reshape(-1)], fill.reshape(-1)[0], fill.dtype)
+
+
+def _expand(node: Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(n) for n in shape.reshape(-1)))).copy()
+
+
+def shape_of(node: Node, shape: list[int]) -> np.ndarray:
+    """What Shape gives, whose attributes may cut a part out."""
+    end = node.attributes.get("end")
+    return np.asarray(shape[slice(int(node.attribute("start", 0)), None if end is None else int(end))], np.int64)
+
+
+def _slice(node: Node, x: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
+    names = ("starts", "ends", "axes", "steps")
+    # Attributes before opset 10, inputs from then on.
+    given = dict(zip(names, inputs, strict=False)) if inputs else {name: node.attributes.get(name) for name in names}
+    starts, ends, axes, steps = (given.get(name) for name in names)
+    if starts is None or ends is None:
+        raise ModelError(f"{node.where}: without starts and ends; damaged")
     index = [slice(None)] * x.ndim
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
@@ -171,4 +213,18 @@ _FUNCTIONS: dict[str, Any] = {
     "Neg": lambda node, a: -a,
     "Sqrt": lambda node, a: np.sqrt(a),
     "Reciprocal": lambda node, a: 1.0 / a,
+    "Pow": lambda node, a, b: np.power(a, b).astype(a.dtype),
+    "Max": lambda node, *parts: functools.reduce(np.maximum, parts),
+    "Min": lambda node, *parts: functools.reduce(np.minimum, parts),
+    "Equal": lambda node, a, b: a == b,
+    "Where": lambda node, condition, a, b: np.where(condition, a, b),
+    "Range": lambda node, start, limit, step: np.arange(start.item(), limit.item(), step.item(), dtype=start.dtype),
+    "Expand": _expand,
+    "ConstantOfShape": _filled,
+    "Shape": lambda node, x: shape_of(node, list(x.shape)),
+    "ReduceProd": lambda node, x, *axes: np.prod(
+        x, _axes(node, axes) or None, keepdims=bool(node.attribute("keepdims", 1)), dtype=x.dtype
+    ),
+    "CastLike": lambda node, x, like: x.astype(like.dtype),
+    "Flatten": lambda node, x: x.reshape(int(np.prod(x.shape[: node.attribute("axis", 1)], dtype=np.int64)), -1),
 }

@@ -25,7 +25,6 @@ class Graph:
     layers : the network
     logits : name of the sigmoid's input
     output : name of the scores, or of the logits
-    document : the model document in the file's metadata, as JSON, or None
     """
 
     input: str
@@ -40,4 +39,3 @@ class Graph:
     layers: list[Layer] = field(default_factory=list)
     logits: str = ""
     output: str = ""
-    document: str | None = None
