@@ -19,6 +19,7 @@ _LOSSLESS = ("pcm_", "wavpack", "alac", "tta", "flac")
 INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
 MAX_ERRORS = 100  # damaged packets
+SAFE_PLANES = 8  # a frame of more is interleaved before PyAV gives its samples
 PEEK_FRAMES, PEEK_SAMPLES = 32, 1 << 16  # so many frames of a file tell whether it can be decoded
 # Formats of FFmpeg with a signature of four bytes and more. FFmpeg takes headerless samples and noise for one of the
 # others now and then: a few bits of a sync word that repeats are enough for it.
@@ -156,13 +157,13 @@ class AvReader:
         """Decoded frames as float32 [n, channels]; ends with a warning where the stream breaks."""
         import av
 
-        edges = self._edges
+        edges, interleaver = self._edges, _Interleaver()
         for packet, is_last in self._packets():
             where = f"at {self._position / max(1, self.sample_rate):.2f} s"
             if edges is not None and packet is not None and packet.size:
                 edges.packet(packet.pts, packet.duration, is_last)
             try:
-                frames = [] if packet is None else packet.decode()
+                frames = [] if packet is None else [f for g in packet.decode() for f in interleaver.frames(g)]
             except (av.FFmpegError, ValueError) as error:
                 if isinstance(error, av.EOFError):
                     break
@@ -243,3 +244,24 @@ def _samples(frame: Any, n_channels: int) -> np.ndarray:
     if present != n_channels:
         data = np.repeat(data.mean(axis=1, keepdims=True), n_channels, axis=1)
     return data
+
+
+class _Interleaver:
+    """Planar frames of many channels, put in one plane."""
+
+    def __init__(self) -> None:
+        self._made_for: tuple[str, int, int] | None = None
+        self._resampler: Any = None
+
+    def frames(self, frame: Any) -> list[Any]:
+        """``frame``, or its samples in a packed format."""
+        n_channels = len(frame.layout.channels)
+        if n_channels <= SAFE_PLANES or not frame.format.is_planar:
+            return [frame]
+        import av
+
+        wanted = (frame.format.name, n_channels, frame.sample_rate)
+        if self._made_for != wanted:
+            self._resampler = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate)
+            self._made_for = wanted
+        return self._resampler.resample(frame)

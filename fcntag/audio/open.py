@@ -85,6 +85,8 @@ def _open_reader(source: Source, warn: Callable[[str], None]) -> Reader:
     kind = sniff(source)
     if kind.decoder == "":
         raise AudioError(f"{source.name}: not a sound file (it looks like {kind.title}); known formats: {_KNOWN}")
+    if kind.key == "adx" and not streams.adx_header_is_usual(source.read_at(kind.offset, 16)):
+        raise AudioError(f"{source.name}: damaged or unusual {kind.title} file (its header)")
     if kind.decoder == "av":
         return AvReader(source, kind.title, kind.offset, warn)
     if kind.key == "wav" and streams.carries_frames(wav.first_samples(source, kind.offset)):

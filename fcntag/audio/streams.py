@@ -50,6 +50,15 @@ def carries_frames(pcm: bytes) -> bool:
     return any(pcm.count(word) >= 3 for word in _IN_PCM)
 
 
+def adx_header_is_usual(head: bytes) -> bool:
+    """Whether an ADX header has the one coding that FFmpeg decodes: type 3, blocks of 18 bytes, 4 bits a sample.
+
+    No other is given to FFmpeg.
+    """
+    rate = int.from_bytes(head[8:12], "big")
+    return len(head) >= 16 and head[4:7] == b"\x03\x12\x04" and head[7] > 0 and 0 < rate <= 768_000
+
+
 def _step(block: bytes, at: int) -> int:
     """The distance of the sync bytes of an MPEG transport stream; 0: they do not repeat."""
     for step in (188, 192, 204):
