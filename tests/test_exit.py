@@ -134,7 +134,6 @@ def end(code: str, track: Path, name: str = "", **options) -> tuple[int, bytes]:
             program.kill()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", CASES)
 def test_a_program_ends_well_while_fcntag_is_at_work(name, track):
     for _ in range(int(os.environ.get("FCNTAG_TEST_REPEATS", "1"))):

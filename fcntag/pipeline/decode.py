@@ -74,7 +74,7 @@ class DecodePool:
         self._conditions: list[threading.Condition] = []
         self._changed = self.condition()
         self._jobs: deque[Job] = deque()
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._started = 0  # workers
         self._idle = 0
         self._bytes = 0
@@ -109,7 +109,7 @@ class DecodePool:
         """Start a thread for a function with arguments that returns after :meth:`stop`."""
         thread = threading.Thread(target=_run, args=(sys.stdin, *call), name=name, daemon=True)
         thread.start()
-        self._threads.append(thread)
+        self.threads.append(thread)
 
     def submit(self, job: Job) -> None:
         """Put a job behind the others. RuntimeError where the system starts no thread at all."""
@@ -153,7 +153,7 @@ class DecodePool:
         """Stop the workers, and wait a moment until they have let go of their tracks."""
         self.stop()
         if not self.inherited():
-            join(self._threads)
+            join(self.threads)
         _open_pools.discard(self)
 
     def _put(self, job: Job, item: Any) -> None:
@@ -247,8 +247,7 @@ def _close_pools() -> None:
     pools = [pool for pool in list(_open_pools) if not pool.inherited()]
     for pool in pools:
         pool.stop()
-    for pool in pools:
-        pool.close()
+    join([thread for pool in pools for thread in pool.threads])
 
 
 process.at_end(_close_pools)
