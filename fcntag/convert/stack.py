@@ -55,7 +55,7 @@ class Affine(Layer):
 
     scale: Array
     shift: Array
-    axes: str = "c"
+    axes: str = field(default="c", kw_only=True)
 
 
 @dataclass(frozen=True)
