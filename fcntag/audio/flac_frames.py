@@ -77,7 +77,8 @@ def true_total(source: Source, info: StreamInfo) -> int | None:
 
 def good_frames(source: Source, info: StreamInfo) -> FrameScan:
     """All frames whose header and checksum are right, up to the start of a second stream."""
-    found, end = [], info.audio_end
+    found: list[Frame] = []
+    end = info.audio_end
     for frame in candidates(source, info.audio_start, info.audio_end):
         if not info.fits(frame):
             continue

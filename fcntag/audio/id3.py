@@ -10,7 +10,7 @@ from .source import Source
 HEADER_BYTES = 10
 MAX_FRAMES = 10_000  # of a tag
 MAX_PADDING = 1 << 24
-READ_BYTES = 1 << 20
+FIRST_BYTES, READ_BYTES = 1 << 12, 1 << 20  # most tags have no padding
 _SOUNDS = (b"fLaC", b"OggS", b"RIFF", b"RIFX", b"RF64", b"FORM")
 
 
@@ -67,8 +67,10 @@ def content_end(source: Source, at: int) -> int | None:
 def skip_zeros(source: Source, at: int, limit: int) -> int:
     """Offset of the first byte that is not zero in [at, at + limit); ``at`` if there is none."""
     start, end = at, at + limit
+    n_bytes = FIRST_BYTES
     while at < end:
-        block = source.read_at(at, min(READ_BYTES, end - at))
+        block = source.read_at(at, min(n_bytes, end - at))
+        n_bytes = READ_BYTES
         stripped = block.lstrip(b"\0")
         if stripped:
             return at + len(block) - len(stripped)
