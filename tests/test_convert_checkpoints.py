@@ -60,6 +60,10 @@ class Config(dict):
     """A class that the reader has never heard of, as configurations are."""
 
 
+class OwnTensor(torch.Tensor):
+    """Tensors of a class of their own, as some libraries keep."""
+
+
 def optimiser(module: nn.Module) -> dict[str, Any]:
     """Adam's state, whose moments have the shapes of the weights."""
     adam = torch.optim.Adam(module.parameters())
@@ -99,6 +103,7 @@ CHECKPOINTS = {
         **s,
     },
     "beside numbers": lambda s, m: {**s, "epoch": 3, "steps": torch.tensor(7), "mask": torch.ones(3, dtype=torch.bool)},
+    "tensors of another class": lambda s, m: {"model": {k: v.as_subclass(OwnTensor) for k, v in s.items()}},
     "Parameters": lambda s, m: {k: nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()},
 }
 

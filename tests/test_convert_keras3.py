@@ -166,6 +166,13 @@ def test_a_network_with_branches(tmp_path, like) -> None:
         convert_stack(str(path), like=like)
 
 
+def test_hdf5_without_a_configuration(tmp_path, like) -> None:
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv2d"]
+    with pytest.raises(ModelError, match=r"without the configuration of a Keras model; save the whole model"):
+        convert_stack(str(tmp_path / "net.h5"), like=like)
+
+
 def test_damaged_files(tmp_path, like) -> None:
     data = (FOLDER / "sequential.keras").read_bytes()
     for name, change in (("a.keras", data[: len(data) // 2]), ("b.keras", data.replace(b"\x89HDF", b"\0\0\0\0"))):

@@ -21,6 +21,7 @@ from .compare import BATCH, Converted, compare, run_onnx
 from .model_builder import ModelBuilder
 from .readers import keras_model
 from .readers.foreign import refuse_foreign
+from .readers.keras import HDF5_MAGIC
 from .readers.onnx import load, metadata, read_graph
 from .readers.onnx_types import one_line
 from .readers.source import read_source
@@ -72,6 +73,11 @@ def convert_stack(
         elif keras_model.is_model(data):
             _need_torch()
             converted = _from_keras(data, path.name, digest, options, logits)
+        elif data.startswith(HDF5_MAGIC) and not keras_model.is_weights(data):
+            raise ModelError(
+                "HDF5 without the configuration of a Keras model; save the whole model (model.save), or .weights.h5 of "
+                "Keras 3"
+            )
         else:
             _need_torch()
             state = keras_model.read_weights(data) if keras_model.is_weights(data) else read_state(path, key)

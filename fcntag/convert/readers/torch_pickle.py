@@ -191,10 +191,18 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _from_type(builder: Any = None, _kind: Any = None, arguments: Any = (), *_: Any) -> Any:
+    """A tensor with attributes or of a class of its own, by what it is built from."""
+    if isinstance(builder, Global) and builder.name in _BUILDERS and builder.name != _FROM_TYPE:
+        return _BUILDERS[builder.name](*arguments)
+    return Tensor(None, odd="a tensor of a class of its own")
+
+
 def _size(*arguments: Any) -> tuple[Any, ...]:
     return tuple(arguments[0]) if arguments and isinstance(arguments[0], (list, tuple)) else ()
 
 
+_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": lambda *_: {},
@@ -202,6 +210,8 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _parameter,
+    _FROM_TYPE: _from_type,
     "torch.Size": _size,
 }
 
