@@ -14,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported: 
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,21 @@ from fcntag.model.paper import paper_model
 
 SECONDS = 30
 RATES = (12000, 16000)
+# Frames of other lengths, at 16 kHz: n_fft, hop_length, n_mels. First the defaults of mel libraries, then lengths with
+# other factors, an odd one and a prime.
+LENGTHS = (
+    (2048, 512, 128),
+    (400, 200, 128),
+    (1024, 256, 80),
+    (4096, 1024, 128),
+    (8192, 2048, 128),
+    (441, 220, 80),
+    (600, 150, 80),
+    (882, 441, 80),
+    (1000, 250, 80),
+    (1103, 275, 80),
+)
+CASES = (*((rate, 512, 256, 96) for rate in RATES), *((16000, *length) for length in LENGTHS))
 FRONTENDS = ("fcntag", "numpy", "scipy", "torch")
 # A peer whose mel power differs by a larger share than this computes something else, and nothing is timed. Powers below
 # FLOOR times the loudest are not compared: the rounding of a float32 FFT is a large share of them.
@@ -38,12 +54,15 @@ MAX_RELATIVE = 1e-3
 FLOOR = 1e-7
 
 
-def mel_model(rate: int) -> Model:
-    """A model whose front end is the paper's at ``rate`` Hz for 30 s, in plain dB. Its network is never run."""
+def mel_model(rate: int, n_fft: int, hop_length: int, n_mels: int) -> Model:
+    """A model whose front end is the paper's with these sizes for 30 s, in plain dB. Its network is never run."""
     document = paper_model("fcn5-narrow").document
     frontend = dataclasses.replace(
         document.frontend,
         sample_rate=rate,
+        n_fft=n_fft,
+        hop_length=hop_length,
+        n_mels=n_mels,
         fmax=rate / 2,
         log=Log(kind="db", amin=1e-10),
         normalization="none",
@@ -89,26 +108,30 @@ def check(name: str, ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
-@pytest.mark.parametrize("rate", RATES)
-def test_log_mel(benchmark: Any, rate: int, name: str) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_log_mel(benchmark: Any, case: tuple[int, int, int, int], name: str) -> None:
     """30 s to log-mel on one thread."""
-    model = mel_model(rate)
+    model = mel_model(*case)
     wave = wave_of(model)
     try:
         function = make(name, model)
     except ImportError as error:
         pytest.skip(f"{name}: {error}")
     check(name, make("fcntag", model)(wave), function(wave))
-    benchmark.group = f"log-mel of {SECONDS} s at {rate} Hz, one thread"
+    benchmark.group = f"log-mel of {SECONDS} s at {case[0]} Hz, n_fft {case[1]}, one thread"
     benchmark(function, wave)
 
 
 def main() -> None:
     """Alternating runs, a table, and JSON."""
-    arguments = parser(__doc__, repeats=31).parse_args()
+    options = parser(__doc__, repeats=31)
+    options.add_argument("--cpu-time", action="store_true", help="of this process: for a machine that is not quiet")
+    arguments = options.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     results: list[dict[str, Any]] = []
-    for rate in RATES:
-        model = mel_model(rate)
+    for case in CASES:
+        model = mel_model(*case)
+        rate, n_fft, hop_length, n_mels = case
         wave = wave_of(model)
         functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         missing = {}
@@ -120,13 +143,15 @@ def main() -> None:
         ours = functions["fcntag"](wave)
         differences = {name: check(name, ours, function(wave)) for name, function in functions.items()}
         calls = {name: functools.partial(function, wave) for name, function in functions.items()}
-        samples = alternate(calls, arguments.repeats, arguments.seconds)
-        row = {"rate": rate, "times": figures(samples, "fcntag"), "differences": differences, "missing": missing}
-        results.append(row)
+        samples = alternate(calls, arguments.repeats, arguments.seconds, clock=clock)
+        sizes = {"rate": rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
+        row = {**sizes, "times": figures(samples, "fcntag"), "differences": differences}
+        results.append({**row, "missing": missing})
         for name, times in row["times"].items():
-            print(f"{rate} Hz  {name:8} {1e3 * times['p50_s']:7.2f} ms  {times['ratio']:5.2f} x fcntag's time")
+            figure = f"{1e3 * times['p50_s']:7.2f} ms  {times['ratio']:5.2f} x fcntag's time"
+            print(f"{rate} Hz  n_fft {n_fft:4}  {name:8} {figure}", flush=True)
         for name, reason in missing.items():
-            print(f"{rate} Hz  {name}: not installed ({reason})")
+            print(f"{rate} Hz  n_fft {n_fft:4}  {name}: not installed ({reason})")
     write_json(arguments, 1, {"seconds": SECONDS, "results": results})
 
 

@@ -14,9 +14,9 @@ from fcntag.model import filters
 from fcntag.model.document import Frontend
 from fcntag.model.file import Model
 
-# So many frames are transformed at once, so that their spectra stay in the cache. The whole track at once takes twice
-# the time.
-CHUNK_FRAMES = 256
+# Frames of so many samples are transformed at once, so that their spectra stay in the cache. The whole track at once
+# takes twice the time.
+CHUNK_SAMPLES = 256 * 512
 
 
 class NumpyMel:
@@ -40,11 +40,12 @@ class NumpyMel:
         padded = np.pad(wave, frontend.n_fft // 2, mode=mode)
         frames = np.lib.stride_tricks.sliding_window_view(padded, frontend.n_fft)[:: frontend.hop_length]
         out = np.empty((len(frames), frontend.n_mels), np.float32)
-        for start in range(0, len(frames), CHUNK_FRAMES):
-            spectrum = self.rfft(frames[start : start + CHUNK_FRAMES] * self.window)
+        chunk = CHUNK_SAMPLES // frontend.n_fft
+        for start in range(0, len(frames), chunk):
+            spectrum = self.rfft(frames[start : start + chunk] * self.window)
             power = spectrum.real**2
             power += spectrum.imag**2
-            np.matmul(power, self.filters, out=out[start : start + CHUNK_FRAMES])
+            np.matmul(power, self.filters, out=out[start : start + chunk])
         if frontend.rounding == "float16":
             out = out.astype(np.float16).astype(np.float32)
         return self.log(out)

@@ -21,4 +21,4 @@ cd "$build"
 # Python itself leaks by design. numba's threads are not instrumented, so the thread run takes what needs no oracle.
 selection=()
 [ "${1:-}" = thread ] && selection=(-k "threads or concurrent or flat or buffers")
-LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build" "$python" -m pytest tests/test_engine.py "${selection[@]}"
+LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build" "$python" -m pytest tests/test_engine.py tests/test_frame_lengths.py "${selection[@]}"

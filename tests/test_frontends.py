@@ -84,7 +84,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # n_samples, front end
     ),
     "mel, every band by itself": (
         3000,
-        dict(n_fft=320, hop_length=160, log=Log(kind="ln", amin=1e-8), normalization="standardize_per_mel"),
+        dict(n_fft=320, hop_length=160, log=Log(kind="db", amin=1e-10), normalization="standardize_per_mel"),
     ),
     "mel, gaps between frames": (4000, dict(n_fft=64, hop_length=100, n_mels=5, normalization="per_frame")),
     "mel, a short window at the start": (
@@ -221,6 +221,18 @@ def test_scores_and_features_match_the_oracle(backend, rng, case) -> None:
     assert_scores(backend.scores(model, waves), oracle.scores(model, waves), SCORES[backend.kind] * scale, top=1)
     expected = oracle.features(model, oracle.network_input(model, waves))
     assert relative_l2(backend.features(model, waves), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+def test_a_band_that_never_changes_is_0(rng, layout) -> None:
+    """Where ln(amin) is no round number, too: its rounding over 1e-10 would be 3e-5."""
+    log = Log(kind="ln", amin=1e-8)
+    fields = dict(n_fft=400, log=log, normalization="standardize_per_mel", layout=layout)
+    model = make_model(rng, [block(2)], flatten="max", **fields)
+    waves = np.zeros((1, 4000), np.float32)
+    assert not oracle.network_input(model, waves).any()
+    with create_engine(model) as engine:
+        assert not engine.log_mel(waves).any()
 
 
 def test_a_clip_does_not_depend_on_its_batch(rng) -> None:

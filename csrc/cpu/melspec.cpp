@@ -164,29 +164,30 @@ void MelSpec::coefficients(int segments, int n_frames, float* out) {
   });
 }
 
-// Every band by itself: (v - mean) / (deviation + 1e-10), both over the segment's frames.
-void MelSpec::standardize_rows(const double* log_mel, int n_frames, double floor, double ref, float* out) const {
+// Every band by itself: (v - mean) / (deviation + 1e-10), both over the segment's frames. Values count from the first
+// frame's, so that a band which never changes is 0 exactly: the 1e-10 would make its rounding large.
+void MelSpec::standardize_rows(const double* log_mel, int n_frames, double floor, float* out) const {
   const int n_mels = config_.n_mels;
   std::vector<double> mean(n_mels), factor(n_mels);
+  const auto value = [&](int t, int m) {
+    return std::max(log_mel[static_cast<std::size_t>(t) * n_mels + m], floor) - std::max(log_mel[m], floor);
+  };
   for (int t = 0; t < n_frames; ++t) {
-    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
-    for (int m = 0; m < n_mels; ++m) mean[m] += std::max(row[m], floor) - ref;
+    for (int m = 0; m < n_mels; ++m) mean[m] += value(t, m);
   }
   for (double& x : mean) x /= n_frames;
   for (int t = 0; t < n_frames; ++t) {
-    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
     for (int m = 0; m < n_mels; ++m) {
-      const double d = std::max(row[m], floor) - ref - mean[m];
+      const double d = value(t, m) - mean[m];
       factor[m] += d * d;
     }
   }
   for (double& x : factor) x = 1 / (std::sqrt(x / n_frames) + 1e-10);
   for (int t = 0; t < n_frames; ++t) {
-    const double* row = log_mel + static_cast<std::size_t>(t) * n_mels;
     for (int m = 0; m < n_mels; ++m) {
       const std::size_t at =
           config_.time_mel ? static_cast<std::size_t>(t) * n_mels + m : static_cast<std::size_t>(m) * n_frames + t;
-      out[at] = static_cast<float>((std::max(row[m], floor) - ref - mean[m]) * factor[m]);
+      out[at] = static_cast<float>((value(t, m) - mean[m]) * factor[m]);
     }
   }
 }
@@ -201,7 +202,7 @@ void MelSpec::normalize(const double* log_mel, int n_frames, float* out) const {
     scale = c.scale[0];
     shift = c.shift[0];
   } else if (c.normalization == Normalization::kStandardizePerMel) {
-    return standardize_rows(log_mel, n_frames, floor, ref, out);
+    return standardize_rows(log_mel, n_frames, floor, out);  // the reference goes with the mean
   } else if (c.normalization == Normalization::kStandardize) {
     double sum = 0, squares = 0;
     for (std::size_t i = 0; i < size; ++i) sum += std::max(log_mel[i], floor) - ref;

@@ -57,7 +57,7 @@ class MelSpec {
 
  private:
   void normalize(const double* log_mel, int n_frames, float* out) const;
-  void standardize_rows(const double* log_mel, int n_frames, double floor, double ref, float* out) const;
+  void standardize_rows(const double* log_mel, int n_frames, double floor, float* out) const;
   void coefficients(int segments, int n_frames, float* out);
 
   MelSpecConfig config_;

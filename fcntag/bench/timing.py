@@ -23,9 +23,13 @@ LONG_S = 0.5
 
 
 def alternate(
-    calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 60.0, pause: float = PAUSE_S
+    calls: dict[str, Callable[[], Any]],
+    repeats: int,
+    seconds: float = 60.0,
+    pause: float = PAUSE_S,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of ``repeats`` calls of each, taken in turn; short calls are each preceded by an untimed one.
+    """Seconds, by ``clock``, of ``repeats`` calls of each, in turn; short calls are each preceded by an untimed one.
 
     Stops after ``seconds`` seconds, but not before MIN_ROUNDS rounds (or ``repeats``, if fewer). Every round starts
     with another call, so that none always follows the same neighbour.
@@ -42,9 +46,9 @@ def alternate(
             time.sleep(pause)
             if not samples[name] or samples[name][-1] < LONG_S:
                 call()
-            start = time.perf_counter()
+            start = clock()
             call()
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(clock() - start)
     return samples
 
 

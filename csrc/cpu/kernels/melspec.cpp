@@ -279,8 +279,10 @@ void log_mel_any(const MelSpecTask& t) {
         continue;
       }
       const int64_t start = static_cast<int64_t>(frame + lane) * c.hop_length - t.pad_left;
-      frames[lane] = t.wave + start;
-      if (start >= 0 && start + n <= t.n_samples) continue;
+      if (start >= 0 && start + n <= t.n_samples) {
+        frames[lane] = t.wave + start;
+        continue;
+      }
       float* edge = edges + static_cast<int64_t>(lane) * n;
       for (int k = 0; k < n; ++k) edge[k] = static_cast<float>(sample(t, start + k));
       frames[lane] = edge;
