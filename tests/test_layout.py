@@ -185,5 +185,26 @@ def test_csrc_includes_from_below(folder: str) -> None:
                 assert first == folder or first in INCLUDES[folder], f"{path.relative_to(ROOT)} includes {target}"
 
 
+def includes(path: Path) -> set[Path]:
+    """Headers of ours that a source includes, directly or by way of others."""
+    found: set[Path] = set()
+    left = [path]
+    while left:
+        for name in re.findall(r'^#include "(.*?)"', left.pop().read_text(), re.MULTILINE):
+            header = CSRC / name
+            if header.exists() and header not in found:
+                found.add(header)
+                left.append(header)
+    return found
+
+
+def test_a_host_compiler_sees_no_device_code() -> None:
+    """The emulator's headers would hide it: they take the place of the folder's, which only nvcc can compile."""
+    device = set((CSRC / "cuda/device").glob("*.h"))
+    assert includes(CSRC / "cuda/frontend/melspec.cu") & device
+    for source in [*(CSRC / "cuda").rglob("*.cpp"), *(CSRC / "bindings").rglob("*.cpp")]:
+        assert not includes(source) & device, source.name
+
+
 def test_no_folder_is_forgotten() -> None:
     assert {path.name for path in CSRC.iterdir() if path.is_dir()} == set(INCLUDES)

@@ -9,6 +9,7 @@
 #include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
 #include "cuda/frontend/melspec_rows.h"
+#include "cuda/frontend/scaling.h"
 #include "cuda/frontend/tables.h"
 #include "cuda/launch.h"
 
@@ -147,8 +148,6 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   const bool standardize = c.normalization == Normalization::kStandardize;
   const bool by_rows = c.normalization == Normalization::kStandardizePerMel;
   const bool finish = needs_maximum(c) || standardize;
-  const MelScale kind = mfcc_ ? MelScale::kNone : scale_kind(c.normalization);  // MFCC are scaled at their end
-  const MelScaling scaling = {scale_.as<float>(), shift_.as<float>(), kind};
 
   GeneralMel::Run frames = {};
   frames.io = io;
@@ -161,8 +160,9 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   if (by_rows) frames.raw = reinterpret_cast<double*>(memory + parts.raw);
   if (needs_maximum(c)) frames.maxima = reinterpret_cast<float*>(memory + parts.maxima);
   frames.buffers = memory + parts.buffers;
-  frames.scaling = scaling;
-  if (finish) frames.scaling.kind = MelScale::kNone;
+  frames.scale = scale_.as<float>();
+  frames.shift = shift_.as<float>();
+  frames.scaled = !mfcc_ && !finish;  // MFCC are scaled at their end
   if (general_) {
     general_->run(frames, stream);
   } else if (double_precision_) {
@@ -182,7 +182,7 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
     p.data = frames.out;
     p.maxima = frames.maxima;
     p.moments = standardize ? reinterpret_cast<double*>(memory + parts.moments) : nullptr;
-    p.scaling = scaling;
+    p.scaling = {frames.scale, frames.shift, mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
     p.size = c.n_mels * n_frames;
     p.maxima_count = maxima_count;
     p.n_mels = c.n_mels;
@@ -213,7 +213,7 @@ void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   p.outer_twiddles = outer_twiddles_.as<Complex<Real>>();
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = run.scaling;
+  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
   p.n_samples = run.n_samples;
   p.pad_left = run.pad_left;
   p.hop_length = c.hop_length;

@@ -149,7 +149,7 @@ void GeneralMel::run_in(const Run& run, Stream stream) const {
   p.halves = halves_.as<Complex<Real>>();
   p.bands = bands_.as<WideBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = run.scaling;
+  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
   p.n_samples = run.n_samples;
   p.pad_left = run.pad_left;
   p.batch = run.batch;

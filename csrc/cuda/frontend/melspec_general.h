@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/frontend/scaling.h"
 #include "cuda/io.h"
 #include "cuda/runtime.h"
 #include "model/melspec_config.h"
@@ -55,7 +54,9 @@ class GeneralMel {
     double* raw;       // [batch][n_mels][n_frames], or null: takes the values instead of `out`; double precision only
     float* maxima;     // [batch][plan().blocks()], or null
     uint8_t* buffers;  // plan().scratch_bytes()
-    MelScaling scaling;
+    // Tables of the normalisation, and whether values are scaled by them: they are not where they are not final.
+    const float *scale, *shift;
+    bool scaled;
   };
   void run(const Run& run, Stream stream) const;
 
