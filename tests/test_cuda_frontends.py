@@ -155,6 +155,15 @@ def test_every_setting(setting, precision) -> None:
     check(setting, precision)
 
 
+@pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+def test_a_band_that_never_changes_is_0(layout) -> None:
+    """Where ln(amin) is no round number, too: its rounding over 1e-10 would be 3e-5."""
+    log = Log(kind="ln", amin=1e-8)
+    model = model_of(dict(n_fft=400, hop_length=190, log=log, normalization="standardize_per_mel", layout=layout), 4000)
+    with CudaEngine(model, max_batch=1) as engine:
+        assert not engine.log_mel(np.zeros((1, 4000), np.float32)).any()
+
+
 @pytest.mark.parametrize("shared_bytes", [49_152, 65_536, 232_448])
 def test_bits_do_not_depend_on_where_a_transform_lies(rng, monkeypatch, shared_bytes) -> None:
     """Shared memory of a compute capability of 7.5, or less than any has, and of 9.0; else scratch memory."""

@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 from support.cli_runner import run
+from support.make_models import block, make_model
 from support.numerics import max_abs, relative_l2
 from test_frontends import CASES, audio, make
 
 from fcntag import oracle
 from fcntag.export import check, export, rows_and_frames
+from fcntag.model.document import Log
 from fcntag.model.file import Model, write_model
 from fcntag.validate import references
 
@@ -45,6 +47,13 @@ def test_front_ends_equal_the_oracle(rng, case, runtime) -> None:
     tolerance, relative = (1e-8, 1e-11) if runtime == "torch" else (4e-5, 2e-7)
     assert max_abs(actual, expected) <= tolerance * max(1.0, np.abs(expected).max() / 100)
     assert relative_l2(actual, expected) <= relative
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_band_that_never_changes_is_0(rng, runtime) -> None:
+    fields = dict(n_fft=400, hop_length=190, log=Log(kind="ln", amin=1e-8), normalization="standardize_per_mel")
+    model = make_model(rng, [block(2)], flatten="max", **fields)
+    assert not references.make(runtime, model).mel(np.zeros((1, 4000), np.float32)).any()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -291,6 +291,10 @@ def _normalise(graph: _Graph, model: Model) -> None:
         axes = [1, 2] if frontend.normalization == "standardize" else [2]
         # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
+        if frontend.normalization == "standardize_per_mel":  # a band that never changes is 0 exactly
+            first = graph.node("Gather", graph.constant("frame_0", np.array([0])), axis=2, name="first_frame")
+            graph.current = x
+            x = graph.node("Sub", first, name="from_the_first_frame")
         mean = graph.node("ReduceMean", axes=axes, keepdims=1, name="mean")
         graph.current = x
         centred = graph.node("Sub", mean, name="centred")

@@ -170,6 +170,8 @@ class Normalise(nn.Module):
         if self.normalization in ("standardize", "standardize_per_mel"):
             axes = (1, 2) if self.normalization == "standardize" else (2,)
             dtype, x = x.dtype, x.to(torch.float64)
+            if axes == (2,):  # a band that never changes is 0 exactly
+                x = x - x[:, :, :1]
             x = x - x.mean(axes, keepdim=True)
             x = (x / (x.square().mean(axes, keepdim=True).sqrt() + 1e-10)).to(dtype)
         elif self.normalization != "none":
