@@ -44,7 +44,7 @@ def dense(inputs: int, outputs: int, axes: str = "chw") -> Dense:
 
 def norm(n: int, axes: str = "c", *, negative: bool = True) -> Affine:
     scale = rng.uniform(0.5, 1.5, n) * (np.where(np.arange(n) % 3 == 1, -1.0, 1.0) if negative else 1.0)
-    return Affine("norm", scale, rng.standard_normal(n), axes)
+    return Affine("norm", scale, rng.standard_normal(n), axes=axes)
 
 
 RELU, ELU = Activation("relu", "relu"), Activation("elu", "elu")

@@ -28,6 +28,8 @@ CASES: dict[str, dict[str, Any]] = {
         blocks=[block(5, window=(2, 2), affine=True), block(6, window=(2, 3))], layout="time_mel", flatten="hwc"
     ),
     "maximum": dict(blocks=[block(5, window=(2, 3)), block(33, kernel=1), block(6)], flatten="max"),
+    "mean, hidden": dict(blocks=[block(6, window=(2, 3))], flatten="mean", hidden=[(9, "relu")]),
+    "hidden": dict(blocks=[block(5, window=(4, 3))], flatten="hwc", hidden=[(8, "elu"), (4, "none")]),
     "overlapping and gapped pools": dict(
         blocks=[block(4, window=(2, 3), stride=(2, 2)), block(6, window=(2, 1), stride=(2, 2)), block(3)]
     ),

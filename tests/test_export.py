@@ -113,6 +113,8 @@ NETWORKS = {  # every operation of the document
         blocks=[block(4, affine=True, window=(4, 1), stride=(2, 2)), block(5, kernel=1, window=(2, 2))]
     ),
     "elu, no pool, hwc": dict(blocks=[block(3, activation="elu"), block(2, window=(5, 4))], flatten="hwc"),
+    "hidden, hwc": dict(blocks=[block(3, window=(3, 2))], flatten="hwc", hidden=[(9, "relu"), (4, "none"), (6, "elu")]),
+    "hidden, global mean": dict(blocks=[block(5, window=(2, 2))], flatten="mean", hidden=[(8, "elu")]),
     "no activation, global max": dict(blocks=[block(3, activation="none", window=(2, 2))], flatten="max"),
 }
 FRONT_ENDS = {

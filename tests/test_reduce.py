@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,25 +36,28 @@ def removed(report: Any, i: int) -> list[int]:
     return [channel for channel, _ in report.blocks[i].removed]
 
 
-def three_blocks(rng: np.random.Generator, flatten: str = "chw", **options: Any) -> Model:
+def three_blocks(
+    rng: np.random.Generator, flatten: str = "chw", hidden: Sequence[tuple[int, str]] = (), **options: Any
+) -> Model:
     blocks = [
         block(6, window=(2, 2), **options),
         block(8, window=(2, 2), **options),
         block(5, window=(2, 3), **options),
     ]
-    return make_model(rng, blocks, flatten=flatten)
+    return make_model(rng, blocks, flatten=flatten, hidden=hidden)
 
 
 # ---- constant channels ----
 
 
-@pytest.mark.parametrize("flatten", ["chw", "hwc", "max"])
+@pytest.mark.parametrize("hidden", [(), ((9, "relu"), (6, "elu"))], ids=["", "hidden"])
+@pytest.mark.parametrize("flatten", ["chw", "hwc", "max", "mean"])
 @pytest.mark.parametrize("activation", ["relu", "elu", "none"])
 @pytest.mark.parametrize("affine", [False, True])
 def test_planted_constants_are_found_in_every_block(
-    rng: np.random.Generator, flatten: str, activation: str, affine: bool
+    rng: np.random.Generator, flatten: str, activation: str, affine: bool, hidden: Sequence[tuple[int, str]]
 ) -> None:
-    model = three_blocks(rng, flatten, activation=activation, affine=affine)
+    model = three_blocks(rng, flatten, hidden, activation=activation, affine=affine)
     x = inputs(model, rng)
     plant(model, 0, 1, bias=0.7, scale=-2.0, shift=0.3)
     plant(model, 0, 4, bias=-0.4, scale=1.5, shift=-0.2)
@@ -67,6 +71,24 @@ def test_planted_constants_are_found_in_every_block(
         assert [removed(report, i) for i in range(3)] == [[1, 4], [0, 5, 7], [2, 3]]
         assert [b.out_channels for b in reduced.document.blocks] == [5, 6, 4]
         assert report.score_bound == 0.0
+
+
+@pytest.mark.parametrize("hidden", [((9, "relu"),), ((9, "relu"), (6, "elu"), (3, "none"))], ids=["one", "three"])
+def test_scores_and_features_behind_hidden_layers_stay_within_the_bound(
+    rng: np.random.Generator, hidden: Sequence[tuple[int, str]]
+) -> None:
+    """A channel that moves little is taken out only as far as scores and the last hidden layer's output allow."""
+    for size in (1e-13, 1e-10, 1e-7, 1e-4):
+        model = three_blocks(rng, "chw", hidden)
+        plant(model, 1, 3, bias=0.5, weight=size)
+        plant(model, 2, 1, bias=0.8, weight=size)
+        model.tensors["head.weight"] *= 1e-3  # features move more than scores
+        x = inputs(model, rng)
+        reduced, report = reduce_channels(model, exact=True)
+        assert np.abs(oracle.scores_of(reduced, x) - oracle.scores_of(model, x)).max() <= TOLERANCE
+        assert np.abs(oracle.features(reduced, x) - oracle.features(model, x)).max() <= 2 * TOLERANCE
+        assert report.score_bound <= TOLERANCE
+    assert not any(removed(report, i) for i in range(3))  # the last size is far too much
 
 
 def test_dead_relu_needs_no_small_weights(rng: np.random.Generator) -> None:

@@ -74,6 +74,27 @@ def test_the_emulated_gpu_is_clean_and_its_corruption_is_found(cuda_core, rng, m
     assert all(names[:2] in (["block 2"], ["block 2", "scores"]) for names in failing(broken).values())
 
 
+@pytest.mark.parametrize("against", REFERENCES)
+@pytest.mark.parametrize("flatten", ["hwc", "mean"])
+def test_hidden_layers_are_stages_and_a_wrong_one_is_named(rng, monkeypatch, flatten, against) -> None:
+    from fcntag.engine.packing import head_dict
+
+    hidden = [(40, "relu"), (9, "elu")]
+    model = make_model(rng, [block(16, window=(4, 4))], n_samples=6000, n_tags=3, flatten=flatten, hidden=hidden)
+    report = validate(model, against=against, device="cpu")
+    assert report.ok, report.failures()
+    names = [stage.name for stage in report.cases[0].stages]
+    assert names == ["mel", "block 1", "hidden 1", "hidden 2", "head", "scores"]
+
+    def wrong(model):
+        head = head_dict(model)
+        head["hidden"][1]["weight"] = head["hidden"][1]["weight"] * np.float32(1.01)
+        return head
+
+    monkeypatch.setattr("fcntag.engine.cpu.head_dict", wrong)
+    assert all(found[0] == "hidden 2" for found in failing(validate(model, against=against, device="cpu")).values())
+
+
 # ---- something is wrong, and where ----
 
 

@@ -50,7 +50,7 @@ class Affine(Layer):
 
     scale: Array
     shift: Array
-    axes: str = "c"
+    axes: str = field(default="c", kw_only=True)
 
 
 @dataclass(frozen=True)

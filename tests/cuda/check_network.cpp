@@ -47,8 +47,8 @@ BlockCase block(int channels, int pool_h, int pool_w, Activation activation = Ac
 // that overlap or leave gaps, windows larger than the accumulators, deep maps of one window.
 const Case kCases[] = {
     {"hidden",
-     12,
-     13,
+     6,
+     8,
      35,  // more than a block of images
      48,
      {block(20, 3, 4)},
