@@ -236,7 +236,7 @@ class Stack:
                     f"{layer.where}: for {len(layer.scale)} features, but {channels} x {height} x {width} arrive"
                 )
             scale, shift = (in_order(v, layer.axes, channels, height, width) for v in (layer.scale, layer.shift))
-            self._wait(Affine(layer.where, scale, shift, "chw"))
+            self._wait(Affine(layer.where, scale, shift, axes="chw"))
             return
         self._check_channels(layer.where, len(layer.scale))
         behind_a_pool = block.pooled or bool(self._pools)
@@ -317,7 +317,7 @@ class Stack:
             if layer.axes == "c":
                 raise ModelError(f"{layer.where}: behind an affine of a flattened map, {late.where}")
             scale, shift = np.repeat(scale, positions), np.repeat(shift, positions)
-        self._late = Affine(late.where, scale * layer.scale, shift * layer.scale + layer.shift, axes)
+        self._late = Affine(late.where, scale * layer.scale, shift * layer.scale + layer.shift, axes=axes)
 
     def _settle(self, where: str) -> None:
         """Move the affine that waits in front of the pools, because no weights come before the layer ``where``."""

@@ -157,7 +157,7 @@ class Operators(ShapeOperators):
             )
         if len(scale) != math.prod(self._axes.sizes):
             raise ModelError(f"{node.where}: {len(scale)} values for {math.prod(self._axes.sizes)} features")
-        self._emit(Affine(node.where, scale, shift, self._order()))
+        self._emit(Affine(node.where, scale, shift, axes=self._order()))
 
     def _order(self) -> str:
         """The axes of the data in the order of its values, as a layer names them, e.g. "chw"."""
