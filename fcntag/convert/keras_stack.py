@@ -241,7 +241,7 @@ class _Reader:
         axes = "c"
         if len(self._shape) == 1 and self._flattened:
             axes = "hwc" if self._last else "chw"
-        self._add(Affine(layer.where, scale, shift, axes), call)
+        self._add(Affine(layer.where, scale, shift, axes=axes), call)
 
     _flattened = False
 

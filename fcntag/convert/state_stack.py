@@ -278,7 +278,7 @@ def _layer(kind: str, what: list[Any], where: str, epsilon: float) -> tuple[Laye
         w, b = torch.from_numpy(weight.copy()), torch.from_numpy(bias.copy())
         return Conv(f"{where}.weight", weight, bias, (edge,) * 4), lambda x: functions.conv2d(x, w, b, padding=edge)
     if kind == "norm":
-        return Affine(what[0].name, *_affine(what[0], epsilon), what[1]), _torch_norm(what[0], epsilon)
+        return Affine(what[0].name, *_affine(what[0], epsilon), axes=what[1]), _torch_norm(what[0], epsilon)
     if kind == "activation":
         return Activation(f"{where}'s activation", what[0]), getattr(functions, what[0])
     if kind in ("dense", "whole map"):
