@@ -276,7 +276,7 @@ def test_the_command_line_writes_a_result_when_it_is_there(command, tmp_path, tr
     """A folder whose second file is found only after the first one's line can be read."""
     out = tmp_path / "out.jsonl"
 
-    def sound_files(folder, fail):
+    def sound_files(folder, fail, passed):
         yield str(track)
         deadline = time.monotonic() + 60
         while not (out.exists() and out.read_text().count("\n") == 1) and time.monotonic() < deadline:

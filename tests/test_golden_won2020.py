@@ -127,7 +127,7 @@ def checkpoint_buffers(shared, monkeypatch) -> Callable[[str], None]:
             shared / "weights" / "won2020" / f"{NAMES[name]}_fcn.pth", weights_only=True, map_location="cpu"
         )
         window, filters = (state[f"spec.{key}"].double().numpy() for key in ("spectrogram.window", "mel_scale.fb"))
-        monkeypatch.setattr(oracle, "window", lambda *_: window)
+        monkeypatch.setattr(oracle, "frame_window", lambda _: window)
         monkeypatch.setattr(oracle, "row_filters", lambda _: np.ascontiguousarray(filters.T))
 
     return use

@@ -27,13 +27,14 @@ def alternate(
     repeats: int,
     seconds: float = 60.0,
     pause: float = PAUSE_S,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds, by ``clock``, of ``repeats`` calls of each, in turn; short calls are each preceded by an untimed one.
+    """Seconds, by ``clock`` or wall time, of ``repeats`` calls of each, in turn; short calls are each preceded by an untimed one.
 
     Stops after ``seconds`` seconds, but not before MIN_ROUNDS rounds (or ``repeats``, if fewer). Every round starts
     with another call, so that none always follows the same neighbour.
     """
+    clock = clock or time.perf_counter
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds
