@@ -29,7 +29,7 @@ def alternate(
     pause: float = PAUSE_S,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds, by ``clock`` or wall time, of ``repeats`` calls of each, in turn; short calls are each preceded by an untimed one.
+    """Seconds, by ``clock``, of ``repeats`` calls of each, in turn; short calls are each preceded by an untimed one.
 
     Stops after ``seconds`` seconds, but not before MIN_ROUNDS rounds (or ``repeats``, if fewer). Every round starts
     with another call, so that none always follows the same neighbour.
