@@ -15,7 +15,7 @@ av = pytest.importorskip("av")
 from support.audio_cases import encode, mono_of, streamed  # noqa: E402
 from support.av_files import av_decode, av_file, notes  # noqa: E402
 
-from fcntag.audio import open_track  # noqa: E402
+from fcntag.audio import open_track, streams  # noqa: E402
 from fcntag.audio.formats import ENDINGS, FORMATS  # noqa: E402
 from fcntag.audio.open import _LIBSNDFILES_OWN  # noqa: E402
 from fcntag.audio.sniff import sniff  # noqa: E402
@@ -189,6 +189,27 @@ def test_a_change_between_mono_and_stereo_is_followed():
     np.testing.assert_allclose(out[n + 4000 : 2 * n - 4000], streamed(parts[1], 44100)[4000 : n - 4000], atol=5e-3)
 
 
+@pytest.mark.parametrize("n_channels", [3, 6, 7])
+def test_planes_are_interleaved(n_channels, rng, monkeypatch):
+    """What frames of very many channels go through gives the same samples."""
+    samples = rng.integers(-8000, 8000, (9000, n_channels)).astype(np.int16)
+    layout = {3: "3.0", 6: "5.1", 7: "6.1"}[n_channels]
+    file = io.BytesIO()
+    with av.open(file, "w", format="wv") as out:
+        stream = out.add_stream("wavpack", rate=44100, layout=layout)
+        stream.codec_context.format = "s16p"
+        resampler = av.AudioResampler("s16p", layout, 44100)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate, frame.pts = 44100, 0
+        for planar in resampler.resample(frame):
+            out.mux(stream.encode(planar))
+        out.mux(stream.encode(None))
+    plain = streamed(file.getvalue(), 44100)
+    np.testing.assert_allclose(plain, samples.mean(axis=1) / 32768, atol=1e-6)
+    monkeypatch.setattr("fcntag.audio.av.SAFE_PLANES", 2)
+    np.testing.assert_array_equal(streamed(file.getvalue(), 44100), plain)
+
+
 # ---- what cannot be read ----
 
 
@@ -271,6 +292,15 @@ def test_accidents_are_no_sound(rng):
     ]
     for data in pieces:
         assert "not a recognised sound file" in error_of(data) or "looks like" in error_of(data)
+
+
+def test_an_unusual_adx_header_is_not_given_to_ffmpeg(monkeypatch):
+    """Whatever FFmpeg would make of it: here the coding type is one that exists and is not built."""
+    header = bytes(make("x.adx"))[:16]
+    assert streams.adx_header_is_usual(header)
+    assert not streams.adx_header_is_usual(header[:15])
+    monkeypatch.setattr(streams, "adx_header_is_usual", lambda head: False)
+    assert error_of(bytes(make("x.adx"))) == "<bytes>: damaged or unusual CRI ADX file (its header)"
 
 
 def test_a_file_opens_no_other_file(tmp_path):

@@ -19,7 +19,7 @@ _LOSSLESS = ("pcm_", "wavpack", "alac", "tta", "flac")
 INSTALL = 'pip install "fcntag[av]"'
 MAX_DSD_RATE = 6_144_000  # an eighth of 49.152 MHz, DSD1024: FFmpeg makes one sample of eight bits
 MAX_ERRORS = 100  # damaged packets
-SAFE_PLANES = 8  # a frame of more is interleaved before PyAV gives its samples
+SAFE_PLANES = 7  # a frame of more is interleaved before PyAV gives its samples, some of which ended the process
 PEEK_FRAMES, PEEK_SAMPLES = 32, 1 << 16  # so many frames of a file tell whether it can be decoded
 # Formats of FFmpeg with a signature of four bytes and more. FFmpeg takes headerless samples and noise for one of the
 # others now and then: a few bits of a sync word that repeats are enough for it.
@@ -75,7 +75,7 @@ class AvReader:
         try:
             # Tags need not be UTF-8, and nothing here reads them.
             options = _OPTIONS | (_GUESS if self._guess else {})
-            # container_options= were safe with every PyAV that was tried.
+            # options= ended the process with some files under PyAV before 18; container_options= did not.
             self._container = av.open(stream, metadata_errors="ignore", container_options=options)
             if not self._container.streams.audio:
                 if self._guess and not self._container.streams.video:

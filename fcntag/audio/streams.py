@@ -53,7 +53,7 @@ def carries_frames(pcm: bytes) -> bool:
 def adx_header_is_usual(head: bytes) -> bool:
     """Whether an ADX header has the one coding that FFmpeg decodes: type 3, blocks of 18 bytes, 4 bits a sample.
 
-    No other is given to FFmpeg.
+    No other is given to FFmpeg, which was seen to end the process.
     """
     rate = int.from_bytes(head[8:12], "big")
     return len(head) >= 16 and head[4:7] == b"\x03\x12\x04" and head[7] > 0 and 0 < rate <= 768_000

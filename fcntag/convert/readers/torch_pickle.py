@@ -217,11 +217,11 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 
 
 def _is_key(value: Any) -> bool:
-    """Whether a value may be a dict's key."""
+    """Whether a value may be a dict's key: nothing that a file builds is hashed."""
     return value is None or isinstance(value, (str, int, float))
 
 
-class _Machine(pickle._Unpickler):  # in Python, so that memory follows the size of the file
+class _Machine(pickle._Unpickler):  # in Python, not in C, so that memory follows the size of the file
     """The pickle machine with inert globals. Opcodes that are not in its table raise KeyError."""
 
     stack: list[Any]
