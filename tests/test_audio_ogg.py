@@ -107,6 +107,19 @@ def test_a_last_position_that_cuts_the_sound_is_told_of():
     assert said == [f"the Ogg stream ends with position 1000, after {largest}; sound may be lost"]
 
 
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+@pytest.mark.parametrize("position", [1 << 33, 1 << 40, 1 << 61])
+def test_a_last_position_beyond_anything_the_file_could_hold(kind, position):
+    """No window is planned behind the sound; there may be a year of them."""
+    data = encode(SOUND, RATE, kind)
+    truth = whole(data, RATE)
+    with open_track(with_position(data, [-1], position)) as track:
+        assert track.n_frames is None
+        assert len(truth) <= track.length(RATE) <= len(truth) + 8192  # the last block is not cut
+        out = np.concatenate(list(track.blocks(RATE)))
+    np.testing.assert_array_equal(out[: len(truth)], truth)
+
+
 def ogg_position(data: bytes, k: int) -> int:
     return struct.unpack("<q", pages_of(data)[k][6:14])[0]
 

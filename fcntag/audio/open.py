@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 VORBIS_PREROLL = 1 << 14  # two of the longest blocks (8192 samples)
+MOST_SAMPLES_A_BYTE = 4096  # of Ogg: silence in Vorbis is a packet of one byte, and a byte in the page's header
 OPUS_PREROLL = 480_000  # 10 s: CELT's energy prediction has decayed beyond float32 long before
 _KNOWN = "WAV, AIFF, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AU, CAF, W64"
 _NO_HEADER = "samples without a header can be given as an array with sample_rate="
@@ -209,6 +210,8 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
                 warn(text)
             if reader.n_frames != 0:  # the length comes from the last position, which may be wrong: only decoding tells
                 reader.n_frames = None
+        elif reader.n_frames is not None and reader.n_frames > source.size * MOST_SAMPLES_A_BYTE:
+            reader.n_frames = None  # windows would be planned, and made of zeros, for years
         return reader
     if kind.key == "wav":
         for text in wav.check_header(source, offset):
