@@ -95,6 +95,8 @@ def test_an_array_is_not_changed_and_may_be_read_only(rng):
         (np.zeros(10, bool), 8000, "allowed: float, int8"),
         (np.zeros(10, np.int64), 8000, "allowed: float, int8"),
         (np.array(["a"]), 8000, "allowed: float, int8"),
+        (np.ma.masked_greater(np.arange(10.0), 5), 8000, r"masked samples; fill them first \(numpy.ma.filled\)"),
+        (np.ma.masked_less(np.zeros((10, 2), np.int16), 1), 8000, "masked samples"),
         (np.zeros(0, np.float32), 8000, "no audio samples"),
         (np.zeros((10, 0), np.float32), 8000, "0 channels"),
         (np.zeros(10, np.float32), 0, "0 Hz is not supported; allowed: 1000 to 768000"),

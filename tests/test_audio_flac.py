@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from support.audio_cases import decoded, mono_of, plain_decoder
+from support.audio_cases import decoded, encode, mono_of, plain_decoder
 from support.flac_writer import MAGIC, block, flac, frames, stream_info, with_field
 
 from fcntag.audio import flac_reader, open_track
@@ -143,8 +143,10 @@ METADATA = {
     "picture wraps": ([block(0, INFO), block(6, picture((1 << 24) + 700_000), True)], FOUND),
     "a type that is forbidden": ([block(0, INFO), block(127, b"abc" * 50, True)], FOUND),
     "last flag too early": ([block(0, INFO, True), block(4, WORDS, True)], FOUND),
-    "streaminfo of 33 bytes": ([block(0, INFO, False, 33), block(4, WORDS, True)], WITHOUT),
-    "streaminfo of no bytes": ([block(0, INFO, True, 0)], WITHOUT),
+    "streaminfo of 33 bytes": ([block(0, INFO, False, 33), block(4, WORDS, True)], FOUND),
+    "streaminfo of 40 bytes": ([block(0, INFO, True, 40)], FOUND),
+    "streaminfo of 600 bytes": ([block(0, INFO, False, 600), block(4, WORDS, True)], FOUND),
+    "streaminfo of no bytes": ([block(0, INFO, True, 0)], FOUND),
     "streaminfo of another type": ([block(4, INFO), block(1, bytes(100), True)], WITHOUT),
     "a comment that lies inside": ([block(0, INFO), block(4, b"\xff\xff\xff\x7f" + WORDS[4:], True)], WITHOUT),
     "a picture that lies inside": ([block(0, INFO), block(6, struct.pack(">II", 3, 1 << 30) + b"abc", True)], WITHOUT),
@@ -199,6 +201,15 @@ def test_a_second_file_behind_the_first():
     check(one + other, truth, warnings=("another FLAC stream follows the first",))
     longer, longer_truth = made(blocks=[576] * 30 + [9])
     check(longer + one, longer_truth, warnings=("another FLAC stream follows the first",))
+
+
+def test_a_second_file_is_told_of_though_the_positions_fit():
+    """The last frame of another file of the same length says what the header of the first promises."""
+    one, truth = made()
+    for other in (one, encode(np.zeros((len(truth), 1), np.float32), 22050, "flac")):
+        out, _, said = decoded(one + other)
+        np.testing.assert_array_equal(out, truth)
+        assert said == ["another FLAC stream follows the first; only the first is used"]
 
 
 def test_a_stream_that_begins_in_the_middle():

@@ -336,3 +336,21 @@ def test_noise_and_other_files_are_no_mp3():
     for data in (NOISE, bytes(2_000_000), b"\xff" * 100_000, b"\xff\xfb\x00\x64" * 5000):
         with pytest.raises(AudioError, match="not a recognised sound file"):
             open_track(data)
+
+
+@pytest.mark.parametrize("data", [STEREO, MONO], ids=["stereo", "mono"])
+def test_the_reserved_emphasis_in_every_frame(data):
+    """No decoder minds the value, which only says how the sound was recorded."""
+    truth, _, _ = decoded(data)
+    changed = bytearray(data)
+    for frame in (tag_of(data).offset, *scanned(data).offsets):
+        changed[frame + 3] = changed[frame + 3] & ~3 | 2
+    out, _, said = decoded(bytes(changed))
+    np.testing.assert_array_equal(out, truth)
+    assert said == []
+
+
+def scanned(data: bytes) -> mp3.Scan:
+    scan = mp3.scan(open_source(data), 0)
+    assert scan is not None
+    return scan

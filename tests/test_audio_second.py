@@ -397,3 +397,15 @@ def test_every_ending_leads_to_its_row(tmp_path):
 def test_signatures(head, key):
     assert sniff(open_source(head + bytes(64))).key == key
     assert FORMATS[key].decoder == "av"
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 6])
+def test_integers_of_64_bits(n_channels):
+    values = np.random.default_rng(n_channels).integers(-(1 << 62), 1 << 62, (3000, n_channels))
+    body = values.astype("<i8").tobytes()
+    width = 8 * n_channels
+    head = struct.pack("<HHIIHH", 1, n_channels, 8000, 8000 * width, width, 64)
+    size = struct.pack("<I", len(body))
+    data = b"RIFF" + struct.pack("<I", len(body) + 36) + b"WAVEfmt \x10\0\0\0" + head + b"data" + size + body
+    expected = mono_of((values / 2.0**63).astype(np.float32))
+    np.testing.assert_allclose(streamed(data, 8000), expected, atol=1e-7)  # the mix is rounded once more

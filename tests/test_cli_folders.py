@@ -40,6 +40,18 @@ def test_every_ending_is_found_in_any_case(tmp_path):
     assert line == ""
 
 
+def test_a_ring_of_links_does_not_end_the_walk(capsys, music):
+    (music / "a.wav").symlink_to(music / "b.wav")
+    (music / "b.wav").symlink_to(music / "a.wav")
+    (music / "folder").symlink_to(music / "folder")
+    code, out, err = run(capsys, "tag", "-r", "-f", "jsonl", music)
+    assert code == 1
+    rows = records(out)
+    assert [Path(row["path"]).name for row in rows] == ["a.wav", "b.wav", "good.wav", "deep.flac"]
+    assert [row["error"] is None for row in rows] == [False, False, True, True]
+    assert "a.wav: cannot be opened (Too many levels of symbolic links)" in err
+
+
 def test_other_endings_are_counted_in_one_line(capsys, music):
     for name in ("cover.jpg", "rip.log", "no_ending", "sub/disc.cue"):
         (music / name).write_bytes(b"x")

@@ -75,6 +75,16 @@ def test_what_is_no_list(tmp_path, text, words):
     assert str(error.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("tags.txt", "rock\npop\nrock\n"), ("tags.py", "T = ['rock', 'pop', 'rock']")]
+)
+def test_a_name_that_is_there_twice_is_laid_to_the_file_of_names(tmp_path, name, text):
+    path = write(tmp_path, name, text)
+    with pytest.raises(DatasetError) as error:
+        read_tags(path)
+    assert str(error.value) == f"{path}: 'rock' is there twice"
+
+
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(DatasetError, match="No such file"):
         read_tags(str(tmp_path / "none.py"))

@@ -247,7 +247,10 @@ def _samples(frame: Any, n_channels: int) -> np.ndarray:
 
 
 class _Interleaver:
-    """Planar frames of many channels, put in one plane."""
+    """Frames that PyAV makes no array of, turned into such as it does.
+
+    Planar frames of many channels are put in one plane, and integers of 64 bits become doubles.
+    """
 
     def __init__(self) -> None:
         self._made_for: tuple[str, int, int] | None = None
@@ -256,12 +259,15 @@ class _Interleaver:
     def frames(self, frame: Any) -> list[Any]:
         """``frame``, or its samples in a packed format."""
         n_channels = len(frame.layout.channels)
-        if n_channels <= SAFE_PLANES or not frame.format.is_planar:
+        is_long = frame.format.name.startswith("s64")
+        if not is_long and (n_channels <= SAFE_PLANES or not frame.format.is_planar):
             return [frame]
         import av
 
         wanted = (frame.format.name, n_channels, frame.sample_rate)
         if self._made_for != wanted:
-            self._resampler = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate)
+            self._resampler = av.AudioResampler(
+                "dbl" if is_long else frame.format.packed.name, frame.layout, frame.sample_rate
+            )
             self._made_for = wanted
         return self._resampler.resample(frame)

@@ -22,6 +22,7 @@ MAX_FRAME_BYTES = 1 << 22  # above eight channels of 65535 samples of 32 bits
 # libsndfile refuses a header that says so, though it reads frames that do. (Of 32 bits it turns the sign round.)
 REFUSED_BITS = (12, 20)
 MAX_BLOCKS = 100_000  # of metadata; a chain of lengths through other data could be as long as the file
+WRONG_LENGTHS = "the lengths of the FLAC metadata are wrong; the sound was found by its frames"
 SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _BITS = (0, 8, 12, -1, 16, 20, 24, 32)
@@ -167,12 +168,14 @@ def read_info(source: Source, offset: int) -> StreamInfo:
     end = audio_end(source, behind_block if start is None else start)
     first = None if start is None else _frame_at(source, start)
     lies: list[str] = []
+    if int.from_bytes(source.read_at(offset + 5, 3), "big") != STREAMINFO_BYTES:
+        lies.append(WRONG_LENGTHS)
     if first is None or first.number > 0:
         # The lengths of the blocks may lead past the first frames, or to where there is none.
         earlier = _search(source, behind_block, end, first)
         if earlier is not None:
             first = earlier
-            lies.append("the lengths of the FLAC metadata are wrong; the sound was found by its frames")
+            lies[:] = [WRONG_LENGTHS]
     if first is None:
         raise ValueError("no audio samples (no whole FLAC frame)")
     return _believe(block, first, _following(source, first, end), end, lies)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from .crc import crc8, crc16, crc16_table
-from .flac import MAX_HEADER, SYNC, Frame, StreamInfo, candidates, parse_frame
+from .flac import MAX_HEADER, READ_BYTES, SYNC, Frame, StreamInfo, candidates, parse_frame
 from .source import Source, Stream
 
 CHECK_AT_ONCE = 256  # frames whose checksums are computed side by side
@@ -101,6 +101,16 @@ def good_frames(source: Source, info: StreamInfo) -> FrameScan:
             tail = frame
             break
     return FrameScan(ordered, tail, second_stream=end < info.audio_end)
+
+
+def holds_second_stream(source: Source, info: StreamInfo) -> bool:
+    """Whether the start of another stream, of any format of samples, lies behind the first frame."""
+    at = info.audio_start
+    while at < source.size:
+        if _MAGIC.search(source.read_at(at, READ_BYTES + 7)) is not None:
+            return True
+        at += READ_BYTES
+    return False
 
 
 def _magic_before(source: Source, before: Frame, frame: Frame) -> int | None:

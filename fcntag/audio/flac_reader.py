@@ -10,7 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .flac import Frame, read_info
-from .flac_frames import FrameScan, good_frames, stream_of_frame, stream_of_frames, true_total, whole_stream
+from .flac_frames import (
+    FrameScan,
+    good_frames,
+    holds_second_stream,
+    stream_of_frame,
+    stream_of_frames,
+    true_total,
+    whole_stream,
+)
 from .readers import SndReader
 from .source import Source, Stream
 
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 COMPARE_FRAMES = 1 << 16
+SECOND_STREAM = "another FLAC stream follows the first; only the first is used"
 
 
 class FlacReader(SndReader):
@@ -28,6 +37,7 @@ class FlacReader(SndReader):
         self._info = info = read_info(source, offset)
         self._scan: FrameScan | None = None
         self._repaired = False
+        self._searched = False  # for a second stream
         for text in info.lies:
             warn(text)
         plain = None if offset == 0 else lambda: Stream(source, [(offset, source.size - offset)])
@@ -78,7 +88,7 @@ class FlacReader(SndReader):
         if last is None:
             raise ValueError("no audio samples (no whole FLAC frame)")
         if scan.second_stream:
-            self.warn("another FLAC stream follows the first; only the first is used")
+            self.warn(SECOND_STREAM)
         n_frames = n_good if scan.is_whole or not info.numbered else info.end_sample(last)
         if scan.is_whole and (ends_whole or last is scan.tail):
             if info.total not in (0, n_frames):
@@ -115,11 +125,21 @@ class FlacReader(SndReader):
         # What lies behind the last frame would be an error to the decoder, and a second stream would be sound.
         n_left = len(buffer) if self.n_frames is None or self._may_be_longer else self.n_frames - self.position
         if n_left <= 0:
+            self._look_for_second_stream()
             return 0
         n = super().read_into(buffer[:n_left])
         if n == 0 and not self._repaired and not self._may_be_longer:
             return self._after_error(buffer[:n_left], "it ended early")
         return n
+
+    def _look_for_second_stream(self) -> None:
+        """Warn of a file that was appended: its frames may look like those of the first, with the right last position.
+
+        The whole file is searched, which is worth it only where all of it has been read.
+        """
+        if not self._searched and holds_second_stream(self.source, self._info):
+            self.warn(SECOND_STREAM)
+        self._searched = True
 
     def _after_error(self, buffer: np.ndarray, reason: str) -> int:
         import numpy as np

@@ -83,7 +83,7 @@ for _version in _RATES:
 
 def parse_header(header: bytes) -> tuple[FrameFormat, int] | None:
     """Format and frame size in bytes of a 4-byte frame header; None if it is not one (free format counts as not)."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0 or header[3] & 3 == 2:
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
     rate_index = header[2] >> 2 & 3

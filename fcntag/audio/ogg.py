@@ -80,6 +80,27 @@ def last_page_warnings(source: Source, offset: int) -> list[str]:
     return []
 
 
+def irregularities(source: Source, offset: int) -> list[str]:
+    """Warnings about pages that make the decoder lose sound without a word; for streams that are not regular."""
+    texts: dict[str, None] = {}
+    sequences: dict[int, int] = {}
+    last = largest = 0  # positions
+    beginning = True
+    for page in pages(source, offset):
+        beginning = beginning and bool(page.flags & _FIRST)
+        if page.flags & _FIRST and not beginning and page.sequence == 0:
+            texts["another Ogg stream follows the first; only the first is used"] = None
+            break
+        if page.sequence != sequences.get(page.serial, -1) + 1:
+            texts["pages of the Ogg stream are missing"] = None
+        sequences[page.serial] = page.sequence
+        if page.granule != -1:
+            last, largest = page.granule, max(page.granule, largest)
+    if last < largest:  # libsndfile ends there
+        texts[f"the Ogg stream ends with position {last}, after {largest}; sound may be lost"] = None
+    return list(texts)
+
+
 def is_regular(source: Source, offset: int) -> bool:
     """Whether positions in the stream are reliable: it is one stream, lacks no page, and its granules never fall."""
     serial = granule = -1
@@ -131,7 +152,7 @@ def flac_pieces(source: Source, offset: int) -> tuple[list[bytes | tuple[int, in
                 return [], []
             serial, sequence = page.serial, page.sequence
             pieces.append((page.body + 9, page.size - 9))
-        elif page.serial == serial:
+        elif page.serial == serial and not (ended and page.flags & _FIRST):
             if page.sequence != sequence and not warnings:
                 warnings.append("pages of the Ogg stream are missing")
             sequence = page.sequence

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 VORBIS_PREROLL = 1 << 14  # two of the longest blocks (8192 samples)
+MOST_SAMPLES_A_BYTE = 4096  # of Ogg: silence in Vorbis is a packet of one byte, and a byte in the page's header
 OPUS_PREROLL = 480_000  # 10 s: CELT's energy prediction has decayed beyond float32 long before
 _KNOWN = "WAV, AIFF, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AU, CAF, W64"
 _NO_HEADER = "samples without a header can be given as an array with sample_rate="
@@ -95,7 +96,8 @@ def _open_reader(source: Source, warn: Callable[[str], None]) -> Reader:
             return reader
         reader.close()  # an accident: FFmpeg takes the samples for samples
     try:
-        return _sndfile_reader(source, kind, warn)
+        plain = _sndfile_reader(source, kind, warn)
+        return plain if plain.n_frames != 0 else _despite_header(source, kind, plain, warn)
     except soundfile.LibsndfileError as error:
         reason = f"libsndfile {soundfile.__libsndfile_version__}: {error.error_string.strip().rstrip('.')}"
         return _second_decoder(source, kind, reason, warn)
@@ -128,6 +130,25 @@ def _second_decoder(source: Source, kind: Kind, reason: str, warn: Callable[[str
     if reader.codec.startswith(_LIBSNDFILES_OWN.get(kind.key, "?")):
         warn(f"read with PyAV, because the {title} file is damaged ({reason})")
     return reader
+
+
+def _despite_header(source: Source, kind: Kind, reader: Reader, warn: Callable[[str], None]) -> Reader:
+    """PyAV's reader, if it finds sound in a file of which libsndfile's ``reader`` has no sample; else ``reader``.
+
+    The positions of Ogg pages, for one, may all be 0.
+    """
+    if kind.key == "wav":  # PyAV would take the chunks behind for samples
+        return reader
+    try:
+        other = AvReader(source, kind.title, kind.offset, warn)
+    except AudioError:
+        return reader
+    if not other.has_sound():
+        other.close()
+        return reader
+    reader.close()
+    warn(f"read with PyAV, because libsndfile finds no samples by the lengths in the {kind.title} file")
+    return other
 
 
 def _unknown(source: Source, offset: int, warn: Callable[[str], None]) -> Reader:
@@ -184,10 +205,19 @@ def _sndfile_reader(source: Source, kind: Kind, warn: Callable[[str], None]) -> 
             preroll=(OPUS_PREROLL if is_opus else VORBIS_PREROLL) if regular else None,
             seek_is_exact=(lambda: ogg.is_celt(source, offset)) if is_opus else None,
         )
-        if not regular:  # libsndfile takes the length from the last position, which may be wrong: only decoding tells
-            reader.n_frames = None
+        if not regular:
+            for text in ogg.irregularities(source, offset):
+                warn(text)
+            if reader.n_frames != 0:  # the length comes from the last position, which may be wrong: only decoding tells
+                reader.n_frames = None
+        elif reader.n_frames is not None and reader.n_frames > source.size * MOST_SAMPLES_A_BYTE:
+            reader.n_frames = None  # windows would be planned, and made of zeros, for years
         return reader
     if kind.key == "wav":
         for text in wav.check_header(source, offset):
             warn(text)
+        samples = wav.unnamed_samples(source, offset)
+        if samples is not None and source.read_at(offset, 4) in (b"RIFF", b"RIFX"):
+            head, rest = (offset, samples - 4 - offset), (samples, source.size - samples)
+            make_stream = lambda: Stream(source, [head, wav.UNKNOWN_SIZE, rest])  # noqa: E731
     return SndReader(source, warn, make_stream)

@@ -65,6 +65,8 @@ class ArrayReader:
     def __init__(self, array: np.ndarray, sample_rate: int, name: str) -> None:
         import numpy as np
 
+        if np.ma.is_masked(array):
+            raise AudioError(f"{name}: has masked samples; fill them first (numpy.ma.filled)")
         if array.ndim not in (1, 2):
             raise AudioError(f"{name}: array of shape {array.shape}; allowed: [n_samples] or [n_samples, n_channels]")
         kind = array.dtype.kind

@@ -8,6 +8,7 @@ from .source import Source
 
 # Programs write these sizes where they cannot know the right one (into a pipe). They are no sign of a cut file.
 _UNKNOWN_SIZES = frozenset((0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0x7FFFFFFF - 36, 0x7FFFF000))
+UNKNOWN_SIZE = b"\xff" * 4  # libsndfile then reads to the end of the file
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 # Format tags of what libsndfile does not decode, for messages. Source: Microsoft's mmreg.h, RFC 2361.
 _TAGS = {
@@ -76,6 +77,21 @@ def first_samples(source: Source, offset: int, n_bytes: int = 1 << 15) -> bytes:
     return b""
 
 
+def unnamed_samples(source: Source, offset: int) -> int | None:
+    """Where the samples begin behind a header that says that there are none; None if that is true.
+
+    A recorder that was switched off leaves such a header. Chunks that fill the rest of the file are no sound.
+    """
+    start, end = None, offset + 12
+    for name, at, size in _chunks(source, offset):
+        if name == b"data" and start is None:
+            if size > 0:
+                return None
+            start = at
+        end = at + size + (size & 1)
+    return None if start is None or source.size <= end <= source.size + 1 else start
+
+
 def check_header(source: Source, offset: int) -> list[str]:
     """Warnings about a data chunk that is cut off or said to be empty. Raises ``ValueError`` for impossible fields."""
     head = source.read_at(offset, 12)
@@ -87,7 +103,8 @@ def check_header(source: Source, offset: int) -> list[str]:
         elif name == b"data":
             present = source.size - at
             if size == 0 and present > 0:
-                return [f"the WAV header says that it holds no samples, though {present} bytes follow"]
+                used = "" if unnamed_samples(source, offset) is None else "; they were taken for its samples"
+                return [f"the WAV header says that it holds no samples, though {present} bytes follow{used}"]
             if size > present and size not in _UNKNOWN_SIZES and head[:4] not in (b"RF64", b"BW64"):
                 return [f"the WAV file is cut off: {present} of {size} bytes of samples are there"]
             break

@@ -126,7 +126,7 @@ def sound_files(folder: str, fail: Callable[[str], None], passed: PassedOver | N
             continue
         folders = []
         for entry in listing:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if _is_system_folder(entry.name):
                     passed.folders.append(entry.name)
                 else:
@@ -140,6 +140,13 @@ def sound_files(folder: str, fail: Callable[[str], None], passed: PassedOver | N
             else:
                 yield entry.path
         todo.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a ring of links: whoever opens it says so, and the walk goes on
+        return False
 
 
 def _is_system_folder(name: str) -> bool:

@@ -21,8 +21,16 @@ def read_tags(path: str) -> tuple[str, ...]:
 
     Raises
     ------
-    DatasetError : unreadable, no names, or several lists
+    DatasetError : unreadable, no names, a name twice, or several lists
     """
+    names = _in_file(path)
+    twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    if twice is not None:
+        raise DatasetError(f"{path}: {twice!r} is there twice")
+    return names
+
+
+def _in_file(path: str) -> tuple[str, ...]:
     text = _text(path)
     if text is not None:
         found = _literals(text)
