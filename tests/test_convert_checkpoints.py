@@ -143,8 +143,9 @@ def test_what_was_taken_and_ignored_is_said(capsys, tmp_path, like, classic) -> 
     assert "compared with PyTorch" in err
     assert (
         "a.pt: not checked: the input's axes (bands x frames); the order of the layers (conv1, conv2, fc); "
-        "activations, pools and flattening (chw); zero padding 'same' and strides of 1, and no connection past a layer; the "
-        "batch-norms' places and epsilon (1e-05); the front end and its windows; the order of the tags; --check" in err
+        "activations, pools and flattening (chw); zero padding 'same' and strides of 1, and no connection past a layer; "
+        "the batch-norms' places and epsilon (1e-05); the front end and its windows; the order of the tags; --check"
+        in err
     )
 
 
