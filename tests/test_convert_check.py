@@ -199,3 +199,15 @@ def test_a_file_that_does_not_fit(tmp_path, like, arrays, message) -> None:
         convert_stack(path, like=like, spec=plan(tmp_path, RIGHT), check=str(check))
     assert str(caught.value).startswith(f"{check}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_scores_that_tell_nothing(rng, tmp_path, like) -> None:
+    """Behind a large negative bias every wrong plan gives scores near 0, too; logits see it."""
+    module, path = module_and_file(tmp_path)
+    with torch.no_grad():
+        module.fc.bias -= 20
+    torch.save(module.state_dict(), path)
+    spec = plan(tmp_path, RIGHT)
+    check = stored(tmp_path, module, like, rng)
+    with pytest.raises(ModelError, match=r"scores: all within 0\.01 of 0 or 1, where a wrong network is not seen"):
+        convert_stack(path, like=like, spec=spec, check=check)

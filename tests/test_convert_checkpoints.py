@@ -31,7 +31,7 @@ from fcntag.convert import convert, convert_stack
 from fcntag.convert.readers import torch_pickle
 from fcntag.errors import ModelError
 from fcntag.export.check import normalised, random_log_mel
-from fcntag.model.file import Model
+from fcntag.model.file import Model, read_model
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,21 @@ def test_what_was_taken_and_ignored_is_said(capsys, tmp_path, like, classic) -> 
     assert "a.pt: ignored n_averaged\n" in err
     assert "compared with PyTorch" in err
     assert (
-        "a.pt: not checked: the order of the layers (conv1, conv2, fc); activations, pools and flattening (chw); the "
-        "batch-norms' places and epsilon (1e-05); the front end and its windows; the order of the tags; --check" in err
+        "a.pt: not checked: the input's axes (bands x frames); the order of the layers (conv1, conv2, fc); "
+        "activations, pools and flattening (chw); zero padding 'same' and strides of 1, and no connection past a "
+        "layer; the batch-norms' places and epsilon (1e-05); the front end and its windows; the order of the tags; "
+        "--check" in err
     )
+
+
+def test_a_maximum_beside_a_convolution_as_the_head_is_said(tmp_path, like) -> None:
+    """The tensors fit a maximum behind the last convolution as well, which gives other scores."""
+    n_tags = len(read_model(like).document.tags)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, n_tags, 1))
+    torch.save(module.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "plan.json").write_text('{"blocks": [{}], "flatten": "max"}')
+    converted = convert_stack(str(tmp_path / "net.pth"), like=like, spec=str(tmp_path / "plan.json"))
+    assert "the global maximum in front of 2, not behind it" in converted.unchecked
 
 
 def test_key(rng, capsys, tmp_path, like, classic) -> None:

@@ -191,3 +191,21 @@ def test_damaged_files(tmp_path, like) -> None:
         archive.writestr("model.weights.h5", weights.getvalue())
     with pytest.raises(ModelError, match="is a link, which is refused"):
         convert_stack(str(path), like=like)
+
+
+def test_flatten_has_a_data_format_of_its_own(tmp_path, like) -> None:
+    """Of channels_first it moves the channels behind the image, whatever the network's own format."""
+    plain = convert_stack(str(FOLDER / "first.keras"), like=like, spec=spec_file(tmp_path))
+    path = changed(tmp_path, set_field("Flatten", "data_format", "channels_first"), "first.keras")
+    moved = convert_stack(str(path), like=like, spec=spec_file(tmp_path))
+    rows, features = plain.tensors["head.weight"].shape
+    channels = plain.document.blocks[-1].out_channels
+    rest = plain.tensors["head.weight"].reshape(rows, features // channels, channels)
+    assert features > channels
+    np.testing.assert_array_equal(moved.tensors["head.weight"], rest.transpose(0, 2, 1).reshape(rows, features))
+
+
+def test_data_formats_that_differ(tmp_path, like) -> None:
+    path = changed(tmp_path, set_field("MaxPooling2D", "data_format", "channels_last"), "first.keras")
+    with pytest.raises(ModelError, match="data formats channels_first, channels_last; built: one for all layers"):
+        convert_stack(str(path), like=like, spec=spec_file(tmp_path))

@@ -214,6 +214,23 @@ def test_batch_norms_in_another_order_than_their_convolutions(tmp_path, like) ->
         convert_stack(str(tmp_path / "net.pth"), like=like, spec=plan(tmp_path, 3))
 
 
+def test_batch_norms_declared_behind_all_convolutions(rng, tmp_path, like) -> None:
+    """Two of them stand behind the last convolution, as one of the block and one in front of the dense layer would."""
+    module = torch_networks.randomised(Named("c:stem n:stem_bn c:body n:body_bn d:fc", (8, 8)))
+    state = module.state_dict()
+    spec = plan(tmp_path, 2, flatten="max", blocks=[{}, {}])
+
+    def write(*parts: str) -> None:
+        names = [name for part in parts for name in state if name.startswith(part)]
+        torch.save({name: state[name] for name in names}, tmp_path / "net.pth")
+
+    write("stem.", "body.", "stem_bn", "body_bn", "fc")
+    agrees(convert_stack(str(tmp_path / "net.pth"), like=like, spec=spec), module, rng)
+    write("stem.", "body.", "body_bn", "stem_bn", "fc")
+    with pytest.raises(ModelError, match=r"body_bn: stands behind stem in the file, and its name belongs to body;"):
+        convert_stack(str(tmp_path / "net.pth"), like=like, spec=spec)
+
+
 class Named(nn.Module):
     """Layers under any names, in the order of ``names``: "c" is a convolution, "n" a batch-norm, "d" a dense layer."""
 
@@ -265,6 +282,9 @@ NAMES = {
     "n:features.5 c:features.12 n:features.13 d:classifier.1",
     "a batch-norm between dense layers": "c:layer1.conv n:layer1.bn c:layer2.conv n:layer2.bn "
     "c:layer3.conv n:layer3.bn d:dense1 n:bn d:dense2",
+    "a stem in front of numbers": "c:stem n:stem_bn c:block0 n:block0_bn c:block1 n:block1_bn d:fc",
+    "a batch-norm by its word": "c:conv_stem n:bn_stem c:conv2d_1 n:bn2d_1 c:conv2d_2 n:bn2d_2 d:fc",
+    "camel case": "c:stemConv n:stemBN c:body1Conv n:body1BN c:body2Conv n:body2BN d:fc",
     "dense layers with numbers": "c:conv1 n:bn1 c:conv2 n:bn2 c:conv3 n:bn3 d:fc1 n:bn_fc1 d:fc2",
 }
 
@@ -296,6 +316,7 @@ def test_the_names_that_people_give(rng, tmp_path, like, name, suffix) -> None:
             "n:bn1 c:conv1 n:bn2 c:conv2 n:bn3 c:conv3 d:fc",
             "which of 3 batch-norms belongs to which block cannot be told",
         ),
+        ("c:stem n:first c:b1 n:second c:b2 n:third d:fc", "which of 3 batch-norms belongs to which block cannot be"),
         ("c:one n:norm_a c:two d:fc", "which of 1 batch-norms belongs to which block cannot be told"),
         (
             "c:conv1 n:bn1 c:conv2 n:bn2 d:fc1 n:bn d:fc2",

@@ -34,6 +34,8 @@ LOGITS = 2e-3
 # The same from waves: other software computes its own Fourier transform, filters and logarithm in float32.
 SCORES_OF_WAVES = 2e-3
 LOGITS_OF_WAVES = 2e-2
+# A score nearer to 0 or 1 moves little, whatever the network: one score at least must lie between.
+_TELLS = 0.01
 _MAX_BYTES = 1 << 30  # unpacked
 _BATCH = 8
 _INPUTS, _OUTPUTS = ("waves", "input"), ("scores", "logits")
@@ -71,6 +73,11 @@ def check_stored(path: str, document: ModelDocument, tensors: dict[str, np.ndarr
         n_tags = len(document.tags)
         if expected.shape != (len(x), n_tags):
             raise ModelError(f"{result}: {list(expected.shape)}; {len(x)} samples of {n_tags} tags are needed")
+        if result == "scores" and not ((expected > _TELLS) & (expected < 1 - _TELLS)).any():
+            raise ModelError(
+                f"scores: all within {_TELLS:g} of 0 or 1, where a wrong network is not seen; store logits or other "
+                "input"
+            )
         scores, logits = _compute(model, y, what == "waves")
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

@@ -117,7 +117,9 @@ class _Reader:
 
     def _channels_last(self) -> bool:
         formats = {
-            str(layer.config.get("data_format")) for layer in self._todo if layer.kind.startswith(("Conv", "MaxP"))
+            str(layer.config.get("data_format"))
+            for layer in self._todo
+            if layer.kind.startswith(("Conv", "MaxP", "Global", "ZeroP"))
         }
         if formats - {"None"} not in ({"channels_last"}, {"channels_first"}):
             raise ModelError(f"data formats {', '.join(sorted(formats)) or 'none'}; built: one for all layers")
@@ -185,7 +187,7 @@ class _Reader:
             raise ModelError(f"{layer.where}: on values of shape {self._shape}; built: behind Flatten or a global pool")
         kernel, bias = _kernel(layer, 2)
         w, b = torch.from_numpy(kernel.T.copy()), torch.from_numpy(bias.copy())
-        axes = "hwc" if self._last else "chw"
+        axes = self._order or "chw"
         self._add(
             Dense(layer.where, np.ascontiguousarray(kernel.T), bias, axes),
             lambda x: torch.nn.functional.linear(x.flatten(1), w, b),
@@ -239,11 +241,11 @@ class _Reader:
         if len(self._shape) == 3 and where != 0:
             raise ModelError(f"{layer.where}: over an axis that is not the channels'; built there: the channels'")
         axes = "c"
-        if len(self._shape) == 1 and self._flattened:
-            axes = "hwc" if self._last else "chw"
+        if len(self._shape) == 1:
+            axes = self._order or "c"
         self._add(Affine(layer.where, scale, shift, axes=axes), call)
 
-    _flattened = False
+    _order = ""  # of the axes of a flattened map
 
     def _input_affine(self, layer: KerasLayer, scale: Array, shift: Array, axis: int | None) -> None:
         net = self._net
@@ -353,12 +355,16 @@ class _Reader:
         self._pads = top, left, bottom, right
 
     def _flatten(self, layer: KerasLayer) -> None:
+        """The values as they lie in memory; a Flatten of channels_first moves the first axis to the end before."""
         if len(self._shape) == 1:
             return
         self._map(layer)
-        last = self._last
-        self._net.calls.append(lambda x: (x.permute(0, 2, 3, 1) if last else x).flatten(1))
-        self._shape, self._flattened = [int(np.prod(self._shape))], True
+        order = "hwc" if self._last else "chw"
+        if layer.kind == "Flatten" and layer.config.get("data_format") == "channels_first":
+            order = order[1:] + order[0]
+        axes = [0, *(1 + "chw".index(axis) for axis in order)]
+        self._net.calls.append(lambda x: x.permute(axes).flatten(1))
+        self._shape, self._order = [int(np.prod(self._shape))], order
 
     def _reshape(self, layer: KerasLayer) -> None:
         """To an image with channels in front of the network, or as Flatten behind it."""

@@ -9,7 +9,6 @@ Where nothing decides, the network is refused, and the user gives the order (``o
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 from ..errors import ModelError
 from .readers.state import natural
 from .state_groups import Group
+from .state_names import before, numbers, sounds_dense, words
 
 _MAX_STEPS = 20000  # of the search for orders that fit; beyond it an order counts as not decided
+Part = tuple[int, ...] | tuple[str, ...]
 _ASK = "give 'order', the names of the layers as they are computed (--spec FILE)"
 
 
@@ -97,7 +98,7 @@ def order_of(groups: list[Group], ordered: bool, order: tuple[str, ...] | None, 
     listed = order is not None and all(norm.name in order for norm in norms)
     _place_norms(result, groups, norms, reliable and (order is None or listed), facts)
     if order is None and norms and reliable:
-        _check_numbers(result, norms)
+        _check_names(result, norms)
     return result
 
 
@@ -126,20 +127,6 @@ def _by_user(groups: list[Group], order: tuple[str, ...]) -> list[Group]:
 
 
 # ---- convolutions, dense layers ----
-
-
-def before(a: str, b: str) -> bool | None:
-    """Whether the numbers in two names say that a comes before b; None if they say nothing.
-
-    They say something where the names' first parts that differ are alike but for numbers: ``layer4.conv``,
-    ``layer10.conv``, but not ``conv4``, ``deep``.
-    """
-    for one, other in zip(a.split("."), b.split("."), strict=False):
-        if one != other:
-            if re.sub(r"[0-9]+", "#", one) != re.sub(r"[0-9]+", "#", other):
-                return None
-            return natural(one) < natural(other)
-    return None
 
 
 def _decide(
@@ -266,7 +253,7 @@ def _place_norms(result: Ordered, groups: list[Group], norms: list[Group], relia
     rest.sort(key=lambda norm: natural(norm.name))
     # One of them may belong to the values that enter the first dense layer.
     of_features = [norm for norm in rest if _may_be_of_features(result, norm)]
-    for place in (_by_all_numbers, _by_rank):
+    for place in (_by_all_numbers, _by_all_words, _by_rank):
         found: list[tuple[Group | None, dict[str, Group]]] = []
         for one in (None, *of_features):
             placed = place(result, [norm for norm in rest if norm is not one], layers, facts)
@@ -288,8 +275,19 @@ def _place_norms(result: Ordered, groups: list[Group], norms: list[Group], relia
 
 def _by_all_numbers(result: Ordered, rest: list[Group], layers: list[Group], facts: Facts) -> dict[str, Group] | None:
     """The place of all of the rest by the numbers in their names; None if they do not tell."""
+    return _by_all_names(result, rest, layers, numbers) if all(numbers(norm.name) for norm in rest) else None
+
+
+def _by_all_words(result: Ordered, rest: list[Group], layers: list[Group], facts: Facts) -> dict[str, Group] | None:
+    """The place of all of the rest by the words in their names; None if they do not tell."""
+    return _by_all_names(result, rest, layers, words)
+
+
+def _by_all_names(
+    result: Ordered, rest: list[Group], layers: list[Group], part: Callable[[str], Part]
+) -> dict[str, Group] | None:
     open_ = [layer for layer in layers if layer.name not in result.norms]
-    owners = [_by_number(norm, open_, rest) for norm in rest]
+    owners = [_by_name(norm, open_, rest, part) for norm in rest]
     names = {owner.name for owner in owners if owner is not None}
     if len(names) != len(rest):
         return None
@@ -300,12 +298,17 @@ def _by_all_numbers(result: Ordered, rest: list[Group], layers: list[Group], fac
 
 
 def _counts_from_the_input(input_norm: Group, layers: list[Group]) -> bool:
-    numbers = _numbers(input_norm.name)
-    return bool(numbers) and any(_numbers(layer.name) == numbers for layer in layers)
+    of_input = numbers(input_norm.name)
+    return bool(of_input) and any(numbers(layer.name) == of_input for layer in layers)
 
 
 def _by_rank(result: Ordered, rest: list[Group], layers: list[Group], facts: Facts) -> dict[str, Group] | None:
-    """The places of as many batch-norms as there are layers without one, in order; None if their numbers differ."""
+    """The places of as many batch-norms as there are layers without one, in order; None if their numbers differ.
+
+    Only numbers give them an order: ``block0_bn`` before ``stem_bn`` is the alphabet's.
+    """
+    if not all(before(a.name, b.name) for a, b in itertools.pairwise(rest)):
+        return None
     open_ = [layer for layer in layers if layer.name not in result.norms]
     blocks = result.convs[: len(result.convs) - (not result.dense)]
     wanted = [blocks[i] for i in facts.wanted(len(blocks))]
@@ -337,9 +340,10 @@ def _by_place(result: Ordered, groups: list[Group], layers: list[Group], facts: 
         else:
             at = group.name
     first, last = behind.pop(""), result.convs[-1].name
+    without = [conv for conv in result.convs if not behind.get(conv.name)]
     if len(first) > 1:
         return False
-    if result.dense and len(behind.get(last, [])) == 2:
+    if result.dense and len(behind.get(last, [])) == 2 and not _are_of_others(behind[last], without):
         before_dense = behind[last].pop()
         if before_dense.outputs != result.dense[0].inputs:
             return False
@@ -369,6 +373,15 @@ def _by_place(result: Ordered, groups: list[Group], layers: list[Group], facts: 
     return True
 
 
+def _are_of_others(norms: list[Group], left: list[Group]) -> bool:
+    """Whether a batch-norm has the name of one of the layers ``left``, which have none."""
+    return any(
+        _by_name(norm, left, [norm], part) is not None
+        for norm in norms
+        for part in ((numbers, words) if numbers(norm.name) else (words,))
+    )
+
+
 def _neighbour(norm: Group, layers: list[Group], norms: list[Group]) -> Group | None:
     """The layer that stands in one container with a batch-norm, in front of it or alone, or None."""
     parent, _, last = norm.name.rpartition(".")
@@ -382,23 +395,15 @@ def _neighbour(norm: Group, layers: list[Group], norms: list[Group]) -> Group | 
     return same[0] if alone else None
 
 
-def _by_number(norm: Group, layers: list[Group], norms: list[Group]) -> Group | None:
-    """The layer whose name has the same numbers as a batch-norm's, if there is one such pair."""
-    numbers = _numbers(norm.name)
-    alike = [a for a in layers if numbers and _numbers(a.name) == numbers and a.outputs == norm.outputs]
+def _by_name(norm: Group, layers: list[Group], norms: list[Group], part: Callable[[str], Part]) -> Group | None:
+    """The layer whose name has the same ``part`` as a batch-norm's, if there is one such pair."""
+    own = part(norm.name)
+    alike = [a for a in layers if part(a.name) == own and a.outputs == norm.outputs]
     if len(alike) > 1:  # conv1, fc1: a batch-norm of convolutions, unless its name tells otherwise
-        alike = [a for a in alike if (a.kind == "dense") == _sounds_dense(norm)]
-        norms = [other for other in norms if _sounds_dense(other) == _sounds_dense(norm)]
-    rivals = [other for other in norms if _numbers(other.name) == numbers and other.outputs == norm.outputs]
+        alike = [a for a in alike if (a.kind == "dense") == sounds_dense(norm.name)]
+        norms = [other for other in norms if sounds_dense(other.name) == sounds_dense(norm.name)]
+    rivals = [other for other in norms if part(other.name) == own and other.outputs == norm.outputs]
     return alike[0] if len(alike) == 1 and len(rivals) == 1 else None
-
-
-def _sounds_dense(norm: Group) -> bool:
-    return re.search(r"fc|dense|lin|1d", norm.name.lower()) is not None
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(digits[:18]) for digits in re.findall(r"[0-9]+", name))
 
 
 def _take_input_norm(result: Ordered, rest: list[Group]) -> list[Group]:
@@ -427,11 +432,16 @@ def _place_features_norm(result: Ordered, norm: Group, facts: Facts) -> None:
         )
 
 
-def _check_numbers(result: Ordered, norms: list[Group]) -> None:
-    """Refuse batch-norms whose place in the file contradicts the numbers in their names, all of them."""
+def _check_names(result: Ordered, norms: list[Group]) -> None:
+    """Refuse batch-norms whose place in the file contradicts their names, all of them."""
     layers = [*result.convs, *result.dense]
     placed = list(result.norms.values())
-    named = {norm.name: _neighbour(norm, layers, norms) or _by_number(norm, layers, placed) for norm in placed}
+    parts: list[Callable[[str], Part]] = [numbers, words] if all(numbers(norm.name) for norm in placed) else [words]
+    named = {
+        norm.name: _neighbour(norm, layers, norms)
+        or next(filter(None, (_by_name(norm, layers, placed, part) for part in parts)), None)
+        for norm in placed
+    }
     if any(owner is None for owner in named.values()) or len({o.name for o in named.values() if o}) != len(named):
         return
     if result.input_norm is not None and _counts_from_the_input(result.input_norm, layers):

@@ -122,13 +122,18 @@ def read(state: State, user: UserSpec) -> StateNetwork:
     said = [*state.said, *found.said]
     if ignored:
         said.append(f"ignored {', '.join(ignored[:6])[:300]}" + (f" and {len(ignored) - 6} more" * (len(ignored) > 6)))
-    return StateNetwork(layers, scale, shift, run, said, _assumed(epsilon, user.flatten, found, blocks, head))
+    axes = "bands x frames" if user.template().frontend.time_axis == 1 else "frames x bands"
+    assumed = [f"the input's axes ({axes})", *_assumed(epsilon, user.flatten, found, blocks, head)]
+    return StateNetwork(layers, scale, shift, run, said, assumed)
 
 
 def _assumed(epsilon: float, flatten: str, found: Ordered, blocks: list[Group], head: list[Group]) -> list[str]:
     names = [group.name for group in (*blocks, *head)]
     shown = ", ".join(name[:40] for name in names[:10]) + (", ..." if len(names) > 10 else "")
     assumed = [f"the order of the layers ({shown})", f"activations, pools and flattening ({flatten})"]
+    if flatten == "max" and head[0].kind == "conv":
+        assumed.append(f"the global maximum in front of {head[0].name[:40]}, not behind it")
+    assumed.append("zero padding 'same' and strides of 1, and no connection past a layer")
     if found.norms or found.input_norm or found.before_dense:
         assumed.append(f"the batch-norms' places and epsilon ({epsilon:g})")
     return assumed
