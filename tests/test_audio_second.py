@@ -132,7 +132,7 @@ def test_a_video_is_tagged_by_its_sound(container):
 def test_a_servers_header_lines_in_front(lines, kind):
     data = encode(SOUND, 48000, kind)
     if kind == "mp3" and not lines.startswith((b"HTTP", b"ICY")):
-        pytest.skip("a single line that is no server's, and no signature behind it")
+        lines = b"HTTP/1.1 200 OK\r\n" + lines  # MP3 has no signature that could follow a single line
     np.testing.assert_array_equal(streamed(lines + data, 16000), streamed(data, 16000))
 
 

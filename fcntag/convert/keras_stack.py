@@ -348,10 +348,10 @@ class _Reader:
         padding = layer.config.get("padding")
         both = padding if isinstance(padding, list) else [padding, padding]
         sides = [side if isinstance(side, list) else [side, side] for side in both]
-        numbers = [n for side in sides for n in side]
-        if len(numbers) != 4 or not all(type(n) is int and 0 <= n < 4096 for n in numbers):
+        numbers = [n for side in sides for n in side if type(n) is int and 0 <= n < 4096]
+        if [len(side) for side in sides] != [2, 2] or len(numbers) != 4:
             raise ModelError(f"{layer.where}: padding {str(padding)[:60]}")
-        (top, bottom), (left, right) = sides
+        top, bottom, left, right = numbers
         self._pads = top, left, bottom, right
 
     def _flatten(self, layer: KerasLayer) -> None:
