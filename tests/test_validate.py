@@ -312,7 +312,7 @@ def test_stored_files_that_are_none(three_blocks, tmp_path) -> None:
     with pytest.raises(StoredError, match=r"not an \.npz file"):
         stored.read(str(path), three_blocks.document)
     np.savez(path, scores=np.array([object()]))
-    with pytest.raises(StoredError, match=r"not an \.npz file, or damaged"):  # a pickle: never loaded
+    with pytest.raises(StoredError, match=r"not an \.npz file of NumPy, or damaged"):  # a pickle: never loaded
         stored.read(str(path), three_blocks.document)
 
 

@@ -13,7 +13,6 @@ The file is an ``.npz`` of NumPy. It holds one input and one output, floats, a s
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..export.check import normalised
 from ..model.activation import sigmoid
 from ..model.document import ModelDocument
 from ..model.file import Model
+from ..model.npz import read_npz
 
 # Largest difference of a score. Both sides compute in float32, in other orders of summation and perhaps in TF32;
 # another order of layers, activation or pool changes some score by far more.
@@ -102,17 +102,7 @@ def check_stored(path: str, document: ModelDocument, tensors: dict[str, np.ndarr
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > _MAX_BYTES:
-                raise ModelError(f"{size} bytes unpacked; at most {_MAX_BYTES}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except OSError as error:
-        raise ModelError(str(error.strerror or error)) from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"not an .npz file of NumPy, or damaged: {' '.join(str(error).split())[:120]}") from None
+    arrays = read_npz(path, _MAX_BYTES)
     for key, array in arrays.items():
         if key not in (*_INPUTS, *_OUTPUTS):
             raise ModelError(f"{key[:80]!r}: unknown array; known: {', '.join((*_INPUTS, *_OUTPUTS))}")

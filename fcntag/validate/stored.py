@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..model.file import write_atomically
+from ..model.npz import read_npz
 
 if TYPE_CHECKING:
     from ..model.document import ModelDocument
@@ -49,16 +49,9 @@ class Stored:
 def read(path: str, document: ModelDocument) -> Stored:
     """Read and check; raises StoredError naming the file and the array for anything that does not fit the model."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_BYTES:
-                raise StoredError(f"{path}: {size} bytes unpacked; at most {MAX_BYTES}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except OSError as error:
-        raise StoredError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
-        raise StoredError(f"{path}: not an .npz file, or damaged: {error}") from None
+        arrays = read_npz(path, MAX_BYTES)
+    except ModelError as error:
+        raise StoredError(f"{path}: {error}") from None
     stored = Stored(path)
     sizes = document.map_sizes()
     shape: tuple[int, ...]
