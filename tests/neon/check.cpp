@@ -1,5 +1,6 @@
 // Runs the core of the ARM build (under qemu-user, or on ARM) and compares NEON with the plain code: blocks direct and
-// by Winograd, every activation, odd sizes, and the front end. Prints one line a case; exit code 1 if any is off.
+// by Winograd, every activation, odd sizes, hidden dense layers, and the front end. Prints one line a case; exit code 1
+// if any is off.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -42,8 +43,10 @@ double relative_l2(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(error / norm);
 }
 
-// Features of the same network and input under each instruction set.
-bool check_network(const char* name, const std::vector<Block>& blocks, int height, int width) {
+// Features and logits of the same network and input under each instruction set; `hidden`: outputs of hidden layers.
+bool check_network(const char* name, const std::vector<Block>& blocks, int height, int width,
+                   const std::vector<int>& hidden = {}, Flatten flatten = Flatten::kChw) {
+  constexpr int kBatch = 5, kTags = 3;
   std::vector<std::vector<float>> tensors;
   std::vector<ConvBlockSpec> specs;
   int channels = 1, h = height, w = width;
@@ -61,19 +64,38 @@ bool check_network(const char* name, const std::vector<Block>& blocks, int heigh
     specs.push_back({static_cast<int>(c), b.channels, b.kernel, b.activation, b.ph, b.pw, b.sh, b.sw,
                      tensors[4 * i].data(), tensors[4 * i + 1].data(), affine, tensors[4 * i + 3].data()});
   }
-  const int features = channels * h * w;
-  const std::vector<float> head = random_vector(static_cast<std::size_t>(features) * 3, 1 / std::sqrt(features)),
-                           bias(3), x = random_vector(static_cast<std::size_t>(2) * height * width, 1);
+  HeadSpec head;
+  head.flatten = flatten;
+  head.in_features = flatten == Flatten::kChw ? channels * h * w : channels;
+  head.n_tags = kTags;
+  std::vector<std::vector<float>> dense;
+  dense.reserve(2 * hidden.size() + 2);
+  const auto add = [&](int in, int out) {
+    dense.push_back(random_vector(static_cast<std::size_t>(in) * out, 1 / std::sqrt(in)));
+    dense.push_back(random_vector(out, 0.5));
+  };
+  for (int out : hidden) {
+    const int in = head.last_features();
+    add(in, out);
+    const Activation activation = head.hidden.empty() ? Activation::kElu : Activation::kRelu;
+    head.hidden.push_back({in, out, activation, dense[dense.size() - 2].data(), dense.back().data()});
+  }
+  add(head.last_features(), kTags);
+  head.weight = dense[dense.size() - 2].data();
+  head.bias = dense.back().data();
+  const std::vector<float> x = random_vector(static_cast<std::size_t>(kBatch) * height * width, 1);
   std::vector<std::vector<float>> results;
   for (const char* isa : {"generic", "neon"}) {
     setenv("FCNTAG_FORCE_ISA", isa, 1);
-    const NetworkSpec spec = {specs, {Flatten::kChw, features, 3, head.data(), bias.data()}, height, width};
+    const NetworkSpec spec = {specs, head, height, width};
     Network network(spec, Precision::kFloat32, Algorithm::kAuto, std::make_shared<ThreadPool>(2));
-    std::vector<float> scores(6), values(static_cast<std::size_t>(2) * features);
+    const std::size_t features = static_cast<std::size_t>(kBatch) * head.last_features();
+    std::vector<float> scores(kBatch * kTags), values(features + kBatch * kTags, std::nanf(""));
     NetworkOutputs out;
     out.scores = scores.data();
     out.features = values.data();
-    network.run(x.data(), 2, height, width, out);
+    out.logits = values.data() + features;
+    network.run(x.data(), kBatch, height, width, out);
     results.push_back(values);
   }
   const double error = relative_l2(results[1], results[0]);
@@ -132,6 +154,8 @@ int main() {
                        {300, 3, A::kRelu, false, 1, 1, 1, 1},
                        {24, 3, A::kNone, true, 3, 5, 3, 5}},
                       30, 41);
+  ok &= check_network("hidden", {{24, 3, A::kRelu, false, 3, 5, 3, 5}}, 20, 31, {70, 37});
+  ok &= check_network("mean", {{24, 3, A::kElu, true, 2, 2, 2, 2}}, 20, 31, {129}, fcntag::Flatten::kMean);
   // A kernel of its own, passes of every radix (2 and 8; 5; 3 and 7; 11 and 13), and a chirp.
   for (int n_fft : {512, 256, 400, 441, 286, 1103, 8192}) ok &= check_melspec(n_fft);
   std::printf("%s\n", ok ? "NEON agrees with the plain code" : "NEON DIFFERS");
