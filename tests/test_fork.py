@@ -37,10 +37,11 @@ PARENTS = {
 }
 # Each child tags, unless it is of the parent that never did, and leaves in another way.
 PROGRAM = """
-import itertools, os, signal, sys, threading, time
+import faulthandler, itertools, os, signal, sys, threading, time
 import numpy as np
 import fcntag
 
+faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs tells where, and is killed
 track, parent, code = sys.argv[1:]
 tagger, results = fcntag.Tagger(threads=3), None
 used = parent != "never used"

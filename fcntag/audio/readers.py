@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
+from ..process import resampling
 from .levels import Stored
 from .source import Source, Stream
 
@@ -176,11 +177,13 @@ class SndReader:
         if stream is None and descriptor is not None:
             self._stream = None
             os.lseek(descriptor, 0, os.SEEK_SET)
-            self._file = _sequential_file()(descriptor, closefd=False)
+            with resampling:  # cffi has a lock that a fork must not find taken
+                self._file = _sequential_file()(descriptor, closefd=False)
         else:
             self._stream = stream = stream or Stream(self.source, [(0, self.source.size)])
             try:
-                self._file = _sequential_file()(stream)
+                with resampling:
+                    self._file = _sequential_file()(stream)
             finally:
                 stream.check()
         self.position = 0
@@ -220,7 +223,8 @@ class SndReader:
         marks = buffer[::MARK_EVERY, 0]
         marks[:] = np.nan
         try:
-            n = self._file.buffer_read_into(buffer, "float32")
+            with resampling:
+                n = self._file.buffer_read_into(buffer, "float32")
         except soundfile.LibsndfileError as error:
             unfilled = np.flatnonzero(np.isnan(marks))
             n = max(0, int(unfilled[0] if len(unfilled) else len(marks)) - 1) * MARK_EVERY
