@@ -87,7 +87,8 @@ std::vector<float> outputs(const ConvLayer& layer, const ConvPlan& plan, const T
                        padded_channels(layer.out_channels, layer.storage));
   DeviceMemory out(y.size() * sizeof(float)), partial(plan.partial_bytes), io(sizeof(Io));
   set_io(io.as<Io>(), {nullptr, 0, nullptr, nullptr, kBatch}, nullptr);
-  ConvParams params = plan.params;
+  const DeviceMemory tables = upload(plan.tables);
+  ConvParams params = bind_tables(plan, tables.as<void>());
   params.x = tensors.x.as<void>();
   params.weight = tensors.weight.as<void>();
   params.epilogue = tensors.epilogue.as<float>();

@@ -51,6 +51,7 @@ struct ConvPlan {
   unsigned ctas = 0;
   std::size_t shared_bytes = 0;
   std::size_t partial_bytes = 0;  // 0: sums are not split over CTAs
+  std::vector<uint8_t> tables;    // what `params` wants on the device: see bind_tables()
   double cycles = 0;              // the model's estimate, for tests and tuning
 };
 
@@ -59,6 +60,9 @@ struct ConvPlan {
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
 // The same with a choice of these kernels only, which are some of conv_kernels(layer.precision).
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device, const std::vector<ConvKernel>& kernels);
+
+// The plan's parameters with pointers into `device`, where a copy of plan.tables lies.
+ConvParams bind_tables(const ConvPlan& plan, const void* device);
 
 // Puts a layer on `stream`: one launch, or two where its sums are split. `params` are the plan's, with the pointers
 // set.

@@ -16,6 +16,8 @@
 #define FCNTAG_HOST_DEVICE __host__ __device__ __forceinline__
 #define FCNTAG_UNROLL _Pragma("unroll")
 #define FCNTAG_NO_UNROLL _Pragma("unroll 1")
+#define FCNTAG_PRAGMA(text) _Pragma(#text)
+#define FCNTAG_UNROLL_BY(n) FCNTAG_PRAGMA(unroll n)
 #define FCNTAG_GRID_CONSTANT __grid_constant__
 
 namespace fcntag {

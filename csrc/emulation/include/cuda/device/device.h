@@ -12,6 +12,7 @@
 #define FCNTAG_HOST_DEVICE inline
 #define FCNTAG_UNROLL
 #define FCNTAG_NO_UNROLL
+#define FCNTAG_UNROLL_BY(n)
 #define FCNTAG_GRID_CONSTANT
 
 // A collective is known by its source line, not by its return address: the compiler may clone a call per branch.
