@@ -287,11 +287,10 @@ def _mfcc(graph: _Graph, model: Model) -> None:
 def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
-    if frontend.normalization in ("standardize", "standardize_per_mel"):
-        axes = [1, 2] if frontend.normalization == "standardize" else [2]
+    if axes := list(frontend.standardized_axes):
         # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
-        if frontend.normalization == "standardize_per_mel":  # a band that never changes is 0 exactly
+        if axes == [2]:  # a band that never changes is 0 exactly
             first = graph.node("Gather", graph.constant("frame_0", np.array([0])), axis=2, name="first_frame")
             graph.current = x
             x = graph.node("Sub", first, name="from_the_first_frame")
