@@ -111,7 +111,7 @@ def stage_bytes(model: Model, stage: int) -> bytes:
         shapes = ([channels[stage - 1], *sizes[stage - 1]], [channels[stage], *sizes[stage]])
     else:
         layer = stage - len(document.blocks) - 1
-        _, inputs, outputs = document.head.layer_sizes(len(document.tags))[layer]
+        _, inputs, outputs = document.dense_layers()[layer]
         if layer == 0:
             _features(graph, model)
         _dense(graph, model, layer)
@@ -165,7 +165,7 @@ def _features(graph: _Graph, model: Model) -> None:
 def _dense(graph: _Graph, model: Model, i: int) -> None:
     """Dense layer ``i`` of the head, the last of which gives the logits."""
     head = model.document.head
-    stem = head.layer_sizes(len(model.document.tags))[i][0]
+    stem = model.document.dense_layers()[i][0]
     weight, bias = (graph.constant(f"{stem}.{name}", model.tensors[f"{stem}.{name}"]) for name in ("weight", "bias"))
     if i == len(head.hidden):
         graph.node("Gemm", weight, bias, transB=1, name="logits")

@@ -78,7 +78,7 @@ class Head(nn.Module):
 def dense_layers(model: Model, i: int) -> list[nn.Module]:
     """Dense layer ``i`` of the head alone: its input [B, F] -> its output; the last layer's are logits."""
     head = model.document.head
-    stem, inputs, outputs = head.layer_sizes(len(model.document.tags))[i]
+    stem, inputs, outputs = model.document.dense_layers()[i]
     dense = nn.Linear(inputs, outputs)
     dense.weight, dense.bias = (_parameter(model, f"{stem}.{name}") for name in ("weight", "bias"))
     if i == len(head.hidden) or head.hidden[i].activation == "none":
