@@ -81,6 +81,10 @@ struct ConvParams {
   Split split;
   Activation activation;
   Storage storage;  // of y
+  // The next layer's weights, which small batches bring to the second-level cache under this layer (see prefetch.h);
+  // or null and 0.
+  const void* next_weight;
+  int64_t next_bytes;
 };
 
 // Shared memory: offsets of the halo's pixels, then the halo and the ring of weights; the pooled maxima reuse the latter after

@@ -1,5 +1,5 @@
 // A thin layer over PTX, with the parts of a GPU that the kernels need. Asynchronous copies are in copy.h, the tensor
-// cores in mma.h; convert.h has conversions made of the ones here.
+// cores in mma.h; convert.h and prefetch.h have conversions and loops made of the ones here.
 //
 // A kernel includes these headers and nothing else of CUDA. So it can be compiled with other implementations of them:
 // the tests put a folder with headers of the same names first on the include path. Where an architecture lacks an
@@ -81,6 +81,8 @@ FCNTAG_DEVICE T* global(T* p) {
   __builtin_assume(__isGlobal(p));
   return p;
 }
+// The 128 bytes around `p`, which are global memory, begin their way to the second-level cache. Nobody waits for them.
+FCNTAG_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 FCNTAG_DEVICE float as_float(uint32_t x) { return __uint_as_float(x); }
 FCNTAG_DEVICE uint32_t as_word(float x) { return __float_as_uint(x); }
 

@@ -49,6 +49,7 @@ template <typename T>
 inline T* global(T* p) {
   return p;
 }
+inline void prefetch(const void* p) { emulator::prefetch(p); }
 inline float as_float(uint32_t x) {
   float f;
   std::memcpy(&f, &x, 4);
