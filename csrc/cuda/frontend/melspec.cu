@@ -33,11 +33,6 @@ bool in_double(const MelSpecConfig& c, bool double_precision) {
   return double_precision || c.normalization == Normalization::kStandardizePerMel;
 }
 
-template <typename Real>
-Complex<Real> rounded(std::complex<double> x) {
-  return {static_cast<Real>(x.real()), static_cast<Real>(x.imag())};
-}
-
 }  // namespace
 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
@@ -46,26 +41,26 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
   if (GeneralMel::is_for(config_)) {
     general_ = std::make_unique<GeneralMel>(config_, filters, double_precision_);
   } else if (double_precision_) {
-    upload<double>(filters);
+    upload_tables<double>(filters);
   } else {
-    upload<float>(filters);
+    upload_tables<float>(filters);
   }
   if (config_.n_mfcc > 0) {
     mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
     return;
   }
-  scale_ = upload_table(config_.scale);
-  shift_ = upload_table(config_.shift);
+  scale_ = upload(config_.scale);
+  shift_ = upload(config_.shift);
 }
 
 template <typename Real>
-void MelSpec::upload(const MelFilters& filters) {
-  std::vector<Complex<Real>> window, inner, outer;
+void MelSpec::upload_tables(const MelFilters& filters) {
+  std::vector<std::complex<double>> window, inner, outer;
   for (int i = 0; i < kFft / 2; ++i) {
-    window.push_back({static_cast<Real>(config_.window[2 * i] / 2), static_cast<Real>(config_.window[2 * i + 1] / 2)});
-    inner.push_back(rounded<Real>(turn(i / 16 * (i % 16), 256)));
+    window.emplace_back(config_.window[2 * i] / 2, config_.window[2 * i + 1] / 2);
+    inner.push_back(turn(i / 16 * (i % 16), 256));
   }
-  for (int k = 0; k < kFft / 4; ++k) outer.push_back(rounded<Real>(turn(k, kFft)));
+  for (int k = 0; k < kFft / 4; ++k) outer.push_back(turn(k, kFft));
 
   // Weights of 32 neighbouring bands, [longest of them][32]: the lanes of a warp read neighbours.
   std::vector<MelBand> bands;
@@ -83,11 +78,11 @@ void MelSpec::upload(const MelFilters& filters) {
       }
     }
   }
-  window_ = upload_table(window);
-  inner_twiddles_ = upload_table(inner);
-  outer_twiddles_ = upload_table(outer);
-  bands_ = upload_table(bands);
-  weights_ = upload_table(weights);
+  window_ = upload_complex<Real>(window);
+  inner_twiddles_ = upload_complex<Real>(inner);
+  outer_twiddles_ = upload_complex<Real>(outer);
+  bands_ = upload(bands);
+  weights_ = upload(weights);
 }
 
 // Every part may have to be aligned as a double or a complex number is.

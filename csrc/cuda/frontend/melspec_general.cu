@@ -28,15 +28,6 @@ int blocks_at_once(std::size_t buffer_bytes) {
 
 uint32_t inverse(int divisor) { return static_cast<uint32_t>((uint64_t{1} << 32) / divisor + 1); }
 
-template <typename Real>
-DeviceMemory upload_complex(const std::vector<std::complex<double>>& values) {
-  std::vector<Complex<Real>> rounded;
-  for (const std::complex<double>& v : values) {
-    rounded.push_back({static_cast<Real>(v.real()), static_cast<Real>(v.imag())});
-  }
-  return upload_table(rounded);
-}
-
 }  // namespace
 
 bool GeneralMel::is_for(const MelSpecConfig& c) {
@@ -81,14 +72,14 @@ GeneralMel::GeneralMel(const MelSpecConfig& config, const MelFilters& filters, b
       double_precision_(double_precision),
       plan_(config, filters, double_precision, device_info(current_device()).shared_bytes) {
   if (double_precision_) {
-    upload<double>(filters);
+    upload_tables<double>(filters);
   } else {
-    upload<float>(filters);
+    upload_tables<float>(filters);
   }
 }
 
 template <typename Real>
-void GeneralMel::upload(const MelFilters& filters) {
+void GeneralMel::upload_tables(const MelFilters& filters) {
   const MelSpecConfig& c = config_;
   const FftTables tables = fft_tables(plan_.size);
   radices_ = tables.radices;
@@ -100,13 +91,13 @@ void GeneralMel::upload(const MelFilters& filters) {
   std::vector<WideBand> bands;
   for (int m = 0; m < c.n_mels; ++m) bands.push_back({filters.begin[m], filters.count[m], filters.offset[m]});
   for (const double w : filters.weights) weights.push_back(static_cast<Real>(w));
-  window_ = upload_table(window);
+  window_ = upload(window);
   halves_ = upload_complex<Real>(halves);
   twiddles_ = upload_complex<Real>(tables.twiddles);
   chirp_ = upload_complex<Real>(tables.chirp);
   kernel_ = upload_complex<Real>(tables.kernel);
-  bands_ = upload_table(bands);
-  weights_ = upload_table(weights);
+  bands_ = upload(bands);
+  weights_ = upload(weights);
 }
 
 std::size_t GeneralMel::memory_bytes() const {
