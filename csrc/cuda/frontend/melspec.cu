@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/fft_plan.h"
+#include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
 #include "cuda/frontend/melspec_rows.h"
@@ -198,29 +199,13 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
 template <typename Real>
 void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
-  MelParams<Real> p = {};
-  p.io = run.io;
-  p.waves = run.waves;
-  p.out = run.out;
-  p.maxima = run.maxima;
+  MelParams<Real> p = frame_params<MelParams, Real>(c, run);
   p.window = window_.as<Complex<Real>>();
   p.inner_twiddles = inner_twiddles_.as<Complex<Real>>();
   p.outer_twiddles = outer_twiddles_.as<Complex<Real>>();
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
-  p.n_samples = run.n_samples;
-  p.pad_left = run.pad_left;
-  p.hop_length = c.hop_length;
-  p.n_frames = run.n_frames;
-  p.n_mels = c.n_mels;
-  p.power_exponent = c.power_exponent;
-  p.reflect = c.pad_mode == PadMode::kReflect;
-  p.float16 = c.float16;
   p.db = c.log == LogKind::kDb;
-  p.time_mel = c.time_mel;
-  p.gain = static_cast<Real>(c.gain);
-  p.amin = static_cast<Real>(c.amin);
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
   launch(&melspec<Real>, shape, stream, p);

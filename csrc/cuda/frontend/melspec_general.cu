@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/fft_plan.h"
+#include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_general_kernel.h"
 #include "cuda/frontend/tables.h"
 #include "cuda/launch.h"
@@ -117,12 +118,8 @@ void GeneralMel::run(const Run& run, Stream stream) const {
 template <typename Real>
 void GeneralMel::run_in(const Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
-  GeneralParams<Real> p = {};
-  p.io = run.io;
-  p.waves = run.waves;
-  p.out = run.out;
+  GeneralParams<Real> p = frame_params<GeneralParams, Real>(c, run);
   p.raw = reinterpret_cast<Real*>(run.raw);
-  p.maxima = run.maxima;
   p.buffers = run.buffers;
   p.fft.size = plan_.size;
   p.fft.points = plan_.points;
@@ -140,24 +137,12 @@ void GeneralMel::run_in(const Run& run, Stream stream) const {
   p.halves = halves_.as<Complex<Real>>();
   p.bands = bands_.as<WideBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
-  p.n_samples = run.n_samples;
-  p.pad_left = run.pad_left;
   p.batch = run.batch;
   p.n_fft = c.n_fft;
-  p.hop_length = c.hop_length;
-  p.n_frames = run.n_frames;
-  p.n_mels = c.n_mels;
   p.frames = plan_.frames;
   p.band_lanes = plan_.band_lanes;
-  p.power_exponent = c.power_exponent;
-  p.reflect = c.pad_mode == PadMode::kReflect;
-  p.float16 = c.float16;
   p.magnitude = c.magnitude;
-  p.time_mel = c.time_mel;
   p.log = c.log;
-  p.gain = static_cast<Real>(c.gain);
-  p.amin = static_cast<Real>(c.amin);
   p.offset = static_cast<Real>(c.offset);
   const dim3 grid(plan_.blocks(run.batch, run.n_frames), plan_.rows(run.batch));
   const LaunchShape shape = {grid, kGeneralThreads, kGeneralHead + (plan_.shared ? plan_.buffer_bytes : 0)};
