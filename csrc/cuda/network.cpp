@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cuda/conv/conv_pack.h"
 #include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -14,14 +15,6 @@ namespace cuda {
 namespace {
 
 constexpr int kMaxBatch = 4096;
-
-template <typename T>
-DeviceMemory upload(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);  // streams of our own do not wait for the default stream
-  return memory;
-}
 
 // map [channels][positions] -> features in the model's order.
 void flatten(const float* map, int channels, int positions, Flatten order, float* features) {

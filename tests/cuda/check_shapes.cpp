@@ -17,6 +17,7 @@
 #include "cuda/conv/conv_plan.h"
 #include "cuda/half.h"
 #include "cuda/network.h"
+#include "cuda/upload.h"
 #include "emulation/emulator.h"
 
 using namespace fcntag;
@@ -46,13 +47,6 @@ std::vector<float> normal(std::mt19937& generator, std::size_t count, double sca
   std::vector<float> values(count);
   for (float& x : values) x = distribution(generator);
   return values;
-}
-
-template <typename T>
-DeviceMemory upload(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  return memory;
 }
 
 struct Tensors {
