@@ -16,6 +16,7 @@
 
 #include <cstdint>
 
+#include "cuda/divisor.h"
 #include "cuda/io.h"
 #include "model/network_spec.h"
 
@@ -38,11 +39,6 @@ constexpr int kGroupChannels = 32;  // output channels of a warp; weights are pa
 // A staged pixel. Its rows of a matrix load are 9 times 16 bytes apart, so that 8 neighbours lie in different banks,
 // and the address of another tap or chunk is a sum.
 constexpr int kPixelBytes = kBlockBytes + 16;
-
-// n / d as a product, for n below 2^31: an integer division takes some 25 instructions.
-struct Divisor {
-  uint32_t multiplier, shift;
-};
 
 // A pixel of the halo, relative to the first one of the tile; or a pooled pixel, relative to the tile's first.
 struct alignas(8) TablePixel {

@@ -150,14 +150,6 @@ double choose_padding(ConvParams& p, const ConvKernel& kernel, std::size_t limit
   return best;
 }
 
-// For n below 2^31: the product is rounded up by less than 1 / n.
-Divisor divisor(int d) {
-  Divisor by{1, 0};
-  while ((int64_t{1} << by.shift) < d) ++by.shift;
-  by.multiplier = static_cast<uint32_t>((((uint64_t{1} << by.shift) - d) << 32) / d + 1);
-  return by;
-}
-
 ConvParams layer_params(const ConvLayer& layer) {
   ConvParams p{};
   const int per_chunk = 16 / element_bytes(layer.precision);
