@@ -65,6 +65,57 @@ struct WeightCopies {
   }
 };
 
+// Where the sums are, between two barriers: a kernel row, or one tap. Counted along without branches, as the products
+// run beside it.
+struct Stage {
+  int block, last_block, row, column;
+  int pairs;                 // of chunks, in this block
+  int place;                 // of its weights in the ring, bytes
+  int toggle;                // from the halo of this block to that of the next one, bytes
+  int next_row, next_block;  // moves, in bytes
+  bool first;                // of its block
+
+  FCNTAG_DEVICE void start(const ConvParams& p, int first_block, int end_block, int to_next_row, int to_next_block,
+                           int halo_bytes) {
+    block = first_block;
+    last_block = end_block;
+    row = column = place = 0;
+    next_row = to_next_row;
+    next_block = to_next_block;
+    toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    first = true;
+    set_pairs(p);
+  }
+  FCNTAG_DEVICE void set_pairs(const ConvParams& p) {
+    pairs = block + 1 == p.channel_blocks ? p.last_chunks / 2 : kFullPairs;
+  }
+  // Where the next block's halo lies.
+  FCNTAG_DEVICE int other_halo() const { return toggle > 0 ? toggle : 0; }
+  // Turns of the next block's halo to copy in this stage, of those that are left.
+  FCNTAG_DEVICE int copies(const ConvParams& p, int& left) const {
+    int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
+    due = due < left ? due : left;
+    left -= due;
+    return due;
+  }
+  // Returns how far the pixels move.
+  FCNTAG_DEVICE int advance(const ConvParams& p, int bytes, int ring) {
+    place += bytes;
+    place = place == ring ? 0 : place;
+    column += p.stage_taps;
+    const bool row_ends = column == p.kernel;
+    column = row_ends ? 0 : column;
+    row += row_ends ? 1 : 0;
+    first = row == p.kernel;
+    row = first ? 0 : row;
+    block += first ? 1 : 0;
+    const int move = first ? next_block + toggle : row_ends ? next_row : kPixelBytes;
+    toggle = first ? -toggle : toggle;
+    set_pairs(p);
+    return move;
+  }
+};
+
 // Copies a channel block of the halo. Eight threads copy the chunks of one pixel; the halo ends on a whole number of
 // turns of the CTA's threads.
 template <typename Shape>
@@ -77,12 +128,23 @@ struct HaloCopies {
   int left;               // copies
 
   FCNTAG_DEVICE void start(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
-                           int block, int thread) {
+                           int block, int buffer, int thread) {
     offset = offsets + (thread >> 3);
-    target = halo + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
+    target = halo + buffer + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
     source = x + block * kBlockBytes;
     inside = block * kFullChunks + (thread & 7) < p.pixel_chunks;
     left = p.halo_turns;
+  }
+  // start() for the block after the stage's, if the stage is the first of its block; without a branch.
+  FCNTAG_DEVICE void restart(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
+                             const Stage& stage, int thread) {
+    HaloCopies next;
+    next.start(p, x, offsets, halo, stage.block + 1, stage.other_halo(), thread);
+    offset = stage.first ? next.offset : offset;
+    target = stage.first ? next.target : target;
+    source = stage.first ? next.source : source;
+    inside = stage.first ? next.inside : inside;
+    left = stage.first ? next.left : left;
   }
   FCNTAG_DEVICE void copy(int thread) {
     const uint32_t from = *offset;
@@ -166,14 +228,16 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (steps > 0) {
       map_halo<Shape>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
       dev::sync_warp();
-      next_halo.start(p, x, offsets, halo, first_block, thread);
+      next_halo.start(p, x, offsets, halo, first_block, 0, thread);
       next_halo.copy_all(thread);
       dev::copy_commit();
       dev::copy_wait<0>();
     }
-    // All of this is counted along: divisions in every step would cost as much as a tap.
-    int block = first_block, column = 0, row = 0, until_restart = p.chunk_blocks;
-    int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    Stage stage;
+    stage.start(p, first_block, last_block, next_row, next_block, halo_bytes);
+    next_halo.start(p, x, offsets, halo, first_block + 1, stage.other_halo(), thread);
+    int due = stage.copies(p, next_halo.left);
+    int until_restart = p.chunk_blocks;
     const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
     for (int step = 0; step < steps; step += p.stage_taps) {
       if (p.stage_taps == 1) {
@@ -182,22 +246,13 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
         dev::copy_wait<0>();
       }
       dev::sync();
-      const bool first_stage = row == 0 && column == 0;
-      if (first_stage && step > 0 && p.halo_buffers == 1) {
-        next_halo.start(p, x, offsets, halo, block, thread);
+      if (p.halo_buffers == 1 && stage.first && step > 0) {
+        next_halo.start(p, x, offsets, halo, stage.block, 0, thread);
         next_halo.copy_all(thread);
         dev::copy_commit();
         dev::copy_wait<0>();
         dev::sync();
       }
-      if (first_stage && p.halo_buffers == 2) {
-        next_halo.start(p, x, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
-      }
-      int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
-      due = due < next_halo.left ? due : next_halo.left;
-      next_halo.left -= due;
-      FCNTAG_NO_UNROLL for (int turn = p.stage_taps * kTurns; turn < due; ++turn) next_halo.copy(thread);
-      const int pairs = block + 1 == p.channel_blocks ? p.last_chunks / 2 : kFullPairs;
       const auto multiply = [&](auto kPairs, int tap) {
         const auto copy = [&](int turn) {
           FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
@@ -206,39 +261,37 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
           if (due > tap * kTurns + turn) next_halo.copy(thread);
         };
         Math::template multiply<Shape::kHalves, decltype(kPairs)::value>(
-            sums, pixels, tap * kPixelBytes, warp_weights + place + tap * Shape::kTapBytes, pairs, lane, copy);
+            sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, lane,
+            copy);
         weights.advance();
       };
-      if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs) {
+      // What the next stage needs is computed here, beside the products: behind them, or behind the barrier, the tensor
+      // cores would wait for it.
+      const auto advance = [&] {
+        dev::copy_commit();
+        const int move = stage.advance(p, p.stage_taps * Shape::kTapBytes, weights.ring);
+        FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
+        next_halo.restart(p, x, offsets, halo, stage, thread);
+        due = stage.copies(p, next_halo.left);
+      };
+      if (Math::kUnrolled && p.stage_taps == 3 && stage.pairs == kFullPairs) {
         FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs>{}, tap);
-      } else if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs / 2) {
+        advance();
+      } else if (Math::kUnrolled && p.stage_taps == 3 && stage.pairs == kFullPairs / 2) {
         FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
-      } else if (Math::kUnrolled && p.stage_taps == 1 && pairs == kFullPairs) {
+        advance();
+      } else if (Math::kUnrolled && p.stage_taps == 1 && stage.pairs == kFullPairs) {
         multiply(std::integral_constant<int, kFullPairs>{}, 0);
+        advance();
       } else {
         FCNTAG_NO_UNROLL for (int tap = 0; tap < p.stage_taps; ++tap) multiply(std::integral_constant<int, 0>{}, tap);
+        advance();
       }
-      dev::copy_commit();
-      place += p.stage_taps * Shape::kTapBytes;
-      if (place == weights.ring) place = 0;
-      int move = kPixelBytes;
-      column += p.stage_taps;
-      if (column == p.kernel) {
-        column = 0;
-        move = next_row;
-        if (++row == p.kernel) {
-          row = 0;
-          ++block;
-          move = next_block + toggle;
-          toggle = -toggle;
-          if (Shape::kChunked && p.split == Split::kWhole && --until_restart == 0) {
-            until_restart = p.chunk_blocks;
-            total.add(sums);
-            sums.clear();
-          }
-        }
+      if (Shape::kChunked && stage.first && p.split == Split::kWhole && --until_restart == 0) {
+        until_restart = p.chunk_blocks;
+        total.add(sums);
+        sums.clear();
       }
-      FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
     }
     dev::copy_wait<0>();
     if (split) {

@@ -87,7 +87,7 @@ struct MmaMath {
                                      int offset, const uint8_t* weights, int pairs, int lane, const Between& between) {
     const uint8_t* fragments = weights + lane * 16;
     if constexpr (kPairs > 0) {
-      constexpr int kEach = kTurns / kPairs;  // turns in a pair
+      constexpr int kEach = kTurns / (kPairs > 0 ? kPairs : 1);  // turns in a pair
       FCNTAG_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
         multiply_pair<kHalves, kEach>(sums, pixels, offset + pair * 32, fragments + pair * 1024,
                                       [&](int turn) { between(pair * kEach + turn); });
@@ -116,7 +116,7 @@ struct MmaMath {
       dev::load_matrix(a, pixels[m] + offset);
       Multiply::run(sums.c[m], a, b);
       FCNTAG_UNROLL for (int turn = 0; turn < kEach; ++turn) {
-        if (m == turn * (kHalves / 2) / kEach) between(turn);
+        if (m * kEach == turn * (kHalves / 2)) between(turn);
       }
     }
   }
