@@ -25,18 +25,23 @@ constexpr int registers_allow(int threads, int registers) { return 65536 / ((reg
 //
 // The weights of kStageTaps taps arrive between two barriers, in half of the ring or in one of its three places: those
 // of a kernel row, or of one tap where shared memory is short or the kernel is 1x1.
-template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_, int kStageTaps_>
+//
+// A warp of a wide shape has two groups of channels: it loads less for the same products, and two CTAs of half as many
+// rows share a multiprocessor, one of which computes while the other loads or stores.
+template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, int kGroups_, bool kChunked_, int kStageTaps_>
 struct ConvShape {
   using Math = Math_;
-  static constexpr int kHalves = kHalves_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
+  static constexpr int kHalves = kHalves_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kGroups = kGroups_;
   static constexpr bool kChunked = kChunked_;
-  static constexpr int kStageTaps = kStageTaps_, kRingTaps = ring_taps(kStageTaps);
+  static constexpr int kStageTaps = kStageTaps_, kRingTaps = ring_taps(kStageTaps, kGroups);
+  static constexpr int kWarpChannels = kGroups * kGroupChannels;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kTileN = kWarpsN * kWarpChannels;
   static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
   static constexpr int kCopies = kTapBytes / (16 * kThreads);  // of them, copies of a thread
   // CTAs that a multiprocessor shall hold, as far as registers go.
-  static constexpr int kResident = registers_allow(kThreads, kHalves * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters);
+  static constexpr int kResident =
+      registers_allow(kThreads, kHalves * 8 * kGroups * (kChunked ? 2 : 1) + Math::kOtherRegisters);
   static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
   static constexpr int kMinimumCapability = kHalves > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
   static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
@@ -163,7 +168,7 @@ struct HaloCopies {
 template <typename Shape>
 FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   using Math = typename Shape::Math;
-  using Sums = typename Math::template Sums<Shape::kHalves>;
+  using Sums = typename Math::template Sums<Shape::kHalves, Shape::kGroups>;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int warp_m = warp / Shape::kWarpsN, warp_n = warp % Shape::kWarpsN;
   const ConvTile tile = conv_tile(p, Shape::kTileN);
@@ -243,9 +248,9 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     next_halo.start(p, x, offsets, halo, first_block + 1, stage.other_halo(), thread);
     int due = stage.copies(p, next_halo.left);
     int until_restart = p.chunk_blocks;
-    const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
+    const uint8_t* warp_weights = shared + weights_start + warp_n * Shape::kGroups * kGroupBytes;
     for (int step = 0; step < steps; step += Shape::kStageTaps) {
-      dev::copy_wait<Shape::kStageTaps == 1 ? 1 : 0>();
+      dev::copy_wait<Shape::kRingTaps == 3 ? 1 : 0>();
       dev::sync();
       if (p.halo_buffers == 1 && stage.first && step > 0) {
         next_halo.start(p, x, offsets, halo, stage.block, 0, thread);
@@ -261,9 +266,9 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
           }
           if (due > tap * kCopyTurns + turn) next_halo.copy(thread);
         };
-        Math::template multiply<Shape::kHalves, decltype(kPairs)::value>(
-            sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, lane,
-            copy);
+        Math::template multiply<decltype(kPairs)::value>(sums, pixels, tap * kPixelBytes,
+                                                         warp_weights + stage.place + tap * Shape::kTapBytes,
+                                                         stage.pairs, lane, copy);
         weights.advance();
       };
       // What the next stage needs is computed here, beside the products: behind them, or behind the barrier, the tensor
@@ -317,7 +322,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (!split || combine) {
       const auto& whole = Shape::kChunked ? total : sums;
       if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
-      pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
+      pool_rows<Shape>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
     }
     if (++pass_x == p.passes_w) {
       pass_x = 0;
