@@ -17,6 +17,7 @@ PROGRAMS = {
     "network": ("tests/cuda/check_network.cpp", *HOST, *KERNELS, *MODEL),
     "shapes": ("tests/cuda/check_shapes.cpp", *HOST, *KERNELS, *MODEL),
     "frontend": ("tests/cuda/check_frontend.cpp", *HOST, *KERNELS, *MODEL),
+    "scorer": ("tests/cuda/check_scorer.cpp", *HOST, *KERNELS, *MODEL),
 }
 
 
@@ -135,6 +136,31 @@ FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the c
 }
 
 
+SCORER_MISTAKES = {  # as above
+    "the kernels after the first one read no Io": (
+        "open_io.h",
+        "*source.target = source.value;",
+        "return source.value;",
+        "plain",
+        ("frontend/melspec.cu", "512 points"),
+    ),
+    "every block leaves the Io": (
+        "open_io.h",
+        "if ((blockIdx.x | blockIdx.y | blockIdx.z | threadIdx.x) == 0) ",
+        "",
+        "tsan",
+        ("frontend/melspec.cu", "512 points"),
+    ),
+    "a graph keeps its first Io": (
+        "scorer.cpp",
+        "recorded.repoint(*recorded.graph, io);",
+        "",
+        "plain",
+        ("scorer.cpp", "512 points"),
+    ),
+}
+
+
 def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, folder: Path) -> Path:
     """The program with a mistake in a copy of ``csrc/cuda`` in ``folder``; of the copy it has the source ``mutant``."""
     file, right, wrong, mode = mistake
@@ -164,6 +190,15 @@ def test_a_mistake_in_the_front_end_is_seen(mistake, tmp_path):
     done = emulation.run(executable, "1", cases, **limit)
     assert done.returncode != 0, done.stdout[-2000:]
     assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL ") in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mistake", SCORER_MISTAKES)
+def test_a_mistake_in_a_whole_run_is_seen(mistake, tmp_path):
+    *change, mode, (mutant, cases) = SCORER_MISTAKES[mistake]
+    executable = mistaken((*change, mode), "scorer", mutant, tmp_path)
+    done = emulation.run(executable, "1", cases)
+    assert done.returncode != 0, done.stdout[-2000:]
+    assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL") in done.stdout, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("mode", ["plain", "asan"])

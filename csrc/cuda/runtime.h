@@ -137,6 +137,7 @@ class Graph {
  public:
   ~Graph();
   void launch(Stream stream);
+  void* state() const { return state_; }  // for the functions of launch.h
 
  private:
   friend class GraphCapture;
