@@ -13,12 +13,6 @@ struct ConvTile {
   int channel;      // first output channel
 };
 
-FCNTAG_DEVICE int divide(int n, const Divisor& by) {
-  const uint32_t value = static_cast<uint32_t>(n);
-  const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(value) * by.multiplier >> 32);
-  return static_cast<int>((high + value) >> by.shift);
-}
-
 FCNTAG_DEVICE ConvTile conv_tile(const ConvParams& p, int tile_channels) {
   const int cta = static_cast<int>(blockIdx.x);
   const int quotient = divide(cta, p.by_first);
