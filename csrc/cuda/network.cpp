@@ -85,7 +85,7 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     sizes_.weights += static_cast<std::size_t>(hidden.inputs + 1) * hidden.outputs * sizeof(float);
     hidden_.push_back(std::move(hidden));
   }
-  if (pools()) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
+  if (is_global(flatten_)) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
 
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
     const std::tuple key(batch, max_height_, max_width_);
@@ -153,7 +153,7 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
     hidden_[i].bias = upload(std::vector<float>(layer.bias, layer.bias + layer.out_features));
     hidden_[i].output = DeviceMemory(static_cast<std::size_t>(max_batch_) * layer.out_features * sizeof(float));
   }
-  if (pools()) features_ = DeviceMemory(static_cast<std::size_t>(max_batch_) * stride * sizeof(float));
+  if (is_global(flatten_)) features_ = DeviceMemory(static_cast<std::size_t>(max_batch_) * stride * sizeof(float));
   const std::size_t size = static_cast<std::size_t>(n_tags_) * last_features();
   head_weight_ = upload(hidden_.empty() ? pack_first_dense(head.weight, n_tags_)
                                         : std::vector<float>(head.weight, head.weight + size));
@@ -255,15 +255,28 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
   if (end > n_blocks()) enqueue_head(plan, io, stream);
 }
 
+// Whether the head takes the maximum or mean over the positions by itself, and no launch before it does. The bits are
+// the same. Every tag then reads the whole map again, which costs less than a launch while that is little.
+bool Network::head_pools(const Plan& plan) const {
+  constexpr int64_t kMostFloats = int64_t{1} << 20;
+  const auto [h, w] = plan.sizes.back();
+  const int64_t stride = padded_channels(layers_.back().out_channels, layers_.back().storage);
+  return hidden_.empty() && plan.batch * h * w * stride * n_tags_ <= kMostFloats;
+}
+
 void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const {
   const auto [h, w] = plan.sizes.back();
   const ConvLayer& last = layers_.back();
   const float* x = static_cast<const float*>(map(n_blocks() - 1));
   int positions = h * w, stride = padded_channels(last.out_channels, last.storage);
-  if (pools()) {
-    run_pool({x, features_.as<float>(), io, positions, stride, flatten_ == Flatten::kMax}, plan.batch, stream);
+  Pooling pooling = flatten_ == Flatten::kMax    ? Pooling::kMaximum
+                    : flatten_ == Flatten::kMean ? Pooling::kMean
+                                                 : Pooling::kNone;
+  if (pooling != Pooling::kNone && !head_pools(plan)) {
+    run_pool({x, features_.as<float>(), io, positions, stride, pooling}, plan.batch, stream);
     x = features_.as<float>();
     positions = 1;
+    pooling = Pooling::kNone;
   }
   for (const Hidden& layer : hidden_) {
     run_dense({x, layer.weight.as<float>(), layer.bias.as<float>(), layer.output.as<float>(), io, layer.inputs,
@@ -273,8 +286,7 @@ void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const 
     positions = 1;
     stride = layer.outputs;
   }
-  const bool maximum = flatten_ == Flatten::kMax && !pools();
-  run_head({x, head_weight_.as<float>(), head_bias_.as<float>(), io, positions, stride, maximum, n_tags_}, plan.batch,
+  run_head({x, head_weight_.as<float>(), head_bias_.as<float>(), io, positions, stride, pooling, n_tags_}, plan.batch,
            stream);
 }
 

@@ -94,7 +94,7 @@ class Network {
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
-  bool pools() const { return flatten_ == Flatten::kMean || (flatten_ == Flatten::kMax && !hidden_.empty()); }
+  bool head_pools(const Plan& plan) const;
   void enqueue_head(const Plan& plan, const Io* io, Stream stream) const;
   void read_hidden(int images, int64_t row, const NetworkOutputs& outputs);
   MapParams map_params(const Plan& plan, int block, float* out) const;

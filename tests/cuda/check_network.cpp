@@ -57,6 +57,9 @@ const Case kCases[] = {
     {"hidden, hwc", 9, 8, 3, 4, {block(9, 2, 3)}, Flatten::kHwc, {{3, Activation::kElu}}},
     {"hidden, mean", 9, 8, 3, 4, {block(33, 2, 2, Activation::kElu, true)}, Flatten::kMean, {{66, Activation::kRelu}}},
     {"hidden, maximum", 9, 8, 3, 4, {block(33, 2, 2)}, Flatten::kMax, {{8, Activation::kRelu}}},
+    // Four of these are pooled by a launch of its own, and one alone by the head.
+    {"mean, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMean},
+    {"maximum, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMax},
     {"mean", 9, 8, 3, 4, {block(12, 2, 2, Activation::kNone, true)}, Flatten::kMean},
     {"pairs", 22, 27, 3, 4, {block(20, 2, 4), block(36, 2, 2, Activation::kElu, true), block(70, 2, 2)}, Flatten::kChw},
     {"musicnn",

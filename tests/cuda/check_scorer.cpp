@@ -49,6 +49,7 @@ const Case kCases[] = {
     // mel, two blocks, head
     {"512 points", mel(kLog, N::kNone), 0, Precision::kBfloat16, Flatten::kChw, {}, 4},
     {"512 points, float32", mel(kLog, N::kNone), 0, Precision::kFloat32, Flatten::kMax, {}, 4},
+    {"mean", mel(kLog, N::kPerMel), 0, Precision::kTf32, Flatten::kMean, {}, 4},
     // and two that standardise
     {"standardised", mel(kDb, N::kStandardize), 0, Precision::kBfloat16, Flatten::kHwc, {}, 6},
     // and the mean over the map, and a hidden layer
