@@ -1,7 +1,5 @@
 #include "cuda/head.h"
 
-#include <algorithm>
-
 #include "cuda/device/convert.h"
 #include "cuda/device/device.h"
 #include "cuda/launch.h"
@@ -13,8 +11,9 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kHeld = 8;           // weights of a tag that a thread keeps in registers
-constexpr int kHeadBlocks = 1024;  // about as many as a GPU has at a time; more images take turns
+constexpr int kHeld = 8;  // weights of a tag that a thread keeps in registers
+// In a batch of more than kFewImages, a block takes so many of them one after the other, on the weights that it holds.
+constexpr int kHeadImages = 4, kFewImages = 16;
 
 // Warps that share a tag: as many as there are weights for. A function of the layer alone, so that sums have the same
 // order in every batch.
@@ -246,7 +245,7 @@ void run_head(const HeadParams& params, int images, Stream stream) {
   const bool all = params.pooling == Pooling::kNone;
   const int tag_warps = warps_of_tag(all ? params.positions * params.stride : params.stride);
   dim3 blocks = grid(params.n_tags, kWarps / tag_warps, images);
-  blocks.y = std::min(blocks.y, std::max(1u, kHeadBlocks / blocks.x));
+  if (images > kFewImages) blocks.y = (blocks.y + kHeadImages - 1) / kHeadImages;
   const auto kernel = all                                   ? head_for<Pooling::kNone>(tag_warps)
                       : params.pooling == Pooling::kMaximum ? head_for<Pooling::kMaximum>(tag_warps)
                                                             : head_for<Pooling::kMean>(tag_warps);

@@ -227,8 +227,21 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
   return found->second;
 }
 
+// What a block brings to the second-level cache while it computes: the weights that the launch after it reads first.
+// Where that one has more tiles than run at a time, weights are read again and again, and their first reading does not
+// matter. Half of the cache is left to the maps.
+Network::Weights Network::next_weights(const Plan& plan, int block) const {
+  const DeviceMemory* next = hidden_.empty() ? &head_weight_ : &hidden_.front().weight;
+  if (block + 1 < n_blocks()) {
+    if (plan.blocks[block].ctas >= 2u * static_cast<unsigned>(device_.multiprocessors)) return {nullptr, 0};
+    next = &weights_[block + 1];
+  }
+  return {next->as<void>(), static_cast<int64_t>(std::min(next->bytes(), device_.cache_bytes / 2))};
+}
+
 void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int begin, int end, Stream stream) const {
   for (int i = begin; i < std::min(end, n_blocks()); ++i) {
+    const Weights next = next_weights(plan, i);
     if (i == 0) {
       FirstParams params = plan.first.params;
       params.x = x.data;
@@ -238,6 +251,8 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
       params.epilogue = epilogues_[0].as<float>();
       params.y = map(0);
       params.io = io;
+      params.next_weight = next.data;
+      params.next_bytes = next.bytes;
       launch(plan.first.kernel, {plan.first.grid, kFirstThreads, plan.first.shared_bytes}, stream, params);
       continue;
     }
@@ -250,6 +265,8 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.partial = partial_.as<float>();
     params.arrivals = arrivals_.as<int>();
     params.io = io;
+    params.next_weight = next.data;
+    params.next_bytes = next.bytes;
     run_conv(block, params, stream);
   }
   if (end > n_blocks()) enqueue_head(plan, io, stream);

@@ -95,6 +95,11 @@ class Network {
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
   bool head_pools(const Plan& plan) const;
+  struct Weights {
+    const void* data;
+    int64_t bytes;
+  };
+  Weights next_weights(const Plan& plan, int block) const;
   void enqueue_head(const Plan& plan, const Io* io, Stream stream) const;
   void read_hidden(int images, int64_t row, const NetworkOutputs& outputs);
   MapParams map_params(const Plan& plan, int block, float* out) const;

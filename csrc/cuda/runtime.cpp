@@ -75,6 +75,7 @@ DeviceInfo device_info(int device) {
   info.multiprocessors = properties.multiProcessorCount;
   info.shared_bytes = properties.sharedMemPerBlockOptin;
   info.memory_bytes = properties.totalGlobalMem;
+  info.cache_bytes = static_cast<std::size_t>(properties.l2CacheSize);
   cudaDriverGetVersion(&info.driver_version);
   cudaRuntimeGetVersion(&info.runtime_version);
   return info;
@@ -257,25 +258,31 @@ std::unique_ptr<Graph> GraphCapture::finish() {
 }
 
 namespace {
-// Kernels start with a limit of 48 KB. It belongs to the kernel, not to a launch: raised once to all there is, it
-// cannot be lowered under another thread's launch, or under a recorded one.
-void allow_shared_memory(const void* kernel, int device) {
+// What a kernel is allowed and asks for, once for each kernel and GPU. It belongs to the kernel, not to a launch, so
+// that it must not change under another thread's launch, or under a recorded one.
+void prepare_kernel(const void* kernel, int device) {
   static std::mutex mutex;
-  static std::set<std::pair<int, const void*>> allowed;
+  static std::set<std::pair<int, const void*>> prepared;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (allowed.count({device, kernel}) != 0) return;
+  if (prepared.count({device, kernel}) != 0) return;
+  // Kernels start with a limit of 48 KB; it is raised to all there is.
   int limit = 0;
   check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "reading the GPU's properties");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "asking for shared memory");
-  allowed.insert({device, kernel});
+  const int carveout = shared_memory_carveout();
+  if (carveout >= 0) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout),
+          "asking for shared memory");
+  }
+  prepared.insert({device, kernel});
 }
 }  // namespace
 
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params) {
   const int device = current_device();
   int major = 0;
-  if (shape.shared_bytes > 48 * 1024) allow_shared_memory(kernel, device);
+  prepare_kernel(kernel, device);
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(shape.threads);

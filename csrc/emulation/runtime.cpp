@@ -38,6 +38,7 @@ constexpr int kCanary = 0xc5;
 constexpr int kPoison = 0xff;  // NaN in every floating-point type
 constexpr std::size_t kMegabyte = 1000000;
 constexpr int kMultiprocessors = 16;
+constexpr std::size_t kCacheBytes = std::size_t{4} << 20;
 constexpr int kVersion = 13000;
 constexpr unsigned kMaxThreads = 1024, kMaxGridYZ = 65535;
 
@@ -241,6 +242,7 @@ DeviceInfo device_info(int device) {
   info.multiprocessors = kMultiprocessors;
   info.shared_bytes = shared_limit();
   info.memory_bytes = memory_bytes();
+  info.cache_bytes = kCacheBytes;
   info.driver_version = info.runtime_version = kVersion;
   return info;
 }
@@ -403,6 +405,7 @@ std::unique_ptr<Graph> GraphCapture::finish() {
 
 void launch_emulated(const void* kernel, const LaunchShape& shape, Stream stream, std::function<void()> work) {
   check_device(selected_device);
+  shared_memory_carveout();  // nothing is divided here, but a wrong setting is refused as elsewhere
   check_shape(shape);
   put(stream, [shape, work = std::move(work)] { run(shape, work); }, kernel);
 }

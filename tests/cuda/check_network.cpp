@@ -57,6 +57,8 @@ const Case kCases[] = {
     {"hidden, hwc", 9, 8, 3, 4, {block(9, 2, 3)}, Flatten::kHwc, {{3, Activation::kElu}}},
     {"hidden, mean", 9, 8, 3, 4, {block(33, 2, 2, Activation::kElu, true)}, Flatten::kMean, {{66, Activation::kRelu}}},
     {"hidden, maximum", 9, 8, 3, 4, {block(33, 2, 2)}, Flatten::kMax, {{8, Activation::kRelu}}},
+    // A tag's weights are shared by eight warps, with a remainder; a block of the head takes several images.
+    {"many features", 6, 4, 18, 18, {block(1044, 3, 4, Activation::kElu)}, Flatten::kChw},
     // Four of these are pooled by a launch of its own, and one alone by the head.
     {"mean, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMean},
     {"maximum, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMax},

@@ -81,6 +81,8 @@ class Chain {
       features = outputs;
     }
     const Floats head_weight = noise(static_cast<std::size_t>(kTags) * features, 0.05), head_bias = noise(kTags, 0.5);
+    const std::size_t last_floats = head.hidden.empty() ? head_weight.size() : dense.front().size();
+    last_lines_ = last_floats * sizeof(float) / 128;
     head.weight = head_weight.data();
     head.bias = head_bias.data();
     const auto network =
@@ -94,10 +96,13 @@ class Chain {
   static SegmentShape shape() { return {kSamples, 256, kFrames, kMels, kFrames}; }
   Scorer& scorer() { return *scorer_; }
   int clip_floats() const { return clip_floats_; }
+  // Of 128 bytes, that the weights behind the last block take.
+  uint64_t last_lines() const { return last_lines_; }
 
  private:
   std::unique_ptr<Scorer> scorer_;
   int clip_floats_;
+  uint64_t last_lines_ = 0;
 };
 
 bool check(const Case& c) {
@@ -140,10 +145,14 @@ bool check(const Case& c) {
   const auto run = [&](int first, int count, Stream stream) {
     Floats values((clips + 1) * kTags, kUntouched);
     copy_to_device(target.as<void>(), values.data(), target.bytes(), stream);
-    const uint64_t before = emulator::statistics().launches;
+    const emulator::Statistics before = emulator::statistics();
     scorer.enqueue(source.as<float>() + first * row, static_cast<int64_t>(row), count,
                    target.as<float>() + first * kTags, nullptr, Chain::shape(), stream);
-    const int launches = static_cast<int>(emulator::statistics().launches - before);
+    const int launches = static_cast<int>(emulator::statistics().launches - before.launches);
+    const uint64_t prefetches = emulator::statistics().prefetches - before.prefetches;
+    if (count == 1 && prefetches < chain.last_lines()) {
+      complain("the weights of the head or of the hidden layer were not asked for before their turn");
+    }
     if (count == 1 && launches != c.launches) {
       complain(std::to_string(launches) + " launches for a clip; expected " + std::to_string(c.launches));
     }
