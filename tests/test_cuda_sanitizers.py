@@ -212,6 +212,27 @@ HEAD_MISTAKES = {  # as above
         "plain",
         ("head.cu", "many features bfloat16"),
     ),
+    "sums of chunks are read under their writers": (
+        "dense.cu",
+        "dev::sync();\n    FCNTAG_UNROLL for (int b = 0;",
+        "FCNTAG_UNROLL for (int b = 0;",
+        "tsan",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
+    "inputs are read under their writers": (
+        "dense.cu",
+        "dev::sync();\n    if (first + warp < chunks)",
+        "if (first + warp < chunks)",
+        "tsan",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
+    "a chunk has the weights of the round before": (
+        "dense.cu",
+        "load_weights(first + kWarps + warp);",
+        "",
+        "plain",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
     "the maximum leaves out a position": (
         "head.cu",
         "for (int position = 1; position < p.positions; ++position) {\n      map += p.stride;\n      "

@@ -136,75 +136,6 @@ pool(const FCNTAG_GRID_CONSTANT PoolParams p) {
       p.pooling == Pooling::kMaximum ? most : static_cast<float>(sum / p.positions);
 }
 
-constexpr int kDenseOutputs = 64;  // of a block, for kDenseImages images; a thread has four of one by four of the other
-constexpr int kDenseImages = 32;
-constexpr int kDenseInputs = 32;  // staged at a time
-constexpr int kOwn = 4;
-constexpr int kDenseThreads = kDenseOutputs * kDenseImages / (kOwn * kOwn);
-// Rows of the staged values are one float longer, so that a column's threads use different banks.
-constexpr std::size_t kDenseShared = sizeof(float) * (kDenseOutputs + kDenseImages) * (kDenseInputs + 1);
-
-FCNTAG_DEVICE float activated(float x, Activation activation) {
-  if (activation == Activation::kRelu) return x > 0.0f ? x : 0.0f;
-  if (activation == Activation::kElu) return x > 0.0f ? x : expm1f(x);
-  return x;
-}
-
-FCNTAG_KERNEL(kDenseThreads, 1)
-dense(const FCNTAG_GRID_CONSTANT DenseParams p) {
-  const int thread = static_cast<int>(threadIdx.x);
-  const int first_output = static_cast<int>(blockIdx.x) * kDenseOutputs;
-  const int first_image = static_cast<int>(blockIdx.y) * kDenseImages;
-  float* weights = reinterpret_cast<float*>(dev::shared_memory());  // [kDenseOutputs][kDenseInputs + 1]
-  float* values = weights + kDenseOutputs * (kDenseInputs + 1);     // [kDenseImages][kDenseInputs + 1]
-  dev::release_successors();
-  dev::wait_for_predecessors();
-  const int count = p.io->count;
-  if (first_image >= count) return;
-  // A thread's outputs and images lie apart by so many, which keeps the accesses of a warp in different banks.
-  constexpr int kOutputStep = kDenseOutputs / kOwn, kImageStep = kDenseImages / kOwn;
-  const int output = thread % kOutputStep, image = thread / kOutputStep;
-  float totals[kOwn][kOwn] = {};  // of stages: shorter sums in float, smaller errors
-  for (int begin = 0; begin < p.inputs; begin += kDenseInputs) {
-    dev::sync();  // other threads may still read the last ones
-    for (int i = thread; i < kDenseOutputs * kDenseInputs; i += kDenseThreads) {
-      const int row = i / kDenseInputs, column = i % kDenseInputs;
-      const bool inside = first_output + row < p.outputs && begin + column < p.inputs;
-      weights[row * (kDenseInputs + 1) + column] =
-          inside ? p.weight[static_cast<int64_t>(first_output + row) * p.inputs + begin + column] : 0.0f;
-    }
-    for (int i = thread; i < kDenseImages * kDenseInputs; i += kDenseThreads) {
-      const int row = i / kDenseInputs, column = i % kDenseInputs;
-      const bool inside = first_image + row < count && begin + column < p.inputs;
-      values[row * (kDenseInputs + 1) + column] =
-          inside ? p.x[static_cast<int64_t>(first_image + row) * p.inputs + begin + column] : 0.0f;
-    }
-    dev::sync();
-    float sums[kOwn][kOwn] = {};
-    FCNTAG_NO_UNROLL for (int k = 0; k < kDenseInputs; ++k) {
-      float w[kOwn], v[kOwn];
-      FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-        w[a] = weights[(output + a * kOutputStep) * (kDenseInputs + 1) + k];
-        v[a] = values[(image + a * kImageStep) * (kDenseInputs + 1) + k];
-      }
-      FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-        FCNTAG_UNROLL for (int b = 0; b < kOwn; ++b) sums[a][b] = fmaf(w[a], v[b], sums[a][b]);
-      }
-    }
-    FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-      FCNTAG_UNROLL for (int b = 0; b < kOwn; ++b) totals[a][b] += sums[a][b];
-    }
-  }
-  for (int a = 0; a < kOwn; ++a) {
-    const int o = first_output + output + a * kOutputStep;
-    if (o >= p.outputs) continue;
-    for (int b = 0; b < kOwn; ++b) {
-      const int i = first_image + image + b * kImageStep;
-      if (i < count) p.y[static_cast<int64_t>(i) * p.outputs + o] = activated(totals[a][b] + p.bias[o], p.activation);
-    }
-  }
-}
-
 FCNTAG_DEVICE float load(const void* map, int64_t index, Storage storage) {
   if (storage == Storage::kBfloat16) return dev::from_bfloat16(static_cast<const uint16_t*>(map)[index]);
   if (storage == Storage::kFloat16) return dev::from_float16(static_cast<const uint16_t*>(map)[index]);
@@ -254,11 +185,6 @@ void run_head(const HeadParams& params, int images, Stream stream) {
 
 void run_pool(const PoolParams& params, int images, Stream stream) {
   launch(&pool, {grid(params.stride, 256, images), 256, 0}, stream, params);
-}
-
-void run_dense(const DenseParams& params, int images, Stream stream) {
-  const dim3 blocks = grid(params.outputs, kDenseOutputs, (images + kDenseImages - 1) / kDenseImages);
-  launch(&dense, {blocks, kDenseThreads, kDenseShared}, stream, params);
 }
 
 void run_unpack(const MapParams& params, int images, Stream stream) {

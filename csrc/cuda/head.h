@@ -1,5 +1,5 @@
-// The head: last map -> features -> hidden layers -> sigmoid(weight @ x + bias). Also the maps of blocks as plain
-// arrays, for callers that ask for them.
+// The head: last map -> features -> sigmoid(weight @ x + bias). dense.h has the hidden layers in between. Also the maps
+// of blocks as plain arrays, for callers that ask for them.
 #pragma once
 
 #include <cstdint>
@@ -39,22 +39,8 @@ struct PoolParams {
 
 void run_pool(const PoolParams& params, int images, Stream stream);
 
-// A hidden layer: y = act(weight @ x + bias), in float32. Every sum takes its products in one order, whatever the
-// batch.
-struct DenseParams {
-  const float* x;       // [images][inputs]
-  const float* weight;  // [outputs][inputs]
-  const float* bias;    // [outputs]
-  float* y;             // [images][outputs]
-  const Io* io;         // its count: rows beyond it are left alone
-  int inputs, outputs;
-  Activation activation;
-};
-
-void run_dense(const DenseParams& params, int images, Stream stream);
-
-// The first dense layer: weight [outputs][features in the model's order] -> [outputs][positions][stride] (kMax, kMean:
-// [outputs][stride]).
+// The weights of the layer behind the last map, a hidden one or the head: [outputs][features in the model's order] ->
+// [outputs][positions][stride] (kMax, kMean: [outputs][stride]).
 std::vector<float> pack_head_weights(const float* weight, int outputs, int channels, int stride, int positions,
                                      Flatten order);
 

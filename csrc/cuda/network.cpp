@@ -82,7 +82,7 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     hidden.outputs = layer.out_features;
     hidden.activation = layer.activation;
     sizes_.features += static_cast<std::size_t>(max_batch_) * hidden.outputs * sizeof(float);
-    sizes_.weights += static_cast<std::size_t>(hidden.inputs + 1) * hidden.outputs * sizeof(float);
+    sizes_.weights += (packed_dense_floats(hidden.inputs, hidden.outputs) + hidden.outputs) * sizeof(float);
     hidden_.push_back(std::move(hidden));
   }
   if (is_global(flatten_)) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
@@ -148,8 +148,9 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   for (std::size_t i = 0; i < hidden_.size(); ++i) {
     const DenseSpec& layer = head.hidden[i];
     const std::size_t size = static_cast<std::size_t>(layer.out_features) * layer.in_features;
-    hidden_[i].weight = upload(i == 0 ? pack_first_dense(layer.weight, layer.out_features)
-                                      : std::vector<float>(layer.weight, layer.weight + size));
+    const std::vector<float> weight = i == 0 ? pack_first_dense(layer.weight, layer.out_features)
+                                             : std::vector<float>(layer.weight, layer.weight + size);
+    hidden_[i].weight = upload(pack_dense_weights(weight, hidden_[i].inputs, hidden_[i].outputs));
     hidden_[i].bias = upload(std::vector<float>(layer.bias, layer.bias + layer.out_features));
     hidden_[i].output = DeviceMemory(static_cast<std::size_t>(max_batch_) * layer.out_features * sizeof(float));
   }

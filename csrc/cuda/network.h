@@ -9,6 +9,7 @@
 
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_plan.h"
+#include "cuda/dense.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
 #include "model/network_outputs.h"

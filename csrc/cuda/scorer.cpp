@@ -143,8 +143,6 @@ void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* 
 void Scorer::run(const float* waves, int count, float* scores, float* logits, const SegmentShape& shape) {
   const int n_tags = network_->n_tags();
   const int64_t floats = clip_floats(shape);
-  float* device_scores = results_.as<float>();
-  float* device_logits = device_scores + static_cast<int64_t>(network_->max_batch()) * n_tags;
   const DeviceScope scope(network_->device());
   check_shape(shape);
   make_host_buffers();
@@ -158,14 +156,14 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
       std::memcpy(pinned_waves_.as<float>() + at, waves + begin * floats + at, bytes);
       copy_to_device(waves_.as<float>() + at, pinned_waves_.as<float>() + at, bytes, stream_->get());
     }
-    enqueue(waves_.as<float>(), floats, clips, device_scores, device_logits, shape, stream_->get());
-    copy_to_host(pinned_results_.as<void>(), results_.as<void>(), results_.bytes(), stream_->get());
+    const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
+    float* device_scores = results_.as<float>();  // and the logits right behind them: one copy brings both
+    enqueue(waves_.as<float>(), floats, clips, device_scores, device_scores + values, shape, stream_->get());
+    copy_to_host(pinned_results_.as<void>(), device_scores, 2 * values * sizeof(float), stream_->get());
     synchronize(stream_->get());
     const float* results = pinned_results_.as<float>();
-    const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
     if (scores != nullptr) std::copy_n(results, values, scores + at);
-    if (logits != nullptr)
-      std::copy_n(results + static_cast<int64_t>(network_->max_batch()) * n_tags, values, logits + at);
+    if (logits != nullptr) std::copy_n(results + values, values, logits + at);
   }
 }
 

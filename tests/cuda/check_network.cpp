@@ -55,6 +55,7 @@ const Case kCases[] = {
      Flatten::kChw,
      {{70, Activation::kRelu}, {5, Activation::kNone}, {65, Activation::kElu}}},
     {"hidden, hwc", 9, 8, 3, 4, {block(9, 2, 3)}, Flatten::kHwc, {{3, Activation::kElu}}},
+    {"hidden, many inputs", 6, 8, 18, 18, {block(132, 3, 2)}, Flatten::kChw, {{10, Activation::kRelu}}},
     {"hidden, mean", 9, 8, 3, 4, {block(33, 2, 2, Activation::kElu, true)}, Flatten::kMean, {{66, Activation::kRelu}}},
     {"hidden, maximum", 9, 8, 3, 4, {block(33, 2, 2)}, Flatten::kMax, {{8, Activation::kRelu}}},
     // A tag's weights are shared by eight warps, with a remainder; a block of the head takes several images.
