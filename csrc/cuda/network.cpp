@@ -229,15 +229,17 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
 }
 
 // What a block brings to the second-level cache while it computes: the weights that the launch after it reads first.
-// Where that one has more tiles than run at a time, weights are read again and again, and their first reading does not
-// matter. Half of the cache is left to the maps.
+// Launches of more tiles than run at a time read their weights again and again, so that the first reading does not
+// matter, and last long enough to lose from the cache what was fetched for later. Half of the cache is left to the
+// maps.
 Network::Weights Network::next_weights(const Plan& plan, int block) const {
-  const DeviceMemory* next = hidden_.empty() ? &head_weight_ : &hidden_.front().weight;
-  if (block + 1 < n_blocks()) {
-    if (plan.blocks[block].ctas >= 2u * static_cast<unsigned>(device_.multiprocessors)) return {nullptr, 0};
-    next = &weights_[block + 1];
-  }
-  return {next->as<void>(), static_cast<int64_t>(std::min(next->bytes(), device_.cache_bytes / 2))};
+  const auto is_short = [&](int i) {
+    return i == 0 || plan.blocks[i - 1].ctas < 2u * static_cast<unsigned>(device_.multiprocessors);
+  };
+  const bool last = block + 1 == n_blocks();
+  if (!is_short(block) || (!last && !is_short(block + 1))) return {nullptr, 0};
+  const DeviceMemory& next = !last ? weights_[block + 1] : hidden_.empty() ? head_weight_ : hidden_.front().weight;
+  return {next.as<void>(), static_cast<int64_t>(std::min(next.bytes(), device_.cache_bytes / 2))};
 }
 
 void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int begin, int end, Stream stream) const {
