@@ -240,7 +240,7 @@ HEAD_MISTAKES = {  # as above
         "for (int position = 2; position < p.positions; ++position) {\n      map += p.stride;\n      "
         "FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {\n        if (first + j * kStep < features) v[j]",
         "plain",
-        ("head.cu", "maximum, many positions bfloat16"),
+        ("head.cu", "fives bfloat16"),
     ),
 }
 SCORER_MISTAKES = {  # as above
