@@ -74,7 +74,8 @@ class Scorer {
   void front_end(int batch, const SegmentShape& shape, Stream stream) const;
   void put(int batch, const SegmentShape& shape, Stream stream);
   void point_io(const Io& io, Stream stream);
-  InputView input_view(const SegmentShape& shape) const;
+  InputView input_view(int batch, const SegmentShape& shape) const;
+  bool network_finishes(int batch, const SegmentShape& shape) const;
 
   std::shared_ptr<MelSpec> melspec_;
   std::shared_ptr<Network> network_;

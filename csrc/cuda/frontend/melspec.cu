@@ -102,7 +102,7 @@ MelSpec::Scratch MelSpec::scratch(const MelSpecConfig& c, const GeneralPlan* gen
   const std::size_t clips = batch, maxima = general ? general->most_blocks(n_frames) : frame_blocks(n_frames);
   s.log_mel = part(c.n_mfcc > 0 ? values * sizeof(float) : 0);
   s.raw = part(c.normalization == Normalization::kStandardizePerMel ? values * sizeof(double) : 0);
-  s.moments = part(c.normalization == Normalization::kStandardize ? clips * kMomentParts * 2 * sizeof(double) : 0);
+  s.moments = part(c.normalization == Normalization::kStandardize ? clips * kMomentParts * sizeof(PartMoments) : 0);
   s.maxima = part(needs_maximum(c) ? clips * maxima * sizeof(float) : 0);
   s.buffers = part(general ? general->scratch_bytes(batch, n_frames) : 0);
   return s;
@@ -128,8 +128,46 @@ std::size_t MelSpec::memory_bytes() const {
          (mfcc_ ? mfcc_->memory_bytes() : 0);
 }
 
+int MelSpec::maxima_count(int batch, int n_frames) const {
+  return general_ ? plan()->blocks(batch, n_frames) : frame_blocks(n_frames);
+}
+
+// Of the log-mel, also where MFCC are made of it.
+ClipFinish MelSpec::clip_finish(int batch, int n_frames, const void* scratch) const {
+  const MelSpecConfig& c = config_;
+  const uint8_t* memory = static_cast<const uint8_t*>(scratch);
+  const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
+  ClipFinish f = {};
+  if (needs_maximum(c)) f.maxima = reinterpret_cast<const float*>(memory + parts.maxima);
+  if (standardizes()) f.moments = reinterpret_cast<const PartMoments*>(memory + parts.moments);
+  f.scaling = {scale_.as<float>(), shift_.as<float>(), mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
+  f.size = c.n_mels * n_frames;
+  f.maxima_count = maxima_count(batch, n_frames);
+  f.top_db = needs_maximum(c) && c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
+  f.needed = (f.maxima != nullptr || f.moments != nullptr) && c.normalization != Normalization::kStandardizePerMel;
+  f.ref_max = c.ref_max;
+  f.time_mel = c.time_mel;
+  f.in_double = double_precision_;
+  return f;
+}
+
+ClipFinish MelSpec::finish(int batch, int n_frames, const void* scratch) const {
+  if (mfcc_) return {};  // they are made of a log-mel that is finished
+  return clip_finish(batch, n_frames, scratch);
+}
+
 void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
                   float* out, void* scratch, Stream stream) const {
+  run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, false, stream);
+}
+
+void MelSpec::run_raw(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+                      float* out, void* scratch, Stream stream) const {
+  run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, true, stream);
+}
+
+void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                          int n_frames, float* out, void* scratch, bool raw, Stream stream) const {
   const MelSpecConfig& c = config_;
   FCNTAG_CHECK(n_samples > 0 && n_frames > 0, "melspec: n_samples=", n_samples, ", n_frames=", n_frames);
   FCNTAG_CHECK(static_cast<int64_t>(c.n_mels) * n_frames <= kMaxImage, "melspec: ", n_frames,
@@ -145,9 +183,8 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   if (batch == 0) return;
   uint8_t* memory = static_cast<uint8_t*>(scratch);
   const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
-  const bool standardize = c.normalization == Normalization::kStandardize;
+  const ClipFinish left = clip_finish(batch, n_frames, scratch);
   const bool by_rows = c.normalization == Normalization::kStandardizePerMel;
-  const bool finish = needs_maximum(c) || standardize;
 
   GeneralMel::Run frames = {};
   frames.io = io;
@@ -162,7 +199,7 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   frames.buffers = memory + parts.buffers;
   frames.scale = scale_.as<float>();
   frames.shift = shift_.as<float>();
-  frames.scaled = !mfcc_ && !finish;  // MFCC are scaled at their end
+  frames.scaled = !mfcc_ && !left.needed;  // MFCC are scaled at their end
   if (general_) {
     general_->run(frames, stream);
   } else if (double_precision_) {
@@ -171,30 +208,28 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
     run_frames<float>(frames, stream);
   }
 
-  const int maxima_count = general_ ? plan()->blocks(batch, n_frames) : frame_blocks(n_frames);
-  const float top_db = needs_maximum(c) && c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
   if (by_rows) {
-    const RowParams p = {io, frames.raw, frames.maxima, out, maxima_count, c.n_mels, n_frames, c.time_mel, top_db};
+    const RowParams p = {io,         frames.raw, frames.maxima, out,        left.maxima_count,
+                         c.n_mels,   n_frames,   c.time_mel,    left.top_db};
     launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishWarps * sizeof(double)}, stream, p);
-  } else if (finish) {
+  } else if (left.needed) {
     FinishParams p = {};
     p.io = io;
     p.data = frames.out;
-    p.maxima = frames.maxima;
-    p.moments = standardize ? reinterpret_cast<double*>(memory + parts.moments) : nullptr;
-    p.scaling = {frames.scale, frames.shift, mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
-    p.size = c.n_mels * n_frames;
-    p.maxima_count = maxima_count;
-    p.n_mels = c.n_mels;
-    p.n_frames = n_frames;
-    p.ref_max = c.ref_max;
-    p.time_mel = c.time_mel;
-    p.top_db = top_db;
+    p.finish = left;
+    p.moments = reinterpret_cast<PartMoments*>(memory + parts.moments);
+    p.columns = c.time_mel ? c.n_mels : n_frames;
+    p.by_columns = divisor(p.columns);
     const std::size_t slots = kFinishWarps * sizeof(double);
-    if (standardize) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, p);
-    const int wanted = (p.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
-    launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
-           {dim3(std::min(wanted, kFinishBlocks), batch), kFinishThreads, slots}, stream, p);
+    if (standardizes()) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, p);
+    if (!raw || mfcc_) {
+      const int wanted = (left.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
+      const int blocks = std::min(wanted, kFinishBlocks);
+      p.step_rows = blocks * kFinishThreads / p.columns;
+      p.step_columns = blocks * kFinishThreads % p.columns;
+      launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
+             {dim3(blocks, batch), kFinishThreads, slots}, stream, p);
+    }
   }
   if (mfcc_) mfcc_->run(io, frames.out, batch, n_frames, out, stream);
 }
