@@ -193,8 +193,9 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
   }
   stages.emplace_back("mel", [&] { front_end(plan.batch, shape, stream); });
   for (int i = 0; i <= network_->n_blocks(); ++i) {
-    stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head",
-                        [&, i] { network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), i, i + 1, stream); });
+    stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head", [&, i] {
+      network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), i, i + 1, stream);
+    });
   }
   const Claim claimed(*network_, stream);
   point_io({waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);

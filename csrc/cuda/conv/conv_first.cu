@@ -127,7 +127,7 @@ FirstKernel built_kernel(int pool_h, int pool_w, std::index_sequence<kIndex...>)
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 constexpr std::size_t kSharedBytes = 48 * 1024;  // for two patches: a kernel has so much without asking
-constexpr int kResident = 2;  // CTAs of a multiprocessor: the bound of both kernels
+constexpr int kResident = 2;                     // CTAs of a multiprocessor: the bound of both kernels
 // Behind the patches: what clip_values() takes, and epilogues of up to 32 lanes' channels.
 constexpr int kSlotBytes = (kFinishWarps + 4 * 32 * kChannels) * sizeof(float);
 // Weights of choose_tile(), in cycles: a tile; a pixel of each thread on its way to shared memory; one that no register
@@ -248,8 +248,8 @@ PackedFirst pack_first(const ConvBlockSpec& spec, Precision precision) {
       const int tap = spec.kernel == 1 ? 4 : i, tap_row = tap / 3, tap_column = tap % 3;
       // Halves: [pair of channels][row of taps][first two taps of either, third taps of either][2]
       const std::size_t fragment = (static_cast<std::size_t>(n / 2) * 4 + tap_row) * 4 + tap_column / 2 * 2 + n % 2;
-      const std::size_t at = halves ? (fragment * 2 + tap_column % 2) * 2
-                                    : (static_cast<std::size_t>(tap) * padded + n) * sizeof(float);
+      const std::size_t at =
+          halves ? (fragment * 2 + tap_column % 2) * 2 : (static_cast<std::size_t>(tap) * padded + n) * sizeof(float);
       store_as(packed.weight.data() + at, factor * row[i], halves ? Precision::kFloat16 : Precision::kFloat32);
     }
   }

@@ -11,11 +11,11 @@ namespace {
 using PatchWord = uint32_t __attribute__((may_alias));
 
 // Products of channels (the 16 rows of a matrix), taps (the inner dimension) and one element of each of 8 pool windows
-// (the 8 columns). Lane l has rows g = l / 4 and g + 8 of the weights, and t = l % 4 is a row of taps: its first two are
-// elements 2t and 2t + 1 of the inner dimension, its third is 8 + 2t. A lane's part of a window's pixels is therefore
-// two words, of pixels c, c + 1 and c + 2, c + 3, of which the last meets a weight of zero. The patch lies in shared
-// memory twice, so that both words are aligned whatever c is: words of the first copy begin at even columns, those of
-// the second one at odd columns.
+// (the 8 columns). Lane l has rows g = l / 4 and g + 8 of the weights, and t = l % 4 is a row of taps: its first two
+// are elements 2t and 2t + 1 of the inner dimension, its third is 8 + 2t. A lane's part of a window's pixels is
+// therefore two words, of pixels c, c + 1 and c + 2, c + 3, of which the last meets a weight of zero. The patch lies in
+// shared memory twice, so that both words are aligned whatever c is: words of the first copy begin at even columns,
+// those of the second one at odd columns.
 //
 // A lane's 2 * kTiles channels are neighbours: row g of tile j is channel 2 * kTiles * g + 2j of the CTA's, and row
 // g + 8 the one after it. It has them for two windows, 2t and 2t + 1 of the warp's.

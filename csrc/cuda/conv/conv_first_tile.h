@@ -53,8 +53,7 @@ template <typename Real, int kHeld>
 class FirstPatch {
  public:
   // `slots`: kFinishWarps floats of shared memory.
-  FCNTAG_DEVICE FirstPatch(const FirstParams& p, float* slots)
-      : slots_(slots), thread_(static_cast<int>(threadIdx.x)) {
+  FCNTAG_DEVICE FirstPatch(const FirstParams& p, float* slots) : slots_(slots), thread_(static_cast<int>(threadIdx.x)) {
     first_row_ = divide(thread_, p.by_patch_w);
     first_column_ = thread_ - first_row_ * p.patch_w;
   }

@@ -16,15 +16,13 @@ struct MelScaling {
   MelScale kind;
 };
 
-constexpr int kMomentParts = 64;  // of a clip, each summed by one block
-
-struct PartMoments {
-  double sum, mean, squares;  // squares of deviations from the part's own mean
+struct ClipMoments {
+  double mean, factor;  // 1 over the deviation
 };
 
 struct ClipFinish {
   const float* maxima;         // [batch][maxima_count], or null: no floor, no reference
-  const PartMoments* moments;  // [batch][kMomentParts], or null: not standardised
+  const ClipMoments* moments;  // [batch], or null: not standardised
   MelScaling scaling;
   int size;  // values of a clip
   int maxima_count;

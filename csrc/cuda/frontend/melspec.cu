@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/fft_plan.h"
+#include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
 #include "cuda/frontend/melspec_rows.h"
@@ -18,10 +19,11 @@ namespace cuda {
 
 namespace {
 
-constexpr int kFinishValues = 4;        // per thread of melspec_finish, in a clip of usual size
-constexpr int kFinishBlocks = 1024;     // of a clip, at most: each of them reads all maxima
-constexpr int kMaxClips = 65535;        // of a launch: gridDim.y
-constexpr int64_t kMaxImage = 1 << 30;  // values of one clip's log-mel: indices are int
+constexpr int kFinishValues = 4;     // per thread of melspec_finish, in a clip of usual size
+constexpr int kFinishBlocks = 1024;  // of a clip, at most: each of them reads all maxima
+constexpr int kMaxClips = 65535;     // of a launch: gridDim.y
+constexpr std::size_t kFinishSlots = kFinishWarps * sizeof(double);  // shared memory of a kernel that finishes
+constexpr int64_t kMaxImage = 1 << 30;                               // values of one clip's log-mel: indices are int
 
 static_assert(kFft == 512 && kBins == 257, "the kernel's FFT");
 
@@ -33,11 +35,6 @@ bool in_double(const MelSpecConfig& c, bool double_precision) {
   return double_precision || c.normalization == Normalization::kStandardizePerMel;
 }
 
-template <typename Real>
-Complex<Real> rounded(std::complex<double> x) {
-  return {static_cast<Real>(x.real()), static_cast<Real>(x.imag())};
-}
-
 }  // namespace
 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
@@ -46,26 +43,27 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
   if (GeneralMel::is_for(config_)) {
     general_ = std::make_unique<GeneralMel>(config_, filters, double_precision_);
   } else if (double_precision_) {
-    upload<double>(filters);
+    upload_tables<double>(filters);
   } else {
-    upload<float>(filters);
+    upload_tables<float>(filters);
   }
   if (config_.n_mfcc > 0) {
     mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
     return;
   }
-  scale_ = upload_table(config_.scale);
-  shift_ = upload_table(config_.shift);
+  if (standardizes()) arrivals_ = upload(std::vector<int>(kMaxClips));
+  scale_ = upload(config_.scale);
+  shift_ = upload(config_.shift);
 }
 
 template <typename Real>
-void MelSpec::upload(const MelFilters& filters) {
-  std::vector<Complex<Real>> window, inner, outer;
+void MelSpec::upload_tables(const MelFilters& filters) {
+  std::vector<std::complex<double>> window, inner, outer;
   for (int i = 0; i < kFft / 2; ++i) {
-    window.push_back({static_cast<Real>(config_.window[2 * i] / 2), static_cast<Real>(config_.window[2 * i + 1] / 2)});
-    inner.push_back(rounded<Real>(turn(i / 16 * (i % 16), 256)));
+    window.emplace_back(config_.window[2 * i] / 2, config_.window[2 * i + 1] / 2);
+    inner.push_back(turn(i / 16 * (i % 16), 256));
   }
-  for (int k = 0; k < kFft / 4; ++k) outer.push_back(rounded<Real>(turn(k, kFft)));
+  for (int k = 0; k < kFft / 4; ++k) outer.push_back(turn(k, kFft));
 
   // Weights of 32 neighbouring bands, [longest of them][32]: the lanes of a warp read neighbours.
   std::vector<MelBand> bands;
@@ -83,11 +81,11 @@ void MelSpec::upload(const MelFilters& filters) {
       }
     }
   }
-  window_ = upload_table(window);
-  inner_twiddles_ = upload_table(inner);
-  outer_twiddles_ = upload_table(outer);
-  bands_ = upload_table(bands);
-  weights_ = upload_table(weights);
+  window_ = upload_complex<Real>(window);
+  inner_twiddles_ = upload_complex<Real>(inner);
+  outer_twiddles_ = upload_complex<Real>(outer);
+  bands_ = upload(bands);
+  weights_ = upload(weights);
 }
 
 // Every part may have to be aligned as a double or a complex number is.
@@ -102,7 +100,9 @@ MelSpec::Scratch MelSpec::scratch(const MelSpecConfig& c, const GeneralPlan* gen
   const std::size_t clips = batch, maxima = general ? general->most_blocks(n_frames) : frame_blocks(n_frames);
   s.log_mel = part(c.n_mfcc > 0 ? values * sizeof(float) : 0);
   s.raw = part(c.normalization == Normalization::kStandardizePerMel ? values * sizeof(double) : 0);
-  s.moments = part(c.normalization == Normalization::kStandardize ? clips * kMomentParts * sizeof(PartMoments) : 0);
+  const bool standardizes = c.normalization == Normalization::kStandardize;
+  s.parts = part(standardizes ? clips * kMomentParts * 2 * sizeof(double) : 0);
+  s.moments = part(standardizes ? clips * sizeof(ClipMoments) : 0);
   s.maxima = part(needs_maximum(c) ? clips * maxima * sizeof(float) : 0);
   s.buffers = part(general ? general->scratch_bytes(batch, n_frames) : 0);
   return s;
@@ -117,14 +117,15 @@ std::size_t MelSpec::planned_bytes(const MelSpecConfig& c, bool double_precision
   const bool exact = in_double(c, double_precision);
   const std::size_t shared_limit = device_info(device).shared_bytes;
   const GeneralPlan general(c, filters, exact, shared_limit);
-  if (GeneralMel::is_for(c)) return general.table_bytes + scratch(c, &general, batch, n_frames).end;
+  const std::size_t arrivals = c.normalization == Normalization::kStandardize ? kMaxClips * sizeof(int) : 0;
+  if (GeneralMel::is_for(c)) return general.table_bytes + arrivals + scratch(c, &general, batch, n_frames).end;
   const std::size_t numbers = filters.weights.size() + 3 * kFft;  // and a few gaps between the weights
-  return numbers * (exact ? sizeof(double) : sizeof(float)) + scratch(c, nullptr, batch, n_frames).end;
+  return numbers * (exact ? sizeof(double) : sizeof(float)) + arrivals + scratch(c, nullptr, batch, n_frames).end;
 }
 
 std::size_t MelSpec::memory_bytes() const {
   return window_.bytes() + inner_twiddles_.bytes() + outer_twiddles_.bytes() + bands_.bytes() + weights_.bytes() +
-         scale_.bytes() + shift_.bytes() + (general_ ? general_->memory_bytes() : 0) +
+         scale_.bytes() + shift_.bytes() + arrivals_.bytes() + (general_ ? general_->memory_bytes() : 0) +
          (mfcc_ ? mfcc_->memory_bytes() : 0);
 }
 
@@ -139,7 +140,7 @@ ClipFinish MelSpec::clip_finish(int batch, int n_frames, const void* scratch) co
   const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
   ClipFinish f = {};
   if (needs_maximum(c)) f.maxima = reinterpret_cast<const float*>(memory + parts.maxima);
-  if (standardizes()) f.moments = reinterpret_cast<const PartMoments*>(memory + parts.moments);
+  if (standardizes()) f.moments = reinterpret_cast<const ClipMoments*>(memory + parts.moments);
   f.scaling = {scale_.as<float>(), shift_.as<float>(), mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
   f.size = c.n_mels * n_frames;
   f.maxima_count = maxima_count(batch, n_frames);
@@ -209,27 +210,34 @@ void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n
   }
 
   if (by_rows) {
-    const RowParams p = {io,         frames.raw, frames.maxima, out,        left.maxima_count,
-                         c.n_mels,   n_frames,   c.time_mel,    left.top_db};
-    launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishWarps * sizeof(double)}, stream, p);
-  } else if (left.needed) {
+    const RowParams p = {io,       frames.raw, frames.maxima, out,        left.maxima_count,
+                         c.n_mels, n_frames,   c.time_mel,    left.top_db};
+    launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishSlots}, stream, p);
+  } else if (standardizes()) {
+    const MomentsParams p = {io,
+                             frames.out,
+                             frames.maxima,
+                             reinterpret_cast<double*>(memory + parts.parts),
+                             reinterpret_cast<ClipMoments*>(memory + parts.moments),
+                             arrivals_.as<int>(),
+                             left.size,
+                             left.maxima_count,
+                             left.top_db};
+    launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, kFinishSlots}, stream, p);
+  }
+  if (left.needed && (!raw || mfcc_)) {
     FinishParams p = {};
     p.io = io;
     p.data = frames.out;
     p.finish = left;
-    p.moments = reinterpret_cast<PartMoments*>(memory + parts.moments);
     p.columns = c.time_mel ? c.n_mels : n_frames;
     p.by_columns = divisor(p.columns);
-    const std::size_t slots = kFinishWarps * sizeof(double);
-    if (standardizes()) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, p);
-    if (!raw || mfcc_) {
-      const int wanted = (left.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
-      const int blocks = std::min(wanted, kFinishBlocks);
-      p.step_rows = blocks * kFinishThreads / p.columns;
-      p.step_columns = blocks * kFinishThreads % p.columns;
-      launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
-             {dim3(blocks, batch), kFinishThreads, slots}, stream, p);
-    }
+    const int wanted = (left.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
+    const int blocks = std::min(wanted, kFinishBlocks);
+    p.step_rows = blocks * kFinishThreads / p.columns;
+    p.step_columns = blocks * kFinishThreads % p.columns;
+    launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
+           {dim3(blocks, batch), kFinishThreads, kFinishSlots}, stream, p);
   }
   if (mfcc_) mfcc_->run(io, frames.out, batch, n_frames, out, stream);
 }
@@ -238,29 +246,13 @@ void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n
 template <typename Real>
 void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
-  MelParams<Real> p = {};
-  p.io = run.io;
-  p.waves = run.waves;
-  p.out = run.out;
-  p.maxima = run.maxima;
+  MelParams<Real> p = frame_params<MelParams, Real>(c, run);
   p.window = window_.as<Complex<Real>>();
   p.inner_twiddles = inner_twiddles_.as<Complex<Real>>();
   p.outer_twiddles = outer_twiddles_.as<Complex<Real>>();
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
-  p.n_samples = run.n_samples;
-  p.pad_left = run.pad_left;
-  p.hop_length = c.hop_length;
-  p.n_frames = run.n_frames;
-  p.n_mels = c.n_mels;
-  p.power_exponent = c.power_exponent;
-  p.reflect = c.pad_mode == PadMode::kReflect;
-  p.float16 = c.float16;
   p.db = c.log == LogKind::kDb;
-  p.time_mel = c.time_mel;
-  p.gain = static_cast<Real>(c.gain);
-  p.amin = static_cast<Real>(c.amin);
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
   launch(&melspec<Real>, shape, stream, p);

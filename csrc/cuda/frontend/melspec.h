@@ -57,7 +57,7 @@ class MelSpec {
 
  private:
   struct Scratch {  // offsets of its parts, in bytes
-    std::size_t log_mel, raw, moments, maxima, buffers, end;
+    std::size_t log_mel, raw, parts, moments, maxima, buffers, end;
   };
   static Scratch scratch(const MelSpecConfig& config, const GeneralPlan* general, int batch, int n_frames);
   const GeneralPlan* plan() const { return general_ ? &general_->plan() : nullptr; }
@@ -67,7 +67,7 @@ class MelSpec {
   void run_log_mel(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
                    float* out, void* scratch, bool raw, Stream stream) const;
   template <typename Real>
-  void upload(const MelFilters& filters);
+  void upload_tables(const MelFilters& filters);
   template <typename Real>
   void run_frames(const GeneralMel::Run& run, Stream stream) const;
 
@@ -76,6 +76,7 @@ class MelSpec {
   std::unique_ptr<GeneralMel> general_;
   bool double_precision_;
   DeviceMemory window_, inner_twiddles_, outer_twiddles_, bands_, weights_, scale_, shift_;
+  DeviceMemory arrivals_;  // of melspec_moments: 0 between runs
 };
 
 }  // namespace cuda
