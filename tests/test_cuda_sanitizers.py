@@ -265,6 +265,13 @@ SCORER_MISTAKES = {  # as above
         "plain",
         ("network.cpp", "512 points"),
     ),
+    "weights of the second block are not asked for": (
+        "network.cpp",
+        "params.next_bytes = next.bytes;\n      launch",
+        "params.next_bytes = 0;\n      launch",
+        "plain",
+        ("network.cpp", "512 points"),
+    ),
     "a graph keeps its first Io": (
         "scorer.cpp",
         "recorded.repoint(*recorded.graph, io);",

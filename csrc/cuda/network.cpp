@@ -191,7 +191,7 @@ Network::Plan Network::make_plan(int batch, int height, int width) const {
   Plan plan{batch, height, width, {}, {}, {}, sizes(height, width)};
   const auto [h, w] = plan.sizes.back();
   check_features(flatten_, in_features_, layers_.back().out_channels, {h, w}, {height, width});
-  plan.first = plan_first(layer_at(0, height, width), batch);
+  plan.first = plan_first(layer_at(0, height, width), batch, device_);
   for (int i = 1; i < n_blocks(); ++i) {
     plan.blocks.push_back(plan_conv(layer_at(i, plan.sizes[i].first, plan.sizes[i].second), batch, device_));
   }
@@ -250,6 +250,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
       params.x = x.data;
       params.image_stride = x.image_stride;
       params.row_stride = x.row_stride;
+      params.finish = x.finish;
       params.weight = weights_[0].as<void>();
       params.epilogue = epilogues_[0].as<float>();
       params.y = map(0);

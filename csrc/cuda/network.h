@@ -10,6 +10,7 @@
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_plan.h"
 #include "cuda/dense.h"
+#include "cuda/frontend/clip_finish.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
 #include "model/network_outputs.h"
@@ -30,6 +31,7 @@ struct InputView {
   const float* data;
   int64_t image_stride;
   int row_stride;
+  ClipFinish finish = {};  // what is left to do to the data, see finishes()
 };
 
 class Network {
@@ -66,6 +68,8 @@ class Network {
   // x [batch, height, width] in host memory; returns when the outputs are there. Any batch.
   void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);
 
+  // Whether the first block can do what `finish` says to its input. In half precision it does nothing in double.
+  bool finishes(const ClipFinish& finish) const { return element_bytes(precision_) != 2 || !finish.in_double; }
   int n_blocks() const { return static_cast<int>(layers_.size()); }
   int n_tags() const { return n_tags_; }
   int last_features() const { return hidden_.empty() ? in_features_ : hidden_.back().outputs; }

@@ -74,16 +74,25 @@ void Scorer::check_shape(const SegmentShape& shape) const {
       " frames");
 }
 
-InputView Scorer::input_view(const SegmentShape& shape) const {
-  const int n_rows = melspec_->n_rows();
-  return {log_mel_.as<float>(), static_cast<int64_t>(n_rows) * shape.n_frames,
-          melspec_->time_mel() ? n_rows : shape.n_frames};
+// Whether the network finishes the log-mel as it reads it: a launch less.
+bool Scorer::network_finishes(int batch, const SegmentShape& shape) const {
+  return network_->finishes(melspec_->finish(batch, shape.n_frames, scratch_.as<void>()));
 }
 
+InputView Scorer::input_view(int batch, const SegmentShape& shape) const {
+  const int n_rows = melspec_->n_rows();
+  InputView view = {log_mel_.as<float>(), static_cast<int64_t>(n_rows) * shape.n_frames,
+                    melspec_->time_mel() ? n_rows : shape.n_frames};
+  if (network_finishes(batch, shape)) view.finish = melspec_->finish(batch, shape.n_frames, scratch_.as<void>());
+  return view;
+}
+
+// `batch` is the plan's in every call for a run: how the log-mel's maxima lie depends on it.
 Repoint Scorer::front_end(const IoSource& io, int batch, const SegmentShape& shape, Stream stream) const {
   const float* waves = resampler_ ? resampled_.as<float>() : nullptr;
-  return melspec_->run(io, waves, batch, shape.n_samples, shape.pad_left, shape.n_frames, log_mel_.as<float>(),
-                       scratch_.as<void>(), stream);
+  const auto run = network_finishes(batch, shape) ? &MelSpec::run_raw : &MelSpec::run;
+  return (melspec_.get()->*run)(io, waves, batch, shape.n_samples, shape.pad_left, shape.n_frames, log_mel_.as<float>(),
+                                scratch_.as<void>(), stream);
 }
 
 // The first kernel has `io` as a parameter and leaves it in io_ for the others.
@@ -97,7 +106,7 @@ Repoint Scorer::put(const Io& io, int batch, const SegmentShape& shape, Stream s
   } else {
     repoint = front_end(source, plan.batch, shape, stream);
   }
-  network_->enqueue(plan, input_view(shape), io_.as<Io>(), stream);
+  network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), stream);
   return repoint;
 }
 
@@ -187,10 +196,11 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
       resampler_->run(io_.as<Io>(), batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
     });
   }
-  stages.emplace_back("mel", [&] { front_end(io_.as<Io>(), batch, shape, stream); });
+  stages.emplace_back("mel", [&] { front_end(io_.as<Io>(), plan.batch, shape, stream); });
   for (int i = 0; i <= network_->n_blocks(); ++i) {
-    stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head",
-                        [&, i] { network_->enqueue(plan, input_view(shape), io_.as<Io>(), i, i + 1, stream); });
+    stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head", [&, i] {
+      network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), i, i + 1, stream);
+    });
   }
   const Claim claimed(*network_, stream);
   set_io(io_.as<Io>(), {waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);

@@ -76,7 +76,8 @@ class Scorer {
   Repoint front_end(const IoSource& io, int batch, const SegmentShape& shape, Stream stream) const;
   Repoint put(const Io& io, int batch, const SegmentShape& shape, Stream stream);
   Graph& recorded(const Io& io, int batch, const SegmentShape& shape);
-  InputView input_view(const SegmentShape& shape) const;
+  InputView input_view(int batch, const SegmentShape& shape) const;
+  bool network_finishes(int batch, const SegmentShape& shape) const;
 
   std::shared_ptr<MelSpec> melspec_;
   std::shared_ptr<Network> network_;

@@ -50,8 +50,8 @@ const Case kCases[] = {
     {"512 points", mel(kLog, N::kNone), 0, Precision::kBfloat16, Flatten::kChw, {}, 4},
     {"512 points, float32", mel(kLog, N::kNone), 0, Precision::kFloat32, Flatten::kMax, {}, 4},
     {"mean", mel(kLog, N::kPerMel), 0, Precision::kTf32, Flatten::kMean, {}, 4},
-    // and two that standardise
-    {"standardised", mel(kDb, N::kStandardize), 0, Precision::kBfloat16, Flatten::kHwc, {}, 6},
+    // and one for mean and deviation
+    {"standardised", mel(kDb, N::kStandardize), 0, Precision::kBfloat16, Flatten::kHwc, {}, 5},
     // and the mean over the map, and a hidden layer
     {"600 points, hidden", mel(kLog, N::kNone, 600), 0, Precision::kBfloat16, Flatten::kMean, {40}, 6},
     {"resampled", mel(kLog, N::kNone), 2, Precision::kBfloat16, Flatten::kChw, {}, 5},
@@ -150,8 +150,8 @@ bool check(const Case& c) {
                    target.as<float>() + first * kTags, nullptr, Chain::shape(), stream);
     const int launches = static_cast<int>(emulator::statistics().launches - before.launches);
     const uint64_t prefetches = emulator::statistics().prefetches - before.prefetches;
-    if (count == 1 && prefetches < chain.last_lines()) {
-      complain("the weights of the head or of the hidden layer were not asked for before their turn");
+    if (count == 1 && prefetches <= chain.last_lines()) {  // those of the second block are some more
+      complain("weights were not asked for before their turn");
     }
     if (count == 1 && launches != c.launches) {
       complain(std::to_string(launches) + " launches for a clip; expected " + std::to_string(c.launches));

@@ -47,6 +47,7 @@ FCNTAG_DEVICE void fence() { __threadfence(); }
 FCNTAG_DEVICE int atomic_add(int* p, int value) { return atomicAdd(p, value); }
 // A value that another CTA of this kernel has written, past the caches of this multiprocessor.
 FCNTAG_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
+FCNTAG_DEVICE double load_fresh(const double* p) { return __ldcg(p); }
 template <typename T>
 FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);

@@ -3,8 +3,9 @@
 //
 // One kernel makes the log-mel of a few frames per block: melspec_kernel.h for 512 points and the settings of the
 // oldest models, melspec_general.h for all others. Its values are final, unless the maximum, mean or deviation of the
-// clip goes into them: then it leaves raw values, and one or two small kernels finish them in place. MFCC are one more
-// kernel, on a log-mel in scratch memory.
+// clip goes into them: then it leaves raw values, and one or two small kernels finish them in place. The last of these
+// is not launched for a caller that finishes the values as it reads them. MFCC are one more kernel, on a log-mel in
+// scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,10 @@
 #include <memory>
 
 #include "cuda/first_launch.h"
+#include "cuda/frontend/clip_finish.h"
 #include "cuda/frontend/melspec_general.h"
 #include "cuda/frontend/mfcc.h"
+#include "cuda/io.h"
 #include "cuda/runtime.h"
 #include "model/melspec_config.h"
 
@@ -42,6 +45,12 @@ class MelSpec {
   // less than a frame. `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
   Repoint run(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
               float* out, void* scratch, Stream stream) const;
+  // The same, but where finish().needed the values of `out` are raw, and whoever reads them does what finish() says.
+  // That reads scratch memory too.
+  Repoint run_raw(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+                  float* out, void* scratch, Stream stream) const;
+  // What is left to do after run_raw() with these arguments.
+  ClipFinish finish(int batch, int n_frames, const void* scratch) const;
 
   std::size_t memory_bytes() const;
   int n_rows() const { return config_.n_rows(); }
@@ -49,10 +58,15 @@ class MelSpec {
 
  private:
   struct Scratch {  // offsets of its parts, in bytes
-    std::size_t log_mel, raw, moments, maxima, buffers, end;
+    std::size_t log_mel, raw, parts, moments, maxima, buffers, end;
   };
   static Scratch scratch(const MelSpecConfig& config, const GeneralPlan* general, int batch, int n_frames);
   const GeneralPlan* plan() const { return general_ ? &general_->plan() : nullptr; }
+  bool standardizes() const { return config_.normalization == Normalization::kStandardize; }
+  int maxima_count(int batch, int n_frames) const;
+  ClipFinish clip_finish(int batch, int n_frames, const void* scratch) const;
+  Repoint run_log_mel(const IoSource& source, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                      int n_frames, float* out, void* scratch, bool raw, Stream stream) const;
   template <typename Real>
   void upload_tables(const MelFilters& filters);
   template <typename Real>
@@ -63,6 +77,7 @@ class MelSpec {
   std::unique_ptr<GeneralMel> general_;
   bool double_precision_;
   DeviceMemory window_, inner_twiddles_, outer_twiddles_, bands_, weights_, scale_, shift_;
+  DeviceMemory arrivals_;  // of melspec_moments: 0 between runs
 };
 
 }  // namespace cuda

@@ -2,18 +2,11 @@
 #pragma once
 
 #include "cuda/device/device.h"
+#include "cuda/frontend/clip_finish.h"
 #include "model/melspec_config.h"
 
 namespace fcntag {
 namespace cuda {
-
-enum class MelScale : int { kNone, kScalar, kPerMel, kPerFrame };
-
-// Value of row m, frame t: scale * x + shift.
-struct MelScaling {
-  const float *scale, *shift;  // [1], [n_rows] or [n_frames]
-  MelScale kind;
-};
 
 inline MelScale scale_kind(Normalization normalization) {
   return normalization == Normalization::kScalar     ? MelScale::kScalar

@@ -47,6 +47,7 @@ FCNTAG_NOINLINE bool sync_or(bool value, FCNTAG_SITE) {
 inline void fence() {}
 inline int atomic_add(int* p, int value) { return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL); }
 inline float load_fresh(const float* p) { return *p; }
+inline double load_fresh(const double* p) { return *p; }
 FCNTAG_NOINLINE void sync_warp(FCNTAG_SITE) { emulator::sync_warp(site); }
 template <typename T>
 FCNTAG_NOINLINE T shuffle_xor(T value, int mask, FCNTAG_SITE) {
