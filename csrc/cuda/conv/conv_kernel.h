@@ -22,17 +22,26 @@ namespace cuda {
 // CTAs of so many threads whose registers a multiprocessor has.
 constexpr int registers_allow(int threads, int registers) { return 65536 / ((registers + 7) / 8 * 8 * threads); }
 
-template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
+//
+// The weights of kStageTaps taps arrive between two barriers, in half of the ring or in one of its three places: those
+// of a kernel row, or of one tap where shared memory is short or the kernel is 1x1.
+//
+// A warp of a wide shape has two groups of channels: it loads less for the same products, and two CTAs of half as many
+// rows share a multiprocessor, one of which computes while the other loads or stores.
+template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, int kGroups_, bool kChunked_, int kStageTaps_>
 struct ConvShape {
   using Math = Math_;
-  static constexpr int kHalves = kHalves_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
+  static constexpr int kHalves = kHalves_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kGroups = kGroups_;
   static constexpr bool kChunked = kChunked_;
+  static constexpr int kStageTaps = kStageTaps_, kRingTaps = ring_taps(kStageTaps, kGroups);
+  static constexpr int kWarpChannels = kGroups * kGroupChannels;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kTileN = kWarpsN * kWarpChannels;
   static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
   static constexpr int kCopies = kTapBytes / (16 * kThreads);  // of them, copies of a thread
   // CTAs that a multiprocessor shall hold, as far as registers go.
-  static constexpr int kResident = registers_allow(kThreads, kHalves * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters);
+  static constexpr int kResident =
+      registers_allow(kThreads, kHalves * 8 * kGroups * (kChunked ? 2 : 1) + Math::kOtherRegisters);
   static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
   static constexpr int kMinimumCapability = kHalves > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
   static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
@@ -67,6 +76,7 @@ struct WeightCopies {
 
 // Where the sums are, between two barriers: a kernel row, or one tap. Counted along without branches, as the products
 // run beside it.
+template <typename Shape>
 struct Stage {
   int block, last_block, row, column;
   int pairs;                 // of chunks, in this block
@@ -102,7 +112,7 @@ struct Stage {
   FCNTAG_DEVICE int advance(const ConvParams& p, int bytes, int ring) {
     place += bytes;
     place = place == ring ? 0 : place;
-    column += p.stage_taps;
+    column += Shape::kStageTaps;
     const bool row_ends = column == p.kernel;
     column = row_ends ? 0 : column;
     row += row_ends ? 1 : 0;
@@ -137,7 +147,7 @@ struct HaloCopies {
   }
   // start() for the block after the stage's, if the stage is the first of its block; without a branch.
   FCNTAG_DEVICE void restart(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
-                             const Stage& stage, int thread) {
+                             const Stage<Shape>& stage, int thread) {
     HaloCopies next;
     next.start(p, x, offsets, halo, stage.block + 1, stage.other_halo(), thread);
     offset = stage.first ? next.offset : offset;
@@ -158,7 +168,7 @@ struct HaloCopies {
 template <typename Shape>
 FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   using Math = typename Shape::Math;
-  using Sums = typename Math::template Sums<Shape::kHalves>;
+  using Sums = typename Math::template Sums<Shape::kHalves, Shape::kGroups>;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int warp_m = warp / Shape::kWarpsN, warp_n = warp % Shape::kWarpsN;
   const ConvTile tile = conv_tile(p, Shape::kTileN);
@@ -169,8 +179,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const int halo_bytes = p.halo_pixels * kPixelBytes;
   const int weights_start = (halo_start + halo_bytes * p.halo_buffers + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   const int passes = p.passes_h * p.passes_w;
-  float* maxima =
-      reinterpret_cast<float*>(shared + (passes > 1 ? weights_start + p.ring_taps * Shape::kTapBytes : halo_start));
+  float* maxima = reinterpret_cast<float*>(
+      shared + (passes > 1 ? weights_start + Shape::kRingTaps * Shape::kTapBytes : halo_start));
   const dev::SharedAddress halo = dev::shared_address(shared) + halo_start;
 
   const int chunk = p.split == Split::kPartial ? static_cast<int>(blockIdx.y) : 0;
@@ -188,9 +198,9 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
                      static_cast<int64_t>(tile.channel) * kBlockBytes + thread * 16;
     weights.target = dev::shared_address(shared) + weights_start + thread * 16;
     weights.place = 0;
-    weights.ring = p.ring_taps * Shape::kTapBytes;
+    weights.ring = Shape::kRingTaps * Shape::kTapBytes;
     weights.left = steps;
-    FCNTAG_NO_UNROLL for (int tap = 0; tap < p.ring_taps - p.stage_taps; ++tap) weights.copy_tap();
+    FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kRingTaps - Shape::kStageTaps; ++tap) weights.copy_tap();
   };
 
   // No kernel writes weights or tables, so that they may be read while the kernel before this one still runs.
@@ -211,8 +221,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const uint8_t* x =
       static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(tile.image) * (p.height * p.width) * p.pixel_chunks * 16;
   // From the last stage of a kernel row to the first of the next one, and from the last stage of a block to the first.
-  const int next_row = (p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
-  const int next_block = ((1 - p.kernel) * p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
+  const int next_row = (p.halo_w - p.kernel + Shape::kStageTaps) * kPixelBytes;
+  const int next_block = ((1 - p.kernel) * p.halo_w - p.kernel + Shape::kStageTaps) * kPixelBytes;
   Sums sums, total;
   // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
   // chunk, to add the chunks in order.
@@ -233,18 +243,14 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       dev::copy_commit();
       dev::copy_wait<0>();
     }
-    Stage stage;
+    Stage<Shape> stage;
     stage.start(p, first_block, last_block, next_row, next_block, halo_bytes);
     next_halo.start(p, x, offsets, halo, first_block + 1, stage.other_halo(), thread);
     int due = stage.copies(p, next_halo.left);
     int until_restart = p.chunk_blocks;
-    const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
-    for (int step = 0; step < steps; step += p.stage_taps) {
-      if (p.stage_taps == 1) {
-        dev::copy_wait<1>();
-      } else {
-        dev::copy_wait<0>();
-      }
+    const uint8_t* warp_weights = shared + weights_start + warp_n * Shape::kGroups * kGroupBytes;
+    for (int step = 0; step < steps; step += Shape::kStageTaps) {
+      dev::copy_wait<Shape::kRingTaps == 3 ? 1 : 0>();
       dev::sync();
       if (p.halo_buffers == 1 && stage.first && step > 0) {
         next_halo.start(p, x, offsets, halo, stage.block, 0, thread);
@@ -256,35 +262,38 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       const auto multiply = [&](auto kPairs, int tap) {
         const auto copy = [&](int turn) {
           FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
-            if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
+            if (part * kCopyTurns / Shape::kCopies == turn) weights.copy(part);
           }
-          if (due > tap * kTurns + turn) next_halo.copy(thread);
+          if (due > tap * kCopyTurns + turn) next_halo.copy(thread);
         };
-        Math::template multiply<Shape::kHalves, decltype(kPairs)::value>(
-            sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, lane,
-            copy);
+        Math::template multiply<decltype(kPairs)::value>(sums, pixels, tap * kPixelBytes,
+                                                         warp_weights + stage.place + tap * Shape::kTapBytes,
+                                                         stage.pairs, lane, copy);
         weights.advance();
       };
       // What the next stage needs is computed here, beside the products: behind them, or behind the barrier, the tensor
       // cores would wait for it.
       const auto advance = [&] {
         dev::copy_commit();
-        const int move = stage.advance(p, p.stage_taps * Shape::kTapBytes, weights.ring);
+        const int move = stage.advance(p, Shape::kStageTaps * Shape::kTapBytes, weights.ring);
         FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
         next_halo.restart(p, x, offsets, halo, stage, thread);
         due = stage.copies(p, next_halo.left);
       };
-      if (Math::kUnrolled && p.stage_taps == 3 && stage.pairs == kFullPairs) {
-        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs>{}, tap);
+      if (Math::kUnrolled && stage.pairs == kFullPairs) {
+        FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, kFullPairs>{}, tap);
+        }
         advance();
-      } else if (Math::kUnrolled && p.stage_taps == 3 && stage.pairs == kFullPairs / 2) {
-        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
-        advance();
-      } else if (Math::kUnrolled && p.stage_taps == 1 && stage.pairs == kFullPairs) {
-        multiply(std::integral_constant<int, kFullPairs>{}, 0);
+      } else if (Math::kUnrolled && stage.pairs == kFullPairs / 2) {
+        FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
+        }
         advance();
       } else {
-        FCNTAG_NO_UNROLL for (int tap = 0; tap < p.stage_taps; ++tap) multiply(std::integral_constant<int, 0>{}, tap);
+        FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, 0>{}, tap);
+        }
         advance();
       }
       if (Shape::kChunked && stage.first && p.split == Split::kWhole && --until_restart == 0) {
@@ -313,7 +322,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (!split || combine) {
       const auto& whole = Shape::kChunked ? total : sums;
       if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
-      pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
+      pool_rows<Shape>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
     }
     if (++pass_x == p.passes_w) {
       pass_x = 0;
