@@ -69,13 +69,15 @@ struct MmaMath {
     }
   }
 
-  // One tap of one channel block, `offset` bytes behind the pixels. `weights` of the warp are in the order of the
-  // fragments (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called
+  // Where a lane's weights of a tap lie, for the warp's first group.
+  FCNTAG_DEVICE static int weights_of(int group, int lane) { return group * kGroupBytes + lane * 16; }
+
+  // One tap of one channel block, `offset` bytes behind the pixels. `fragments` are the lane's weights
+  // (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called
   // kCopyTurns times, while products run.
   template <int kPairs, int kHalves, int kGroups, typename Between>
   FCNTAG_DEVICE static void multiply(MmaSums<kHalves, kGroups>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
-                                     int offset, const uint8_t* weights, int pairs, int lane, const Between& between) {
-    const uint8_t* fragments = weights + lane * 16;
+                                     int offset, const uint8_t* fragments, int pairs, const Between& between) {
     if constexpr (kPairs > 0) {
       constexpr int kEach = kCopyTurns / (kPairs > 0 ? kPairs : 1);  // turns in a pair
       FCNTAG_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
@@ -214,13 +216,15 @@ struct SimtMath {
     FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) pixels[h] = halo + rows[h * 8 + (lane >> 2)] * 16;
   }
 
+  FCNTAG_DEVICE static int weights_of(int group, int lane) { return group * kGroupBytes + (lane & 3) * 16; }
+
   // `weights` of the warp: [32 input channels][32 output channels].
   template <int kPairs, int kHalves, typename Between>
   FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves], int offset,
-                                     const uint8_t* weights, int pairs, int lane, const Between& between) {
+                                     const uint8_t* weights, int pairs, const Between& between) {
     const uint8_t* shared = dev::shared_memory();
     const dev::SharedAddress base = dev::shared_address(shared);
-    const float* w = reinterpret_cast<const float*>(weights) + (lane & 3) * 4;
+    const float* w = reinterpret_cast<const float*>(weights);
     FCNTAG_UNROLL for (int turn = 0; turn < kCopyTurns; ++turn) between(turn);
     FCNTAG_NO_UNROLL for (int chunk = 0; chunk < 2 * pairs; ++chunk) {
       float4 x[kHalves];

@@ -56,8 +56,9 @@ FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage 
 // Writes the maxima of the warp's windows to maxima [windows of the tile][Shape::kTileN + kStagePad]. With
 // `accumulate`, a larger value that is there already stays.
 template <typename Shape, typename Sums>
-FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, int first_group, int warp_n,
-                             int lane, bool accumulate) {
+FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, const ThreadPlace<Shape>& me,
+                             bool accumulate) {
+  const int first_group = me.warp_m * p.groups, warp_n = me.warp_n, lane = me.lane;
   const int windows_per_group = p.windows_per_group;
   const int slot = lane >> 2;
   float best[Sums::kLaneChannels];
@@ -97,11 +98,12 @@ FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxim
 }
 
 template <typename Shape>
-FCNTAG_DEVICE void write_outputs(const ConvParams& p, const ConvTile& tile, int images, const float* maxima,
-                                 int thread) {
+FCNTAG_DEVICE void write_outputs(const ConvParams& p, const float* maxima) {
   constexpr int kTileN = Shape::kTileN, kThreads = Shape::kThreads;
   constexpr int kPairs = kTileN / 2;  // a thread has the same two channels in every window
   static_assert(kThreads % kPairs == 0, "every thread has one pair");
+  const int thread = dev::thread_index(), images = p.io->count;
+  const ConvTile tile = conv_tile(p, kTileN);
   const int c = thread % kPairs * 2, n = tile.channel + c;
   const bool first = n < p.out_channels, second = n + 1 < p.out_channels;
   ChannelEpilogue epilogue[2] = {};
