@@ -78,16 +78,9 @@ conv_first(const FCNTAG_GRID_CONSTANT FirstParams p) {
   }
   uint8_t* const memory = dev::shared_memory();
   float* const slots = reinterpret_cast<float*>(memory + p.buffers * p.buffer_bytes);
-  float* const epilogues = slots + kFinishWarps;  // [4][channels of the CTA]: in registers they would spill
+  float* const epilogues = slots + kFinishWarps;
   const int channels = p.channel_lanes * kChannels;
-  if (first == 0) {
-    const LaneEpilogue<kChannels> own(p.epilogue, p.n_padded, n, n < p.n_padded);
-    FCNTAG_UNROLL for (int part = 0; part < 4; ++part) {
-      FCNTAG_UNROLL for (int i = 0; i < kChannels; ++i) {
-        epilogues[part * channels + lane * kChannels + i] = own.values[part][i];
-      }
-    }
-  }
+  keep_epilogues(p, static_cast<int>(blockIdx.y) * channels, channels, epilogues);
   FirstPatch<double, kFirstHeld32> patch(p, slots);
   dev::release_successors();
   dev::wait_for_predecessors();
@@ -95,7 +88,8 @@ conv_first(const FCNTAG_GRID_CONSTANT FirstParams p) {
     float* target = reinterpret_cast<float*>(buffer);
     patch.store(p, tile, [target](int at, float value) { target[at] = value; });
   };
-  const auto compute = [&](const FirstTile& tile, const uint8_t* buffer) {
+  const auto compute = [&](const FirstTile& tile, const uint8_t* buffer, const auto& load) {
+    load();
     const float* pixels = reinterpret_cast<const float*>(buffer);
     const int tile_y = tile.row * p.tile_h, tile_x = tile.column * p.tile_w;
     FCNTAG_NO_UNROLL for (int window = first; window < p.tile_h * p.tile_w; window += windows_at_once) {
@@ -103,7 +97,7 @@ conv_first(const FCNTAG_GRID_CONSTANT FirstParams p) {
       if (n >= p.out_stride || tile_y + wy >= p.out_h || tile_x + wx >= p.out_w) continue;
       float v[kChannels];
       Window<kPoolH, kPoolW>::largest(p, pixels + wy * p.stride_h * p.pitch + wx * p.stride_w, w, v);
-      LaneEpilogue<kChannels>(epilogues, channels, lane * kChannels, true).apply(v, p.activation);
+      LaneEpilogue<kChannels>(epilogues + lane * kChannels, channels).apply(v, p.activation);
       // Channels that only fill up a pixel are zero: the next block multiplies them by zero, and must not find a NaN.
       FCNTAG_UNROLL for (int i = 0; i < kChannels; ++i) v[i] = n + i < p.out_channels ? v[i] : 0.0f;
       const int64_t pixel = (static_cast<int64_t>(tile.image) * p.out_h + tile_y + wy) * p.out_w + tile_x + wx;
@@ -155,7 +149,8 @@ void choose_tile(FirstParams& p, bool halves, const DeviceInfo& device) {
   int64_t least = std::numeric_limits<int64_t>::max();
   int best_h = 1, best_shift = 0;
   for (int shift = 0; 1 << shift <= kFirstWindows; ++shift) {
-    for (int tile_h = 1; tile_h << shift <= kFirstWindows; tile_h *= 2) {
+    if (shift == 0 && p.out_w > 1) continue;  // a lane of the kernel in float16 ends two neighbours
+    for (int tile_h = 1; tile_h << shift <= (shift == 0 ? 1 : kFirstWindows); tile_h *= 2) {
       set_tile(p, halves, tile_h, shift, device.shared_bytes);
       if (p.buffers != 2) continue;
       const int pixels = divide_up(p.patch_h * p.patch_w, kFirstThreads), held = halves ? kFirstHeld16 : kFirstHeld32;

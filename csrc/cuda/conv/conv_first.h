@@ -23,7 +23,7 @@ namespace cuda {
 constexpr int kFirstThreads = 256;
 constexpr int kFirstWindows = 64;  // of a tile, at most
 // Pixels of a tile that a thread holds in registers until the tile before is done: with more, registers would spill.
-constexpr int kFirstHeld16 = 4, kFirstHeld32 = 3;
+constexpr int kFirstHeld16 = 3, kFirstHeld32 = 3;
 constexpr int kFirstLaneChannels = 4;  // float32: channels of a lane; a CTA has channel_lanes times as many
 
 // A CTA has some of the channels, and a run of tiles of pool windows, one after the other: rows of tiles of an image,

@@ -35,18 +35,22 @@ conv_first_float16(const FCNTAG_GRID_CONSTANT FirstParams p) {
     a[j][2] = four.z;
     a[j][3] = four.w;
   }
-  const LaneEpilogue<kChannels> epilogue(p.epilogue, p.n_padded, channel, channel < p.n_padded);
-
   uint8_t* const memory = dev::shared_memory();
-  FirstPatch<float, kFirstHeld16> patch(p, reinterpret_cast<float*>(memory + p.buffers * p.buffer_bytes));
+  float* const slots = reinterpret_cast<float*>(memory + p.buffers * p.buffer_bytes);
+  float* const epilogues = slots + kFinishWarps;
+  keep_epilogues(p, static_cast<int>(blockIdx.y) * (8 * kChannels), 8 * kChannels, epilogues);
+  FirstPatch<float, kFirstHeld16> patch(p, slots);
   const int copy = p.patch_h * p.pitch;  // elements of one copy; the second begins with one that nobody reads
   // Windows that do not exist repeat the last one.
-  const int windows = p.tile_h * p.tile_w, own = warp * 8 + g < windows ? warp * 8 + g : windows - 1;
-  const int tap_row = (own >> p.tile_shift) * p.stride_h + (t < 3 ? t : 2);
-  const int column = (own & (p.tile_w - 1)) * p.stride_w;
+  const int windows = p.tile_h * p.tile_w, taken = warp * 8 + g < windows ? warp * 8 + g : windows - 1;
+  const int tap_row = (taken >> p.tile_shift) * p.stride_h + (t < 3 ? t : 2);
+  const int column = (taken & (p.tile_w - 1)) * p.stride_w;
   const auto word_at = [&](int c) { return (tap_row * p.pitch + c + (c & 1) * (copy + 1)) >> 1; };
   const int even = word_at(column), odd = word_at(column + 1), row_words = p.pitch >> 1;
 
+  // Of the two windows that this lane ends, the first one's; they are neighbours in a row.
+  const int own_window = warp * 8 + 2 * t, own_row = own_window >> p.tile_shift;
+  const int own_column = own_window & (p.tile_w - 1);
   dev::release_successors();
   dev::wait_for_predecessors();
   const auto store = [&](const FirstTile& tile, uint8_t* buffer) {
@@ -57,11 +61,9 @@ conv_first_float16(const FCNTAG_GRID_CONSTANT FirstParams p) {
       target[copy + 1 + at] = half;
     });
   };
-  const auto compute = [&](const FirstTile& tile, const uint8_t* buffer) {
-    if (warp * 8 >= windows) return;
+  const auto multiply = [&](const uint8_t* buffer, float (&best)[kTiles][4]) {
     const PatchWord* words = reinterpret_cast<const PatchWord*>(buffer);
     const PatchWord *even_words = words + even, *odd_words = words + odd;
-    float best[kTiles][4];
     const auto element = [&](uint32_t low, uint32_t high, bool first) {
       FCNTAG_UNROLL for (int j = 0; j < kTiles; ++j) {
         float c[4];
@@ -81,25 +83,33 @@ conv_first_float16(const FCNTAG_GRID_CONSTANT FirstParams p) {
     } else {
       element(even_words[0], even_words[1], true);
     }
-    FCNTAG_NO_UNROLL for (int r = 0; r < p.pool_h; ++r) {
-      FCNTAG_NO_UNROLL for (int k = r == 0 ? 1 : 0; k < pairs; ++k) pair(k, false);
+    int begin = 1;
+    FCNTAG_NO_UNROLL for (int rows = p.pool_h; rows > 0; --rows) {
+      FCNTAG_NO_UNROLL for (int k = begin; k < pairs; ++k) pair(k, false);
+      begin = 0;
       if (single) element(even_words[pairs], even_words[pairs + 1], false);
       even_words += row_words;
       odd_words += row_words;
     }
+  };
+  const auto compute = [&](const FirstTile& tile, const uint8_t* buffer, const auto& load) {
+    const bool works = warp * 8 < windows;
+    float best[kTiles][4];
+    if (works) multiply(buffer, best);
+    load();
+    if (!works) return;
+    const LaneEpilogue<kChannels> epilogue(epilogues + g * kChannels, 8 * kChannels);
+    const int y = tile.row * p.tile_h + own_row, x = tile.column * p.tile_w + own_column;
+    const int64_t pixel = (static_cast<int64_t>(tile.image) * p.out_h + y) * p.out_w + x;
     FCNTAG_UNROLL for (int w = 0; w < 2; ++w) {
-      const int window = warp * 8 + 2 * t + w;
-      const int y = tile.row * p.tile_h + (window >> p.tile_shift);
-      const int x = tile.column * p.tile_w + (window & (p.tile_w - 1));
-      if (window >= windows || y >= p.out_h || x >= p.out_w || channel >= p.out_stride) continue;
+      if (own_window + w >= windows || y >= p.out_h || x + w >= p.out_w || channel >= p.out_stride) continue;
       float v[kChannels];
       FCNTAG_UNROLL for (int j = 0; j < kTiles; ++j) {
         v[2 * j] = best[j][w];
         v[2 * j + 1] = best[j][2 + w];
       }
       epilogue.apply(v, p.activation);
-      const int64_t pixel = (static_cast<int64_t>(tile.image) * p.out_h + y) * p.out_w + x;
-      store_channels(p.y, pixel * p.out_stride + channel, v, p.storage);
+      store_channels(p.y, (pixel + w) * p.out_stride + channel, v, p.storage);
     }
   };
   run_tiles(p, memory, patch, store, compute);

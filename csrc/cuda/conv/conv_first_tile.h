@@ -53,9 +53,13 @@ template <typename Real, int kHeld>
 class FirstPatch {
  public:
   // `slots`: kFinishWarps floats of shared memory.
-  FCNTAG_DEVICE FirstPatch(const FirstParams& p, float* slots) : slots_(slots), thread_(static_cast<int>(threadIdx.x)) {
-    first_row_ = divide(thread_, p.by_patch_w);
-    first_column_ = thread_ - first_row_ * p.patch_w;
+  FCNTAG_DEVICE FirstPatch(const FirstParams& p, float* slots) : slots_(slots) {
+    const int thread = static_cast<int>(threadIdx.x), first_row = divide(thread, p.by_patch_w);
+    int row = first_row, column = thread - first_row * p.patch_w;
+    FCNTAG_UNROLL for (int i = 0; i < kHeld; ++i) {
+      places_[i] = static_cast<uint32_t>(row) << 16 | static_cast<uint32_t>(column);
+      step(p, &row, &column);
+    }
   }
 
   // Starts the loads of a tile, the first one of its image or another. All threads call it together, at most once
@@ -63,41 +67,28 @@ class FirstPatch {
   FCNTAG_DEVICE void load(const FirstParams& p, const FirstTile& tile, bool new_image) {
     if (p.finish.needed && new_image) take_clip(p.finish, tile.image);
     const Corner corner(p, tile);
-    Place at = first();
+    const float* const x = dev::kept(corner.x + corner.row * p.row_stride + corner.column);
+    inside_ = 0;
     FCNTAG_UNROLL for (int i = 0; i < kHeld; ++i) {
-      held_[i] = pixel(p, corner, at, i * kFirstThreads + thread_ < p.patch_h * p.patch_w);
-      step(p, &at);
+      const float* const at = x + (row_of(i) * p.row_stride + column_of(i));
+      held_[i] = 0.0f;
+      if (exists(p, i) && inside(p, corner.row + row_of(i), corner.column + column_of(i))) {
+        held_[i] = *at;
+        inside_ |= 1u << i;
+      }
     }
   }
   // Of the same tile: calls write(index, value) for each pixel; index is row * pitch + column.
   template <typename Write>
   FCNTAG_DEVICE void store(const FirstParams& p, const FirstTile& tile, const Write& write) {
-    const int size = p.patch_h * p.patch_w;
-    const Corner corner(p, tile);
-    if (p.finish.needed) {
-      Place at = first();
-      FCNTAG_UNROLL for (int i = 0; i < kHeld; ++i) {
-        held_[i] = final_value(p, corner, at, held_[i]);
-        step(p, &at);
-      }
-    }
-    Place at = first();
+    if (p.finish.needed) finish_held(p, tile);
     FCNTAG_UNROLL for (int i = 0; i < kHeld; ++i) {
-      if (i * kFirstThreads + thread_ < size) write(at.row * p.pitch + at.column, held_[i]);
-      step(p, &at);
+      if (exists(p, i)) write(row_of(i) * p.pitch + column_of(i), held_[i]);
     }
-    FCNTAG_NO_UNROLL for (int i = kHeld * kFirstThreads + thread_; i < size; i += kFirstThreads) {
-      float value = pixel(p, corner, at, true);
-      if (p.finish.needed) value = final_value(p, corner, at, value);
-      write(at.row * p.pitch + at.column, value);
-      step(p, &at);
-    }
+    if (kHeld * kFirstThreads < p.patch_h * p.patch_w) store_others(p, tile, write);
   }
 
  private:
-  struct Place {  // in the patch
-    int row, column;
-  };
   struct Corner {  // of the patch, in the map
     const float* x;
     int row, column;
@@ -107,34 +98,53 @@ class FirstPatch {
           row(tile.row * (p.tile_h * p.stride_h) - 1),
           column(tile.column * (p.tile_w * p.stride_w) - 1) {}
   };
-  FCNTAG_DEVICE Place first() const { return {first_row_, first_column_}; }
-  FCNTAG_DEVICE static void step(const FirstParams& p, Place* at) {
-    at->row += p.step_h;
-    at->column += p.step_w;
-    const bool wraps = at->column >= p.patch_w;
-    at->row += wraps ? 1 : 0;
-    at->column -= wraps ? p.patch_w : 0;
+  FCNTAG_DEVICE int row_of(int i) const { return static_cast<int>(places_[i] >> 16); }
+  FCNTAG_DEVICE int column_of(int i) const { return static_cast<int>(places_[i] & 0xffff); }
+  FCNTAG_DEVICE static bool exists(const FirstParams& p, int i) {
+    return i * kFirstThreads + static_cast<int>(threadIdx.x) < p.patch_h * p.patch_w;
   }
-  FCNTAG_DEVICE static bool inside(const FirstParams& p, const Corner& corner, const Place& at) {
-    return static_cast<unsigned>(corner.row + at.row) < static_cast<unsigned>(p.height) &&
-           static_cast<unsigned>(corner.column + at.column) < static_cast<unsigned>(p.width);
+  FCNTAG_DEVICE static void step(const FirstParams& p, int* row, int* column) {
+    *row += p.step_h;
+    *column += p.step_w;
+    const bool wraps = *column >= p.patch_w;
+    *row += wraps ? 1 : 0;
+    *column -= wraps ? p.patch_w : 0;
   }
-  FCNTAG_DEVICE static float pixel(const FirstParams& p, const Corner& corner, const Place& at, bool exists) {
-    float value = 0.0f;
-    if (exists && inside(p, corner, at)) {
-      value = corner.x[(corner.row + at.row) * p.row_stride + corner.column + at.column];
-    }
-    return value;
+  FCNTAG_DEVICE static bool inside(const FirstParams& p, int row, int column) {
+    return static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
+           static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
   }
-  // What is outside of the map stays zero.
-  FCNTAG_DEVICE float final_value(const FirstParams& p, const Corner& corner, const Place& at, float raw) const {
-    if (!inside(p, corner, at)) return raw;
-    const int row = corner.row + at.row, column = corner.column + at.column;
+  FCNTAG_DEVICE float final_value(const FirstParams& p, float raw, int row, int column) const {
     if constexpr (sizeof(Real) == sizeof(double)) {
       if (p.finish.in_double) return finished(p.finish, clip_, raw, row, column);
     }
-    const ClipValues<float> clip = {clip_.floor, static_cast<float>(clip_.offset), static_cast<float>(clip_.factor)};
+    const ClipValues<float> clip = {clip_.floor, clip_.scale, clip_.shift, static_cast<float>(clip_.offset),
+                                    static_cast<float>(clip_.factor)};
     return finished(p.finish, clip, raw, row, column);
+  }
+  // What is outside of the map stays zero.
+  FCNTAG_DEVICE void finish_held(const FirstParams& p, const FirstTile& tile) {
+    const Corner corner(p, tile);
+    FCNTAG_UNROLL for (int i = 0; i < kHeld; ++i) {
+      if ((inside_ >> i & 1) == 0) continue;
+      held_[i] = final_value(p, held_[i], corner.row + row_of(i), corner.column + column_of(i));
+    }
+  }
+  template <typename Write>
+  FCNTAG_DEVICE void store_others(const FirstParams& p, const FirstTile& tile, const Write& write) {
+    const Corner corner(p, tile);
+    int at_row = row_of(kHeld - 1), at_column = column_of(kHeld - 1);
+    const int size = p.patch_h * p.patch_w;
+    FCNTAG_NO_UNROLL for (int i = kHeld * kFirstThreads + static_cast<int>(threadIdx.x); i < size; i += kFirstThreads) {
+      step(p, &at_row, &at_column);
+      const int row = corner.row + at_row, column = corner.column + at_column;
+      float value = 0.0f;
+      if (inside(p, row, column)) {
+        value = corner.x[row * p.row_stride + column];
+        if (p.finish.needed) value = final_value(p, value, row, column);
+      }
+      write(at_row * p.pitch + at_column, value);
+    }
   }
   FCNTAG_DEVICE void take_clip(const ClipFinish& finish, int image) {
     if constexpr (sizeof(Real) == sizeof(double)) {
@@ -149,13 +159,16 @@ class FirstPatch {
   }
 
   float* slots_;
-  int thread_, first_row_, first_column_;
-  ClipValues<Real> clip_ = {-INFINITY, 0, 1};
+  uint32_t places_[kHeld];  // row and column in the patch, in 16 bits each
+  uint32_t inside_ = 0;     // bits of the held pixels that lie in the map
   float held_[kHeld];
+  ClipValues<Real> clip_ = {-INFINITY, 1, 0, 0, 1};
 };
 
 // Brings the patches of a CTA's tiles to shared memory, each while the one before is used, and calls
-// compute(tile, memory of its patch) for each; store(tile, memory) puts what `patch` holds there. All threads call it.
+// compute(tile, memory of its patch, load) for each; store(tile, memory) puts what `patch` holds there. compute() calls
+// load(), which starts the next tile's loads, where it reads nothing from shared memory for a while: a warp counts
+// loads of both kinds together, and would wait for all of them. All threads call all of these.
 template <typename Patch, typename Store, typename Compute>
 FCNTAG_DEVICE void run_tiles(const FirstParams& p, uint8_t* memory, Patch& patch, const Store& store,
                              const Compute& compute) {
@@ -166,12 +179,15 @@ FCNTAG_DEVICE void run_tiles(const FirstParams& p, uint8_t* memory, Patch& patch
   FCNTAG_NO_UNROLL for (int left = tiles; left >= 0; --left) {
     const bool begins = left == tiles;
     dev::sync();
-    if (left > 0) patch.load(p, next, begins || next.image != tile.image);
+    const auto load = [&] {
+      if (left > 0) patch.load(p, next, begins || next.image != tile.image);
+    };
     if (begins) {
+      load();
       dev::prefetch_slice(p.next_weight, p.next_bytes, static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x),
                           static_cast<int>(gridDim.x * gridDim.y), static_cast<int>(threadIdx.x), kFirstThreads);
     } else {
-      compute(tile, memory + buffer * p.buffer_bytes);
+      compute(tile, memory + buffer * p.buffer_bytes, load);
       if (p.buffers == 1) {
         dev::sync();
       } else {
@@ -184,17 +200,26 @@ FCNTAG_DEVICE void run_tiles(const FirstParams& p, uint8_t* memory, Patch& patch
   }
 }
 
-// The epilogue of kCount neighbouring channels of one lane, in registers.
+// Copies the epilogues of a CTA's channels to shared memory, [4][channels], with zeros for channels from n_padded on.
+// They would take a quarter of a thread's registers.
+FCNTAG_DEVICE void keep_epilogues(const FirstParams& p, int first, int channels, float* epilogues) {
+  for (int i = static_cast<int>(threadIdx.x); i < channels; i += kFirstThreads) {
+    FCNTAG_UNROLL for (int part = 0; part < 4; ++part) {
+      epilogues[part * channels + i] = first + i < p.n_padded ? p.epilogue[part * p.n_padded + first + i] : 0.0f;
+    }
+  }
+}
+
+// The epilogue of kCount neighbouring channels of one lane.
 template <int kCount>
 struct LaneEpilogue {
   float values[4][kCount];  // sign, bias, scale, shift
 
-  // From [4][stride], in global or shared memory; zeros where the channels do not exist.
-  FCNTAG_DEVICE LaneEpilogue(const float* epilogue, int stride, int channel, bool exist) {
+  // From [4][stride] in shared memory.
+  FCNTAG_DEVICE LaneEpilogue(const float* epilogues, int stride) {
     FCNTAG_UNROLL for (int part = 0; part < 4; ++part) {
       FCNTAG_UNROLL for (int i = 0; i < kCount; i += 4) {
-        float4 v = {0, 0, 0, 0};
-        if (exist) v = *reinterpret_cast<const float4*>(epilogue + part * stride + channel + i);
+        const float4 v = *reinterpret_cast<const float4*>(epilogues + part * stride + i);
         values[part][i] = v.x;
         values[part][i + 1] = v.y;
         values[part][i + 2] = v.z;
@@ -237,10 +262,10 @@ FCNTAG_DEVICE void store_channels(void* y, int64_t index, const float (&v)[kCoun
     return;
   }
   uint32_t words[kCount / 2];
-  FCNTAG_UNROLL for (int i = 0; i < kCount; i += 2) {
-    if (storage == Storage::kBfloat16) {
-      words[i / 2] = dev::pack_bfloat16(v[i], v[i + 1]);
-    } else {  // saturates: infinity times 0 would be no number
+  if (storage == Storage::kBfloat16) {
+    FCNTAG_UNROLL for (int i = 0; i < kCount; i += 2) words[i / 2] = dev::pack_bfloat16(v[i], v[i + 1]);
+  } else {  // saturates: infinity times 0 would be no number
+    FCNTAG_UNROLL for (int i = 0; i < kCount; i += 2) {
       words[i / 2] = dev::pack_float16(fminf(fmaxf(v[i], -kLargestFloat16), kLargestFloat16),
                                        fminf(fmaxf(v[i + 1], -kLargestFloat16), kLargestFloat16));
     }

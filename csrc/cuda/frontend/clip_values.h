@@ -18,6 +18,7 @@ constexpr int kFinishThreads = 32 * kFinishWarps;
 template <typename Real>
 struct ClipValues {
   float floor;
+  float scale, shift;  // of MelScale::kScalar
   Real offset, factor;
 };
 
@@ -39,7 +40,11 @@ FCNTAG_DEVICE float clip_maximum(const Maxima& p, int clip, float* slots) {
 // Called by all kFinishThreads threads of a block; `slots` holds kFinishWarps floats, free since the last barrier.
 template <typename Real>
 FCNTAG_DEVICE ClipValues<Real> clip_values(const ClipFinish& p, int clip, float* slots) {
-  ClipValues<Real> values = {-INFINITY, 0, 1};
+  ClipValues<Real> values = {-INFINITY, 1, 0, 0, 1};
+  if (p.scaling.kind == MelScale::kScalar) {
+    values.scale = p.scaling.scale[0];
+    values.shift = p.scaling.shift[0];
+  }
   if (p.maxima != nullptr) {
     const float maximum = clip_maximum(p, clip, slots);
     if (p.top_db > 0) values.floor = maximum - p.top_db;
@@ -52,11 +57,17 @@ FCNTAG_DEVICE ClipValues<Real> clip_values(const ClipFinish& p, int clip, float*
   return values;
 }
 
+// Whether finished() looks at the place of a value.
+FCNTAG_DEVICE bool by_place(const ClipFinish& p) {
+  return p.scaling.kind == MelScale::kPerMel || p.scaling.kind == MelScale::kPerFrame;
+}
+
 // The output at row and column of the log-mel as it is stored, from its raw value.
 template <typename Real>
 FCNTAG_DEVICE float finished(const ClipFinish& p, const ClipValues<Real>& clip, float raw, int row, int column) {
   const Real value = (above_floor(raw, clip.floor) - clip.offset) * clip.factor;
-  return scaled(p.scaling, value, p.time_mel ? column : row, p.time_mel ? row : column);
+  if (by_place(p)) return scaled(p.scaling, value, p.time_mel ? column : row, p.time_mel ? row : column);
+  return p.scaling.kind == MelScale::kNone ? static_cast<float>(value) : scaled_by(clip.scale, clip.shift, value);
 }
 
 }  // namespace cuda

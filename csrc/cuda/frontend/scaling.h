@@ -16,10 +16,15 @@ inline MelScale scale_kind(Normalization normalization) {
 }
 
 template <typename Real>
+FCNTAG_DEVICE float scaled_by(float scale, float shift, Real value) {
+  return static_cast<float>(scale * value + shift);
+}
+
+template <typename Real>
 FCNTAG_DEVICE float scaled(const MelScaling& s, Real value, int m, int t) {
   if (s.kind == MelScale::kNone) return static_cast<float>(value);
   const int at = s.kind == MelScale::kPerMel ? m : s.kind == MelScale::kPerFrame ? t : 0;
-  return static_cast<float>(s.scale[at] * value + s.shift[at]);
+  return scaled_by(s.scale[at], s.shift[at], value);
 }
 
 }  // namespace cuda

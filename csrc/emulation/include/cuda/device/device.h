@@ -68,6 +68,10 @@ inline T* global(T* p) {
   return p;
 }
 inline void prefetch(const void* p) { emulator::prefetch(p); }
+template <typename T>
+inline const T* kept(const T* p) {
+  return p;
+}
 inline float as_float(uint32_t x) {
   float f;
   std::memcpy(&f, &x, 4);
