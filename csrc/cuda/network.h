@@ -9,6 +9,8 @@
 
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_plan.h"
+#include "cuda/dense.h"
+#include "cuda/frontend/clip_finish.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
 #include "model/network_outputs.h"
@@ -29,6 +31,7 @@ struct InputView {
   const float* data;
   int64_t image_stride;
   int row_stride;
+  ClipFinish finish = {};  // what is left to do to the data, see finishes()
 };
 
 class Network {
@@ -65,6 +68,8 @@ class Network {
   // x [batch, height, width] in host memory; returns when the outputs are there. Any batch.
   void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);
 
+  // Whether the first block can do what `finish` says to its input. In half precision it does nothing in double.
+  bool finishes(const ClipFinish& finish) const { return element_bytes(precision_) != 2 || !finish.in_double; }
   int n_blocks() const { return static_cast<int>(layers_.size()); }
   int n_tags() const { return n_tags_; }
   int last_features() const { return hidden_.empty() ? in_features_ : hidden_.back().outputs; }
@@ -94,7 +99,12 @@ class Network {
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
-  bool pools() const { return flatten_ == Flatten::kMean || (flatten_ == Flatten::kMax && !hidden_.empty()); }
+  bool head_pools(const Plan& plan) const;
+  struct Weights {
+    const void* data;
+    int64_t bytes;
+  };
+  Weights next_weights(const Plan& plan, int block) const;
   void enqueue_head(const Plan& plan, const Io* io, Stream stream) const;
   void read_hidden(int images, int64_t row, const NetworkOutputs& outputs);
   MapParams map_params(const Plan& plan, int block, float* out) const;

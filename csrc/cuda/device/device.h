@@ -59,6 +59,7 @@ FCNTAG_DEVICE void fence() { __threadfence(); }
 FCNTAG_DEVICE int atomic_add(int* p, int value) { return atomicAdd(p, value); }
 // A value that another CTA of this kernel has written, past the caches of this multiprocessor.
 FCNTAG_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
+FCNTAG_DEVICE double load_fresh(const double* p) { return __ldcg(p); }
 template <typename T>
 FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -102,6 +103,12 @@ FCNTAG_DEVICE T* global(T* p) {
 }
 // The 128 bytes around `p`, which are global memory, begin their way to the second-level cache. Nobody waits for them.
 FCNTAG_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+// The same pointer. The compiler computes it once, as it does not know how.
+template <typename T>
+FCNTAG_DEVICE const T* kept(const T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
 FCNTAG_DEVICE float as_float(uint32_t x) { return __uint_as_float(x); }
 FCNTAG_DEVICE uint32_t as_word(float x) { return __float_as_uint(x); }
 

@@ -19,10 +19,11 @@ namespace cuda {
 
 namespace {
 
-constexpr int kFinishValues = 4;        // per thread of melspec_finish, in a clip of usual size
-constexpr int kFinishBlocks = 1024;     // of a clip, at most: each of them reads all maxima
-constexpr int kMaxClips = 65535;        // of a launch: gridDim.y
-constexpr int64_t kMaxImage = 1 << 30;  // values of one clip's log-mel: indices are int
+constexpr int kFinishValues = 4;     // per thread of melspec_finish, in a clip of usual size
+constexpr int kFinishBlocks = 1024;  // of a clip, at most: each of them reads all maxima
+constexpr int kMaxClips = 65535;     // of a launch: gridDim.y
+constexpr std::size_t kFinishSlots = kFinishWarps * sizeof(double);  // shared memory of a kernel that finishes
+constexpr int64_t kMaxImage = 1 << 30;                               // values of one clip's log-mel: indices are int
 
 static_assert(kFft == 512 && kBins == 257, "the kernel's FFT");
 
@@ -50,6 +51,7 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
     mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
     return;
   }
+  if (standardizes()) arrivals_ = upload(std::vector<int>(kMaxClips));
   scale_ = upload(config_.scale);
   shift_ = upload(config_.shift);
 }
@@ -98,7 +100,9 @@ MelSpec::Scratch MelSpec::scratch(const MelSpecConfig& c, const GeneralPlan* gen
   const std::size_t clips = batch, maxima = general ? general->most_blocks(n_frames) : frame_blocks(n_frames);
   s.log_mel = part(c.n_mfcc > 0 ? values * sizeof(float) : 0);
   s.raw = part(c.normalization == Normalization::kStandardizePerMel ? values * sizeof(double) : 0);
-  s.moments = part(c.normalization == Normalization::kStandardize ? clips * kMomentParts * 2 * sizeof(double) : 0);
+  const bool standardizes = c.normalization == Normalization::kStandardize;
+  s.parts = part(standardizes ? clips * kMomentParts * 2 * sizeof(double) : 0);
+  s.moments = part(standardizes ? clips * sizeof(ClipMoments) : 0);
   s.maxima = part(needs_maximum(c) ? clips * maxima * sizeof(float) : 0);
   s.buffers = part(general ? general->scratch_bytes(batch, n_frames) : 0);
   return s;
@@ -113,19 +117,58 @@ std::size_t MelSpec::planned_bytes(const MelSpecConfig& c, bool double_precision
   const bool exact = in_double(c, double_precision);
   const std::size_t shared_limit = device_info(device).shared_bytes;
   const GeneralPlan general(c, filters, exact, shared_limit);
-  if (GeneralMel::is_for(c)) return general.table_bytes + scratch(c, &general, batch, n_frames).end;
+  const std::size_t arrivals = c.normalization == Normalization::kStandardize ? kMaxClips * sizeof(int) : 0;
+  if (GeneralMel::is_for(c)) return general.table_bytes + arrivals + scratch(c, &general, batch, n_frames).end;
   const std::size_t numbers = filters.weights.size() + 3 * kFft;  // and a few gaps between the weights
-  return numbers * (exact ? sizeof(double) : sizeof(float)) + scratch(c, nullptr, batch, n_frames).end;
+  return numbers * (exact ? sizeof(double) : sizeof(float)) + arrivals + scratch(c, nullptr, batch, n_frames).end;
 }
 
 std::size_t MelSpec::memory_bytes() const {
   return window_.bytes() + inner_twiddles_.bytes() + outer_twiddles_.bytes() + bands_.bytes() + weights_.bytes() +
-         scale_.bytes() + shift_.bytes() + (general_ ? general_->memory_bytes() : 0) +
+         scale_.bytes() + shift_.bytes() + arrivals_.bytes() + (general_ ? general_->memory_bytes() : 0) +
          (mfcc_ ? mfcc_->memory_bytes() : 0);
 }
 
-void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-                  float* out, void* scratch, Stream stream) const {
+int MelSpec::maxima_count(int batch, int n_frames) const {
+  return general_ ? plan()->blocks(batch, n_frames) : frame_blocks(n_frames);
+}
+
+// Of the log-mel, also where MFCC are made of it.
+ClipFinish MelSpec::clip_finish(int batch, int n_frames, const void* scratch) const {
+  const MelSpecConfig& c = config_;
+  const uint8_t* memory = static_cast<const uint8_t*>(scratch);
+  const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
+  ClipFinish f = {};
+  if (needs_maximum(c)) f.maxima = reinterpret_cast<const float*>(memory + parts.maxima);
+  if (standardizes()) f.moments = reinterpret_cast<const ClipMoments*>(memory + parts.moments);
+  f.scaling = {scale_.as<float>(), shift_.as<float>(), mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
+  f.size = c.n_mels * n_frames;
+  f.maxima_count = maxima_count(batch, n_frames);
+  f.top_db = needs_maximum(c) && c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
+  f.needed = (f.maxima != nullptr || f.moments != nullptr) && c.normalization != Normalization::kStandardizePerMel;
+  f.ref_max = c.ref_max;
+  f.time_mel = c.time_mel;
+  f.in_double = double_precision_;
+  return f;
+}
+
+ClipFinish MelSpec::finish(int batch, int n_frames, const void* scratch) const {
+  if (mfcc_) return {};  // they are made of a log-mel that is finished
+  return clip_finish(batch, n_frames, scratch);
+}
+
+Repoint MelSpec::run(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                     int n_frames, float* out, void* scratch, Stream stream) const {
+  return run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, false, stream);
+}
+
+Repoint MelSpec::run_raw(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                         int n_frames, float* out, void* scratch, Stream stream) const {
+  return run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, true, stream);
+}
+
+Repoint MelSpec::run_log_mel(const IoSource& source, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                             int n_frames, float* out, void* scratch, bool raw, Stream stream) const {
   const MelSpecConfig& c = config_;
   FCNTAG_CHECK(n_samples > 0 && n_frames > 0, "melspec: n_samples=", n_samples, ", n_frames=", n_frames);
   FCNTAG_CHECK(static_cast<int64_t>(c.n_mels) * n_frames <= kMaxImage, "melspec: ", n_frames,
@@ -138,15 +181,15 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
   FCNTAG_CHECK(!mfcc_ || n_frames >= kDeltaWidth, "melspec: n_frames=", n_frames, "; deltas need at least ",
                kDeltaWidth);
-  if (batch == 0) return;
+  if (batch == 0) return {};
+  const Io* io = source.shared();
   uint8_t* memory = static_cast<uint8_t*>(scratch);
   const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
-  const bool standardize = c.normalization == Normalization::kStandardize;
+  const ClipFinish left = clip_finish(batch, n_frames, scratch);
   const bool by_rows = c.normalization == Normalization::kStandardizePerMel;
-  const bool finish = needs_maximum(c) || standardize;
 
   GeneralMel::Run frames = {};
-  frames.io = io;
+  frames.io = source;
   frames.waves = waves;
   frames.batch = batch;
   frames.n_samples = n_samples;
@@ -158,46 +201,51 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
   frames.buffers = memory + parts.buffers;
   frames.scale = scale_.as<float>();
   frames.shift = shift_.as<float>();
-  frames.scaled = !mfcc_ && !finish;  // MFCC are scaled at their end
+  frames.scaled = !mfcc_ && !left.needed;  // MFCC are scaled at their end
+  Repoint repoint;
   if (general_) {
-    general_->run(frames, stream);
-  } else if (double_precision_) {
-    run_frames<double>(frames, stream);
+    repoint = general_->run(frames, stream);
   } else {
-    run_frames<float>(frames, stream);
+    repoint = double_precision_ ? run_frames<double>(frames, stream) : run_frames<float>(frames, stream);
   }
 
-  const int maxima_count = general_ ? plan()->blocks(batch, n_frames) : frame_blocks(n_frames);
-  const float top_db = needs_maximum(c) && c.top_db > 0 ? static_cast<float>(c.top_db) : 0.0f;
   if (by_rows) {
-    const RowParams p = {io, frames.raw, frames.maxima, out, maxima_count, c.n_mels, n_frames, c.time_mel, top_db};
-    launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishWarps * sizeof(double)}, stream, p);
-  } else if (finish) {
+    const RowParams p = {io,       frames.raw, frames.maxima, out,        left.maxima_count,
+                         c.n_mels, n_frames,   c.time_mel,    left.top_db};
+    launch(&melspec_rows, {dim3(c.n_mels, batch), kFinishThreads, kFinishSlots}, stream, p);
+  } else if (standardizes()) {
+    const MomentsParams p = {io,
+                             frames.out,
+                             frames.maxima,
+                             reinterpret_cast<double*>(memory + parts.parts),
+                             reinterpret_cast<ClipMoments*>(memory + parts.moments),
+                             arrivals_.as<int>(),
+                             left.size,
+                             left.maxima_count,
+                             left.top_db};
+    launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, kFinishSlots}, stream, p);
+  }
+  if (left.needed && (!raw || mfcc_)) {
     FinishParams p = {};
     p.io = io;
     p.data = frames.out;
-    p.maxima = frames.maxima;
-    p.moments = standardize ? reinterpret_cast<double*>(memory + parts.moments) : nullptr;
-    p.scaling = {frames.scale, frames.shift, mfcc_ ? MelScale::kNone : scale_kind(c.normalization)};
-    p.size = c.n_mels * n_frames;
-    p.maxima_count = maxima_count;
-    p.n_mels = c.n_mels;
-    p.n_frames = n_frames;
-    p.ref_max = c.ref_max;
-    p.time_mel = c.time_mel;
-    p.top_db = top_db;
-    const std::size_t slots = kFinishWarps * sizeof(double);
-    if (standardize) launch(&melspec_moments, {dim3(kMomentParts, batch), kFinishThreads, slots}, stream, p);
-    const int wanted = (p.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
+    p.finish = left;
+    p.columns = c.time_mel ? c.n_mels : n_frames;
+    p.by_columns = divisor(p.columns);
+    const int wanted = (left.size + kFinishThreads * kFinishValues - 1) / (kFinishThreads * kFinishValues);
+    const int blocks = std::min(wanted, kFinishBlocks);
+    p.step_rows = blocks * kFinishThreads / p.columns;
+    p.step_columns = blocks * kFinishThreads % p.columns;
     launch(double_precision_ ? &melspec_finish<double> : &melspec_finish<float>,
-           {dim3(std::min(wanted, kFinishBlocks), batch), kFinishThreads, slots}, stream, p);
+           {dim3(blocks, batch), kFinishThreads, kFinishSlots}, stream, p);
   }
   if (mfcc_) mfcc_->run(io, frames.out, batch, n_frames, out, stream);
+  return repoint;
 }
 
 // The kernel of 512 points.
 template <typename Real>
-void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
+Repoint MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
   MelParams<Real> p = frame_params<MelParams, Real>(c, run);
   p.window = window_.as<Complex<Real>>();
@@ -208,7 +256,7 @@ void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   p.db = c.log == LogKind::kDb;
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
-  launch(&melspec<Real>, shape, stream, p);
+  return launch_first(&melspec<Real>, shape, stream, p);
 }
 
 }  // namespace cuda

@@ -2,18 +2,11 @@
 #pragma once
 
 #include "cuda/device/device.h"
+#include "cuda/frontend/clip_finish.h"
 #include "model/melspec_config.h"
 
 namespace fcntag {
 namespace cuda {
-
-enum class MelScale : int { kNone, kScalar, kPerMel, kPerFrame };
-
-// Value of row m, frame t: scale * x + shift.
-struct MelScaling {
-  const float *scale, *shift;  // [1], [n_rows] or [n_frames]
-  MelScale kind;
-};
 
 inline MelScale scale_kind(Normalization normalization) {
   return normalization == Normalization::kScalar     ? MelScale::kScalar
@@ -23,10 +16,15 @@ inline MelScale scale_kind(Normalization normalization) {
 }
 
 template <typename Real>
+FCNTAG_DEVICE float scaled_by(float scale, float shift, Real value) {
+  return static_cast<float>(scale * value + shift);
+}
+
+template <typename Real>
 FCNTAG_DEVICE float scaled(const MelScaling& s, Real value, int m, int t) {
   if (s.kind == MelScale::kNone) return static_cast<float>(value);
   const int at = s.kind == MelScale::kPerMel ? m : s.kind == MelScale::kPerFrame ? t : 0;
-  return static_cast<float>(s.scale[at] * value + s.shift[at]);
+  return scaled_by(s.scale[at], s.shift[at], value);
 }
 
 }  // namespace cuda

@@ -49,6 +49,7 @@ FCNTAG_NOINLINE bool sync_or(bool value, FCNTAG_SITE) {
 inline void fence() {}
 inline int atomic_add(int* p, int value) { return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL); }
 inline float load_fresh(const float* p) { return *p; }
+inline double load_fresh(const double* p) { return *p; }
 FCNTAG_NOINLINE void sync_warp(FCNTAG_SITE) { emulator::sync_warp(site); }
 template <typename T>
 FCNTAG_NOINLINE T shuffle_xor(T value, int mask, FCNTAG_SITE) {
@@ -67,6 +68,10 @@ inline T* global(T* p) {
   return p;
 }
 inline void prefetch(const void* p) { emulator::prefetch(p); }
+template <typename T>
+inline const T* kept(const T* p) {
+  return p;
+}
 inline float as_float(uint32_t x) {
   float f;
   std::memcpy(&f, &x, 4);
