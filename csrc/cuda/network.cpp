@@ -18,8 +18,7 @@ constexpr int kMaxBatch = 4096;
 template <typename T>
 DeviceMemory upload(const std::vector<T>& values) {
   DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);  // streams of our own do not wait for the default stream
+  cuda::upload(memory.as<void>(), values.data(), memory.bytes());
   return memory;
 }
 

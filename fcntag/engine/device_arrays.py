@@ -59,7 +59,7 @@ def device_array(array: Any, what: str, stream: int = 0, device: int = 0) -> Dev
         return DeviceArray(described["address"], shape, strides, None, (array, described["owner"]))
     found = _from_interface(array, what)
     if found.address:  # a foreign address would take every CUDA library of the process down with it
-        _check_place(what, int(core().device_of(found.address)), device)
+        _check_place(what, int(core().device_of(found.address, device)), device)
     return found
 
 

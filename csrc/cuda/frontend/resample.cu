@@ -255,8 +255,7 @@ Resampler::Resampler(int up, int down, const std::vector<float>& phases) : up_(u
     }
   }
   weights_ = DeviceMemory(weights.size() * sizeof(float));
-  copy_to_device(weights_.as<void>(), weights.data(), weights_.bytes(), nullptr);
-  synchronize(nullptr);
+  upload(weights_.as<void>(), weights.data(), weights_.bytes());
 }
 
 void Resampler::run(const Io* io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out,

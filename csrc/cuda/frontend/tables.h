@@ -12,8 +12,7 @@ namespace cuda {
 template <typename T>
 DeviceMemory upload_table(const std::vector<T>& values) {
   DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.template as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);
+  upload(memory.template as<void>(), values.data(), memory.bytes());
   return memory;
 }
 
