@@ -28,6 +28,7 @@
 
 #include "cuda/launch.h"
 #include "emulation/emulator.h"
+#include "emulation/inspect.h"
 #include "emulation/queues.h"
 #include "emulation/sanitizers.h"
 
@@ -272,6 +273,16 @@ bool has_context(int device) {
   return state().contexts.count(device) != 0;
 }
 
+void forget_contexts() {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  state().contexts.clear();
+}
+
+std::size_t recorded_work(Stream stream) {
+  const EmulatedStream* emulated = find_stream(stream);
+  return emulated == nullptr ? 0 : emulated->recorded.size();
+}
+
 int device_of(const void*) {  // the emulated device's memory is host memory
   need_context();
   return selected_device;
@@ -368,7 +379,10 @@ void Event::make_wait(Stream stream) const {
   if (capturing || streams_are_late()) put(stream, [place = event->place] { state().queues.reach(place); });
 }
 
-void Event::synchronize() const { state().queues.reach(static_cast<const EmulatedEvent*>(event_)->place); }
+void Event::synchronize() const {
+  state().queues.reach(static_cast<const EmulatedEvent*>(event_)->place);
+  emulator::synchronize();
+}
 
 bool Event::done() const { return state().queues.done(static_cast<const EmulatedEvent*>(event_)->place); }
 
