@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cuda/conv/conv_pack.h"
 #include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -14,13 +15,6 @@ namespace cuda {
 namespace {
 
 constexpr int kMaxBatch = 4096;
-
-template <typename T>
-DeviceMemory upload(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  cuda::upload(memory.as<void>(), values.data(), memory.bytes());
-  return memory;
-}
 
 // map [channels][positions] -> features in the model's order.
 void flatten(const float* map, int channels, int positions, Flatten order, float* features) {
@@ -98,6 +92,7 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     const Plan& plan = plans_.emplace(key, make_plan(batch, max_height_, max_width_)).first->second;
     for (const ConvPlan& block : plan.blocks) {
       sizes_.partial = std::max(sizes_.partial, block.partial_bytes);
+      sizes_.arrivals = std::max(sizes_.arrivals, block.arrivals() * sizeof(int));
       sizes_.tables += block.tables.size();
     }
     for (int i = 0; i < n_blocks(); ++i) {
@@ -118,8 +113,8 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     sizes_.weights += layer.n_padded() * (row + 4 * sizeof(float)) + (i == 0 ? 0 : kLargestTile * kBlockBytes);
   }
   sizes_.weights += static_cast<std::size_t>(last_features() + 1) * n_tags_ * sizeof(float);
-  sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.input + 2 * sizes_.results + sizes_.weights +
-                 sizes_.features + sizes_.tables + sizeof(Io);
+  sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.arrivals + sizes_.input +
+                 2 * sizes_.results + sizes_.weights + sizes_.features + sizes_.tables + sizeof(Io);
 }
 
 std::size_t Network::planned_bytes(const NetworkConfig& config) { return Network(config, PlanOnly{}).sizes_.total; }
@@ -165,6 +160,7 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   head_bias_ = upload(std::vector<float>(head.bias, head.bias + n_tags_));
   for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(sizes_.maps[i]);
   partial_ = DeviceMemory(sizes_.partial);
+  arrivals_ = upload(std::vector<int>(sizes_.arrivals / sizeof(int)));
   input_ = DeviceMemory(sizes_.input);
   scores_ = DeviceMemory(sizes_.results);
   logits_ = DeviceMemory(sizes_.results);
@@ -215,10 +211,15 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
     const DeviceScope scope(device_.index);
     Plan plan = make_plan(std::get<0>(key), height, width);
     upload_tables(plan);
-    std::size_t partial = 0;
-    for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
-    if (partial > partial_.bytes()) {  // a smaller map may split its sums where a larger one does not
-      partial_ = DeviceMemory(partial);
+    std::size_t partial = 0, arrivals = 0;
+    for (const ConvPlan& block : plan.blocks) {
+      partial = std::max(partial, block.partial_bytes);
+      arrivals = std::max(arrivals, block.arrivals());
+    }
+    // A smaller map may split its sums where a larger one does not.
+    if (partial > partial_.bytes() || arrivals * sizeof(int) > arrivals_.bytes()) {
+      if (partial > partial_.bytes()) partial_ = DeviceMemory(partial);
+      if (arrivals * sizeof(int) > arrivals_.bytes()) arrivals_ = upload(std::vector<int>(arrivals));
       ++generation_;
     }
     found = plans_.emplace(key, std::move(plan)).first;
@@ -247,6 +248,7 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.epilogue = epilogues_[i].as<float>();
     params.y = map(i);
     params.partial = partial_.as<float>();
+    params.arrivals = arrivals_.as<int>();
     params.io = io;
     run_conv(block, params, stream);
   }
@@ -397,7 +399,8 @@ int Network::block_channels() const {
 
 std::size_t Network::memory_bytes() const {
   std::size_t bytes = head_weight_.bytes() + head_bias_.bytes() + maps_[0].bytes() + maps_[1].bytes() +
-                      partial_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() + io_.bytes();
+                      partial_.bytes() + arrivals_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() +
+                      io_.bytes();
   bytes += features_.bytes();
   for (const Hidden& layer : hidden_) bytes += layer.weight.bytes() + layer.bias.bytes() + layer.output.bytes();
   for (const auto& [key, plan] : plans_) {

@@ -82,7 +82,7 @@ class Network {
 
  private:
   struct Sizes {  // bytes
-    std::size_t maps[2], partial, input, results, weights, features, tables, total;
+    std::size_t maps[2], partial, arrivals, input, results, weights, features, tables, total;
   };
   struct Hidden {
     int inputs, outputs;  // inputs with the padding of the last map's channels, for the first layer
@@ -111,7 +111,7 @@ class Network {
   std::vector<Hidden> hidden_;
   DeviceMemory head_weight_, head_bias_;
   DeviceMemory features_;  // of a global mean or maximum, [max_batch][channels, padded]; or empty
-  DeviceMemory maps_[2], partial_, input_, scores_, logits_, io_;
+  DeviceMemory maps_[2], partial_, arrivals_, input_, scores_, logits_, io_;
   std::map<std::tuple<int, int, int>, Plan> plans_;
   Sizes sizes_{};
   std::unique_ptr<OwnStream> stream_;

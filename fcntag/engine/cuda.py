@@ -323,17 +323,19 @@ def memory_needed(
 
 
 def _import_cupy() -> Any:
+    """CuPy, or None where it is not installed."""
     try:
         import cupy
-
-        return cupy
     except ImportError:
-        raise DeviceError(
-            "scores on the GPU need an array to go to: pass out=, or install CuPy (pip install 'fcntag[cuda13]')"
-        ) from None
+        return None
+    return cupy
 
 
 def _new_array(cupy: Any, shape: tuple[int, int], device: int, stream: int) -> Any:
+    if cupy is None:
+        raise DeviceError(
+            "scores on the GPU need an array to go to: pass out=, or install CuPy (pip install 'fcntag[cuda13]')"
+        )
     with contextlib.ExitStack() as stack:
         if cupy.cuda.runtime.getDevice() != device:  # leaving a Device makes a context on the GPU that was before
             stack.enter_context(cupy.cuda.Device(device))

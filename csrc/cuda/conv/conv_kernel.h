@@ -4,8 +4,10 @@
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/arrive.h"
 #include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/prefetch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -15,6 +17,9 @@ namespace cuda {
 //
 // kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
 // they can split the sums over CTAs.
+// CTAs of so many threads whose registers a multiprocessor has.
+constexpr int registers_allow(int threads, int registers) { return 65536 / ((registers + 7) / 8 * 8 * threads); }
+
 template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
 struct ConvShape {
   using Math = Math_;
@@ -24,6 +29,9 @@ struct ConvShape {
   static constexpr int kTileN = kWarpsN * kWarpChannels;
   static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
   static constexpr int kCopies = kTapBytes / (16 * kThreads);  // of them, copies of a thread
+  // CTAs that a multiprocessor shall hold, as far as registers go.
+  static constexpr int kResident = registers_allow(kThreads, kHalves * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters);
+  static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
   static constexpr int kMinimumCapability = kHalves > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
   static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
 };
@@ -38,7 +46,8 @@ struct WeightCopies {
   int left;                   // taps that are still to be copied
 
   FCNTAG_DEVICE void copy(int part) const {
-    if (left > 0) dev::copy_async(target + place + part * Shape::kThreads * 16, source + part * Shape::kThreads * 16, true);
+    if (left > 0)
+      dev::copy_async(target + place + part * Shape::kThreads * 16, source + part * Shape::kThreads * 16, true);
   }
   FCNTAG_DEVICE void advance() {
     source += step;
@@ -53,38 +62,32 @@ struct WeightCopies {
   }
 };
 
-// Copies a channel block of the halo. Eight threads copy the chunks of one pixel.
+// Copies a channel block of the halo. Eight threads copy the chunks of one pixel; the halo ends on a whole number of
+// turns of the CTA's threads.
 template <typename Shape>
 struct HaloCopies {
-  static constexpr int kPixels = Shape::kThreads / 8;  // that are copied at a time
-  const int* offsets;
-  int pixel, pixels;
+  static constexpr int kPixels = Shape::kHaloTurn;
+  const int* offset;  // of the next pixel
   dev::SharedAddress target;
   const uint8_t* source;
   bool inside;  // the thread's chunk exists in this block
+  int left;     // copies
 
-  FCNTAG_DEVICE void start(const ConvParams& p, const int* shared_offsets, dev::SharedAddress halo, int block,
-                           int thread) {
+  FCNTAG_DEVICE void start(const ConvParams& p, const int* offsets, dev::SharedAddress halo, int block, int thread) {
     const int chunk = block * 8 + (thread & 7);
-    offsets = shared_offsets;
-    pixel = thread >> 3;
-    pixels = p.halo_pixels;
-    target = halo + pixel * kPixelBytes + (thread & 7) * 16;
+    offset = offsets + (thread >> 3);
+    target = halo + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
     source = static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(chunk) * 16;
     inside = chunk < p.pixel_chunks;
+    left = p.halo_turns;
   }
   FCNTAG_DEVICE void copy() {
-    if (pixel < pixels) {
-      const int offset = offsets[pixel];
-      const bool valid = offset >= 0 && inside;
-      dev::copy_async(target, source + (valid ? static_cast<int64_t>(offset) * 16 : 0), valid);
-    }
-    pixel += kPixels;
+    const bool valid = *offset >= 0 && inside;
+    dev::copy_async(target, source + (valid ? static_cast<int64_t>(*offset) * 16 : 0), valid);
+    offset += kPixels;
     target += kPixels * kPixelBytes;
   }
-  FCNTAG_DEVICE void copy_rest() {
-    FCNTAG_UNROLL_BY(4) while (pixel < pixels) copy();
-  }
+  FCNTAG_DEVICE void copy_all() { FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy(); }
 };
 
 template <typename Shape>
@@ -109,7 +112,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const int first_block = p.split == Split::kPartial ? chunk * p.chunk_blocks : 0;
   int last_block = p.split == Split::kPartial ? first_block + p.chunk_blocks : p.channel_blocks;
   last_block = last_block < p.channel_blocks ? last_block : p.channel_blocks;
-  const int steps = p.split == Split::kCombine ? 0 : (last_block - first_block) * p.taps;
+  const bool split = Shape::kChunked && p.split == Split::kPartial;
+  int steps = (last_block - first_block) * p.taps;
 
   WeightCopies<Shape> weights;
   HaloCopies<Shape> next_halo;
@@ -129,6 +133,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const uint16_t* rows = p.rows + warp_m * Shape::kHalves * 8;
   dev::SharedAddress pixels[Sums::kPixels];
   Math::template map_rows<Shape::kHalves>(rows, halo, lane, pixels);
+  const int cta = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x), ctas = static_cast<int>(gridDim.x * gridDim.y);
+  dev::prefetch_slice(p.next_weight, p.next_bytes, cta, ctas, thread, Shape::kThreads);
   dev::release_successors();
   dev::wait_for_predecessors();
   const int images = p.io->count;
@@ -141,108 +147,120 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const int next_row = (p.halo_w - p.kernel + 1) * kPixelBytes;
   const int next_block = (1 - p.kernel) * (p.halo_w + 1) * kPixelBytes;
   Sums sums, total;
-  for (int pass_y = 0, pass = 0; pass_y < p.passes_h; ++pass_y) {
-    for (int pass_x = 0; pass_x < p.passes_w; ++pass_x, ++pass) {
-      sums.clear();
-      if (Shape::kChunked) total.clear();
-      if (pass > 0) {  // all warps have read the weights that are overwritten now
+  // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
+  // chunk, to add the chunks in order.
+  int pass = 0, pass_y = 0, pass_x = 0;
+  for (bool combine = false;;) {
+    sums.clear();
+    if (Shape::kChunked) total.clear();
+    if (pass > 0 && !combine) {  // all warps have read the weights that are overwritten now
+      dev::sync();
+      start_weights();
+      Math::template map_rows<Shape::kHalves>(rows + pass * Shape::kWarpsM * Shape::kHalves * 8, halo, lane, pixels);
+    }
+    if (steps > 0) {
+      map_halo<Shape>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
+      dev::sync_warp();
+      next_halo.start(p, offsets, halo, first_block, thread);
+      next_halo.copy_all();
+      dev::copy_commit();
+      dev::copy_wait<0>();
+    }
+    // All of this is counted along: divisions in every step would cost as much as a tap.
+    int block = first_block, column = 0, row = 0, until_barrier = 0, until_restart = p.chunk_blocks;
+    int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
+    for (int step = 0; step < steps; ++step) {
+      if (until_barrier == 0) {
+        until_barrier = p.stage_taps;
+        if (p.stage_taps > 1) {
+          dev::copy_wait<0>();
+        } else {
+          dev::copy_wait<1>();
+        }
         dev::sync();
-        start_weights();
-        Math::template map_rows<Shape::kHalves>(rows + pass * Shape::kWarpsM * Shape::kHalves * 8, halo, lane, pixels);
       }
-      if (steps > 0) {
-        map_halo<Shape::kThreads>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
-        dev::sync_warp();
-        next_halo.start(p, offsets, halo, first_block, thread);
-        next_halo.copy_rest();
+      --until_barrier;
+      const bool first_tap = row == 0 && column == 0;
+      if (first_tap && step > 0 && p.halo_buffers == 1) {
+        next_halo.start(p, offsets, halo, block, thread);
+        next_halo.copy_all();
         dev::copy_commit();
         dev::copy_wait<0>();
+        dev::sync();
       }
-      // All of this is counted along: divisions in every step would cost as much as a tap.
-      int block = first_block, column = 0, row = 0, until_barrier = 0, until_restart = p.chunk_blocks;
-      int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
-      const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
-      for (int step = 0; step < steps; ++step) {
-        if (until_barrier == 0) {
-          until_barrier = p.stage_taps;
-          if (p.stage_taps > 1) {
-            dev::copy_wait<0>();
-          } else {
-            dev::copy_wait<1>();
-          }
-          dev::sync();
+      if (first_tap && p.halo_buffers == 2)
+        next_halo.start(p, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
+      int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
+      due = due < next_halo.left ? due : next_halo.left;
+      next_halo.left -= due;
+      const auto copy = [&](int turn) {
+        FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
+          if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
         }
-        --until_barrier;
-        const bool first_tap = row == 0 && column == 0;
-        if (first_tap && step > 0 && p.halo_buffers == 1) {
-          next_halo.start(p, offsets, halo, block, thread);
-          next_halo.copy_rest();
-          dev::copy_commit();
-          dev::copy_wait<0>();
-          dev::sync();
-        }
-        if (first_tap && p.halo_buffers == 2) next_halo.start(p, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
-        int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
-        const auto copy = [&](int turn) {
-          FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
-            if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
-          }
-          if (due > turn) next_halo.copy();
-        };
-        Math::template multiply<Shape::kHalves>(sums, pixels, warp_weights + place,
-                                                block + 1 == p.channel_blocks ? p.last_chunks : kFullChunks, lane, copy);
-        FCNTAG_NO_UNROLL for (int turn = kTurns; turn < due; ++turn) next_halo.copy();
-        dev::copy_commit();
-        weights.advance();
-        place = place + Shape::kTapBytes == weights.ring ? 0 : place + Shape::kTapBytes;
-        int move = kPixelBytes;
-        if (++column == p.kernel) {
-          column = 0;
-          move = next_row;
-          if (++row == p.kernel) {
-            row = 0;
-            ++block;
-            move = next_block + toggle;
-            toggle = -toggle;
-            if (Shape::kChunked && p.split == Split::kWhole && --until_restart == 0) {
-              until_restart = p.chunk_blocks;
-              total.add(sums);
-              sums.clear();
-            }
-          }
-        }
-        FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
-      }
-      dev::copy_wait<0>();
-      if (Shape::kChunked) {
-        // [chunk][cta][pass][accumulator][thread]: consecutive threads, consecutive floats
-        constexpr int kSums = Sums::kCount;
-        const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * kSums;
-        const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * kSums;
-        if (p.split == Split::kPartial) {
-          sums.store(p.partial + (chunk * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
-          continue;
-        }
-        if (p.split == Split::kCombine) {
-          for (int c = 0; c < p.chunks; ++c) {
-            sums.load(p.partial + (c * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
+        if (due > turn) next_halo.copy();
+      };
+      Math::template multiply<Shape::kHalves>(sums, pixels, warp_weights + place,
+                                              block + 1 == p.channel_blocks ? p.last_chunks : kFullChunks, lane, copy);
+      FCNTAG_NO_UNROLL for (int turn = kTurns; turn < due; ++turn) next_halo.copy();
+      dev::copy_commit();
+      weights.advance();
+      place = place + Shape::kTapBytes == weights.ring ? 0 : place + Shape::kTapBytes;
+      int move = kPixelBytes;
+      if (++column == p.kernel) {
+        column = 0;
+        move = next_row;
+        if (++row == p.kernel) {
+          row = 0;
+          ++block;
+          move = next_block + toggle;
+          toggle = -toggle;
+          if (Shape::kChunked && p.split == Split::kWhole && --until_restart == 0) {
+            until_restart = p.chunk_blocks;
             total.add(sums);
+            sums.clear();
           }
-        } else if (until_restart != p.chunk_blocks) {
+        }
+      }
+      FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
+    }
+    dev::copy_wait<0>();
+    if (split) {
+      // [chunk][cta][pass][accumulator][thread]: consecutive threads, consecutive floats
+      const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * Sums::kCount;
+      const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * Sums::kCount * Shape::kThreads;
+      float* partial = p.partial + slab * Shape::kThreads + thread;
+      if (combine) {
+        for (int c = 0; c < p.chunks; ++c) {
+          sums.load(partial + c * chunk_stride, Shape::kThreads);
           total.add(sums);
         }
+      } else {
+        sums.store(partial + chunk * chunk_stride, Shape::kThreads);
       }
+    } else if (Shape::kChunked && until_restart != p.chunk_blocks) {
+      total.add(sums);
+    }
+    if (!split || combine) {
       const auto& whole = Shape::kChunked ? total : sums;
       if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
       pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
     }
+    if (++pass_x == p.passes_w) {
+      pass_x = 0;
+      ++pass_y;
+    }
+    if (++pass < passes) continue;
+    if (!split || combine) break;
+    if (!dev::arrive_last(p.arrivals + blockIdx.x, p.chunks)) return;
+    combine = true;
+    steps = pass = pass_y = pass_x = 0;
   }
-  if (p.split == Split::kPartial) return;
-  write_outputs<Shape::kTileN, Shape::kThreads>(p, tile, images, maxima, thread);
+  write_outputs<Shape>(p, tile, images, maxima, thread);
 }
 
 template <typename Shape>
-FCNTAG_KERNEL(Shape::kThreads, 1)
+FCNTAG_KERNEL(Shape::kThreads, Shape::kResident)
 conv_block(const FCNTAG_GRID_CONSTANT ConvParams p) {
   // The planner never chooses a shape that the architecture cannot run, so that it needs no code there.
   if constexpr (dev::kCapability >= Shape::kMinimumCapability) compute_conv_block<Shape>(p);

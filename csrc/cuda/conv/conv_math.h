@@ -27,7 +27,7 @@ constexpr int kWarpChannels = kGroupChannels;
 constexpr int kLaneChannels = 8;  // values of a lane in one half
 constexpr int kFullChunks = kBlockBytes / 16;
 constexpr int kGroupBytes = kGroupChannels * kBlockBytes;  // weights of one tap for one warp
-constexpr int kTurns = 4;                                  // of the copies that run between the products of a full block
+constexpr int kTurns = 4;  // of the copies that run between the products of a full block
 
 // ---- tensor cores: m16n8k16 (16-bit types) and m16n8k8 (tf32); both take two 16-byte chunks of a row at a time ----
 
@@ -54,7 +54,7 @@ struct MmaSums {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) p[static_cast<int64_t>(i) * stride] = at(i);
   }
   FCNTAG_DEVICE void load(const float* p, int stride) {
-    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = p[static_cast<int64_t>(i) * stride];
+    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = dev::load_fresh(p + static_cast<int64_t>(i) * stride);
   }
   // Value i of a half, and its channel among the warp's 32.
   FCNTAG_DEVICE float value(int half, int i) const { return c[half / 2][i / 2][half % 2 * 2 + i % 2]; }
@@ -64,11 +64,12 @@ struct MmaSums {
 template <typename Multiply>
 struct MmaMath {
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
+  static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
   template <int kHalves>
   using Sums = MmaSums<kHalves>;
 
-  // Addresses of the rows that a lane names to load_matrix, at the first tap. Lanes 0-7 and 16-23 name those of the first
-  // half of a tile, lanes 8-15 and 24-31 those of the second; from lane 16 on the second of two chunks.
+  // Addresses of the rows that a lane names to load_matrix, at the first tap. Lanes 0-7 and 16-23 name those of the
+  // first half of a tile, lanes 8-15 and 24-31 those of the second; from lane 16 on the second of two chunks.
   template <int kHalves>
   FCNTAG_DEVICE static void map_rows(const uint16_t* rows, dev::SharedAddress halo, int lane,
                                      dev::SharedAddress (&pixels)[kHalves / 2]) {
@@ -117,18 +118,21 @@ struct MmaMath {
 
 struct Bfloat16 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_bfloat16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
 struct Float16 {
   static constexpr int kMinimumCapability = 75;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_float16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
 struct Tf32 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_tf32(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
@@ -138,10 +142,13 @@ struct Tf32 {
 // error. So the products of one step are a sum of their own, and an ordinary addition puts it to the rest.
 struct Tf32x3 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 104;
 
   FCNTAG_DEVICE static uint32_t high(uint32_t x) { return x & 0xffffe000u; }
   // What is left has up to 13 bits, of which a tensor core takes 11. Operands that are no tf32 are undefined in PTX.
-  FCNTAG_DEVICE static uint32_t low(uint32_t x) { return high(dev::as_word(dev::as_float(x) - dev::as_float(high(x)))); }
+  FCNTAG_DEVICE static uint32_t low(uint32_t x) {
+    return high(dev::as_word(dev::as_float(x) - dev::as_float(high(x))));
+  }
 
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     uint32_t a_high[4], a_low[4];
@@ -182,7 +189,8 @@ struct SimtSums {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) p[static_cast<int64_t>(i) * stride] = c[i / 8][i % 8];
   }
   FCNTAG_DEVICE void load(const float* p, int stride) {
-    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) c[i / 8][i % 8] = p[static_cast<int64_t>(i) * stride];
+    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) c[i / 8][i % 8] =
+        dev::load_fresh(p + static_cast<int64_t>(i) * stride);
   }
   FCNTAG_DEVICE float value(int half, int i) const { return c[half][i]; }
   // Two runs of four: the lanes of a row read 64 contiguous bytes of weights at a time.
@@ -191,6 +199,7 @@ struct SimtSums {
 
 struct SimtMath {
   static constexpr int kMinimumCapability = 75;
+  static constexpr int kOtherRegisters = 100;
 
   template <int kHalves>
   using Sums = SimtSums<kHalves>;

@@ -10,8 +10,9 @@ namespace cuda {
 
 namespace {
 
-// Where byte `k` of the 128 of output channel `n` lies in the weights of a warp. A product takes 32 bytes of 16 channels
-// as four words of every lane, which are two n8 tiles of two 16-byte chunks: lane 4 * (n % 8) + w has word w of each.
+// Where byte `k` of the 128 of output channel `n` lies in the weights of a warp. A product takes 32 bytes of 16
+// channels as four words of every lane, which are two n8 tiles of two 16-byte chunks: lane 4 * (n % 8) + w has word w
+// of each.
 std::size_t fragment_byte(int n, int k) {
   const int pair = k / 32, chunk = k / 16 % 2, word = k / 4 % 4;
   const int half = n / 16, tile = n / 8 % 2, lane = n % 8 * 4 + word;
@@ -38,9 +39,9 @@ std::vector<uint8_t> pack_conv_weights(const ConvBlockSpec& spec, Precision prec
         const std::size_t group =
             ((static_cast<std::size_t>(c / per_block) * taps + tap) * padded + n / kGroupChannels * kGroupChannels) *
             kBlockBytes;
-        const std::size_t at = group + (precision == Precision::kFloat32
-                                            ? (c % per_block * kGroupChannels + n % kGroupChannels) * size
-                                            : fragment_byte(n % kGroupChannels, c % per_block * size));
+        const std::size_t at =
+            group + (precision == Precision::kFloat32 ? (c % per_block * kGroupChannels + n % kGroupChannels) * size
+                                                      : fragment_byte(n % kGroupChannels, c % per_block * size));
         store_as(packed.data() + at, w, precision);
       }
     }

@@ -21,11 +21,11 @@ constexpr double kL2BytesPerCycle = 24;  // the share of one of 132 multiprocess
 constexpr double kSharedBytesPerCycle = 128;
 constexpr double kMmaCycles = 1.6;  // of an m16n8k16 (tf32: m16n8k8); the peak is 1, and mma.sync reaches 0.62 of it
 constexpr double kSimtFmaPerCycle = 100;
-constexpr double kStepCycles = 350;     // a step takes no less: a barrier, one matrix load, one chain of products
-constexpr double kStartCycles = 2500;   // a CTA takes them for its offsets, first copies and outputs
+constexpr double kStepCycles = 350;    // a step takes no less: a barrier, one matrix load, one chain of products
+constexpr double kStartCycles = 2500;  // a CTA takes them for its offsets, first copies and outputs
 constexpr double kPassCycles = 2000;
-constexpr int kLargestStretch = INT16_MAX;  // of the map under a tile: the tables hold 16 bits
-constexpr double kLaunchCycles = 3000;  // the second launch of a split layer takes them
+constexpr int kLargestStretch = INT16_MAX - 16;  // of the map under a tile: the tables hold 16 bits
+constexpr double kLaunchCycles = 3000;           // the second launch of a split layer takes them
 constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
 
 // A layer whose one image has kEnoughTiles tiles of 64 rows x 128 channels keeps its sums whole. One with fewer may
@@ -72,7 +72,7 @@ struct Shared {
 
 // As compute_conv_block() lays it out.
 Shared shared_memory(const ConvParams& p, const ConvKernel& kernel) {
-  const int pixels = p.tile_n * p.halo_h * p.halo_w;
+  const int pixels = round_up(p.tile_n * p.halo_h * p.halo_w, kernel.threads() / 8);
   const std::size_t halo = round_up(pixels * 4, kBlockBytes);
   const std::size_t weights = round_up(static_cast<int>(halo) + pixels * kPixelBytes * p.halo_buffers, kBlockBytes);
   const std::size_t staged = weights + static_cast<std::size_t>(p.ring_taps) * kernel.tile_n() * kBlockBytes;
@@ -118,7 +118,8 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
   const int resident_ctas = resident(kernel, shared_memory(p, kernel).bytes, device);
   double busy = passes * blocks * p.taps * work + halos;
-  double alone = passes * blocks * p.taps * (work + kStepCycles / p.stage_taps) + halos + kStartCycles + passes * kPassCycles;
+  double alone =
+      passes * blocks * p.taps * (work + kStepCycles / p.stage_taps) + halos + kStartCycles + passes * kPassCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
   if (p.split == Split::kPartial) {
@@ -147,14 +148,6 @@ double choose_padding(ConvParams& p, const ConvKernel& kernel, std::size_t limit
   }
   set_halo(p, best_pad);
   return best;
-}
-
-// For n below 2^31: the product is rounded up by less than 1 / n.
-Divisor divisor(int d) {
-  Divisor by{1, 0};
-  while ((int64_t{1} << by.shift) < d) ++by.shift;
-  by.multiplier = static_cast<uint32_t>((((uint64_t{1} << by.shift) - d) << 32) / d + 1);
-  return by;
 }
 
 ConvParams layer_params(const ConvLayer& layer) {
@@ -292,7 +285,8 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   p.pixel_tiles = static_cast<int>(image_tiles * p.tiles_h * p.tiles_w);
   // A copy arrives by the barrier after the next one, or by the next one where a barrier has three taps.
   const int copying_taps = p.stage_taps == 1 ? p.taps - 1 : p.taps;
-  p.halo_copies = p.halo_buffers == 2 ? divide_up(divide_up(p.halo_pixels * 8, best.kernel.threads()), copying_taps) : 0;
+  p.halo_turns = p.halo_pixels * 8 / best.kernel.threads();
+  p.halo_copies = p.halo_buffers == 2 ? divide_up(p.halo_turns, copying_taps) : 0;
   // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
@@ -320,14 +314,10 @@ ConvParams bind_tables(const ConvPlan& plan, const void* device) {
   return p;
 }
 
-void run_conv(const ConvPlan& plan, ConvParams params, Stream stream) {
+void run_conv(const ConvPlan& plan, const ConvParams& params, Stream stream) {
+  const unsigned chunks = params.split == Split::kPartial ? static_cast<unsigned>(params.chunks) : 1;
   const unsigned threads = static_cast<unsigned>(plan.kernel.threads());
-  const bool split = params.split == Split::kPartial;
-  const unsigned chunks = split ? static_cast<unsigned>(params.chunks) : 1;
   launch(plan.kernel.launch, {dim3(plan.ctas, chunks), threads, plan.shared_bytes}, stream, params);
-  if (!split) return;
-  params.split = Split::kCombine;
-  launch(plan.kernel.launch, {dim3(plan.ctas), threads, plan.shared_bytes}, stream, params);
 }
 
 }  // namespace cuda

@@ -129,9 +129,9 @@ std::vector<uint8_t> conv_tables(const ConvParams& p, const ConvKernel& kernel) 
           const int window = (warp * p.groups + group) * p.windows_per_group + slot % p.windows_per_group;
           // Rows that stand for no window read the first pixel, and their sums are never used.
           const bool used = group < p.groups && window < windows;
-          const int pixel = used ? first_pixel(p, order[window]) +
-                                       element_pixel(p, pass, slot_element(p, half % p.elements, slot))
-                                 : 0;
+          const int pixel =
+              used ? first_pixel(p, order[window]) + element_pixel(p, pass, slot_element(p, half % p.elements, slot))
+                   : 0;
           rows.push_back(static_cast<uint16_t>(pixel * (kPixelBytes / 16)));
         }
       }
@@ -148,6 +148,7 @@ std::vector<uint8_t> conv_tables(const ConvParams& p, const ConvKernel& kernel) 
       }
     }
   }
+  halo.resize(p.halo_pixels, {INT32_MAX, INT16_MIN, 0});
   std::vector<TablePixel> places;
   for (const int index : order) {
     const Window w = window_at(p, index);

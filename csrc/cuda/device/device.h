@@ -39,7 +39,14 @@ FCNTAG_DEVICE SharedAddress shared_address(const void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
 FCNTAG_DEVICE void sync() { __syncthreads(); }
+// The same; true in all threads if `value` is in one.
+FCNTAG_DEVICE bool sync_or(bool value) { return __syncthreads_or(value) != 0; }
 FCNTAG_DEVICE void sync_warp() { __syncwarp(); }
+// What this thread has written before is seen by every CTA that sees what it writes after.
+FCNTAG_DEVICE void fence() { __threadfence(); }
+FCNTAG_DEVICE int atomic_add(int* p, int value) { return atomicAdd(p, value); }
+// A value that another CTA of this kernel has written, past the caches of this multiprocessor.
+FCNTAG_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
 template <typename T>
 FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);

@@ -5,9 +5,9 @@
 
 #include "check.h"
 #include "cuda/device/device.h"
-#include "cuda/launch.h"
 #include "cuda/frontend/scaling.h"
-#include "cuda/frontend/tables.h"
+#include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -120,9 +120,9 @@ Mfcc::Mfcc(int n_mels, int n_mfcc, Normalization normalization, const std::vecto
     std::copy_n(table.data() + static_cast<std::size_t>(m) * n_mfcc, n_mfcc,
                 dct.data() + static_cast<std::size_t>(m) * padded);
   }
-  dct_ = upload_table(dct);
-  scale_ = upload_table(scale);
-  shift_ = upload_table(shift);
+  dct_ = upload(dct);
+  scale_ = upload(scale);
+  shift_ = upload(shift);
 }
 
 void Mfcc::run(const Io* io, const float* log_mel, int batch, int n_frames, float* out, Stream stream) const {
