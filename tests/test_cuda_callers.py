@@ -249,6 +249,48 @@ def test_what_a_library_does_not_hand_over_is_one_line(model, streams, producers
         assert engine.scores(Capsule(waves, kind=13), out=Array(out)) is not None  # managed memory
 
 
+def test_interfaces_that_are_none_are_one_line(model, cuda_core):
+    waves = np.zeros((1, model.document.segments.n_samples), np.float32)
+    out = Array(np.zeros((1, N_TAGS), np.float32))
+    whole = Array(waves).__cuda_array_interface__
+    no_capsule = type("NoCapsule", (Capsule,), {"__dlpack__": lambda self, stream: 3})
+    with CudaEngine(model, max_batch=1) as engine:
+        for field, value in (
+            ("shape", (-1, 4000)),
+            ("shape", (2**70, 4000)),
+            ("shape", "ab"),
+            ("data", (-4, False)),
+            ("data", ()),
+            ("strides", (2**66, 4)),
+            ("strides", (4,)),
+        ):
+            with pytest.raises(ValueError, match=r"^waves: its __cuda_array_interface__ is not that of an array$"):
+                engine.scores(Array(waves, **{field: value}), out=out)
+        for missing in ("shape", "typestr", "data"):
+            rest = {k: v for k, v in whole.items() if k != missing}
+            with pytest.raises(ValueError, match=r"^waves: its __cuda_array_interface__ is not that of an array$"):
+                engine.scores(SimpleNamespace(__cuda_array_interface__=rest), out=out)
+        with pytest.raises(ValueError, match=r"^Array: its stream is 'x'; expected an address$"):
+            engine.scores(Array(waves, stream="x"), out=out)
+        with pytest.raises(ValueError, match=r"^waves: __dlpack__ gave int; expected a capsule$"):
+            engine.scores(no_capsule(waves), out=out)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_rate_is_a_whole_number(model, cuda_core, device):
+    pcm = np.zeros((1, 12000, 2), np.float32)
+    with create_engine(model, device=device, max_batch=1) as engine:
+        for rate in (0, -48000, 48000.5, "48000", True, float("nan"), [48000]):
+            with pytest.raises(ValueError, match=r"^sample_rate=.*; allowed: a whole number of Hz$"):
+                engine.scores(pcm, sample_rate=rate)
+        if device == "cuda":
+            expected = engine.scores(pcm, sample_rate=48000)
+            for rate in (48000.0, np.float32(48000), np.int16(24000)):
+                np.testing.assert_array_equal(
+                    engine.scores(pcm[:, :: int(48000 / rate)].copy(), sample_rate=rate), expected
+                )
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_only_scores_takes_arrays_on_the_gpu(model, cuda_core, device):
     waves = np.zeros((1, model.document.segments.n_samples), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -152,7 +153,7 @@ class Engine(ABC):
             current stream of ``out``'s library, else of ``waves``'s, else the legacy default stream. Both libraries'
             current streams then wait for the run, so that whatever either does next comes after it. A library that has
             only DLPack names no stream: where neither array does, pass ``stream``. The host waits for nothing.
-        sample_rate : rate of PCM in Hz; None: the model's, mono
+        sample_rate : rate of PCM, a whole number of Hz; None: the model's, mono
         check_finite : refuse waves in host memory with a value that is not finite, which costs a look at each
 
         Returns
@@ -165,8 +166,10 @@ class Engine(ABC):
         TypeError : ``out`` is no array on a GPU, ``stream`` no stream
         DeviceError : a stream is being captured; no room for a new array or for the first run of a size
         """
-        if sample_rate == self.document.frontend.sample_rate:
-            sample_rate = None
+        if sample_rate is not None:
+            sample_rate = whole_rate(sample_rate)
+            if sample_rate == self.document.frontend.sample_rate:
+                sample_rate = None
         if is_device_array(waves):
             return self._device_scores(waves, out, stream, sample_rate)
         if out is not None or stream is not None:
@@ -334,6 +337,14 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
     if finite and not np.isfinite(waves).all():
         raise ValueError("waves: contains values that are not finite")
     return np.require(waves, np.float32, ["C", "A"])
+
+
+def whole_rate(sample_rate: Any) -> int:
+    """``sample_rate`` as an int; ValueError where it is no whole number of Hz."""
+    real = isinstance(sample_rate, numbers.Real) and not isinstance(sample_rate, bool)
+    if not (real and sample_rate % 1 == 0 and sample_rate > 0):
+        raise ValueError(f"sample_rate={sample_rate!r}; allowed: a whole number of Hz")
+    return int(sample_rate)
 
 
 def check_length(n_samples: int, document: ModelDocument) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..model.file import Model
 
 _CAPTURING = "scores: the stream is being captured; a run replays a graph of its own and cannot be part of another"
+Shape = tuple[int, int, int, int, int]
 _RESAMPLERS = 4  # kinds of PCM whose buffers are kept: (rate, length, channels)
 
 
@@ -70,6 +72,7 @@ class CudaEngine(Engine):
         self.isa = "sm_{}{}".format(*self.device_info["capability"])
         self._kernels = "tf32x3" if algorithm == "tf32x3" else precision
         self._resampling: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._shapes: dict[int, Shape] = {}  # of every length that was asked for
         self._retired: list[Any] = []  # the GPU may still be at work in their buffers
         height, width = self._needed_size(*self.document.input_size())
         self._melspec = self._make_melspec(height, width)
@@ -162,8 +165,13 @@ class CudaEngine(Engine):
             device=self._index,
         )
 
-    def _shape(self, n_samples: int) -> tuple[int, int, int, int, int]:
+    def _shape(self, n_samples: int) -> Shape:
         """(n_samples, pad_left, frames that the front end computes, and (H, W) that the network reads of them)."""
+        if n_samples not in self._shapes:
+            self._shapes[n_samples] = self._make_shape(n_samples)
+        return self._shapes[n_samples]
+
+    def _make_shape(self, n_samples: int) -> Shape:
         frontend = self.document.frontend
         height, width = self._needed_size(*self.document.input_size(n_samples))
         n_frames = frontend.n_frames(n_samples)
@@ -231,7 +239,7 @@ class CudaEngine(Engine):
         scorer = self._scorer if sample_rate is None else self._pcm_scorer(sample_rate, source.shape)
         for other in others:
             self._module.wait_for(address, other, self._index)
-        row = source.strides[0] if batch > 1 else int(np.prod(source.shape[1:]))
+        row = source.strides[0] if batch > 1 else math.prod(source.shape[1:])
         scorer.enqueue(source.address, row, batch, target.address, self._shape(n_samples), address)
         if stream is None:
             for other in others:

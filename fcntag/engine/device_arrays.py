@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from .cuda_core import core
@@ -45,7 +46,7 @@ def is_device_array(array: Any) -> bool:
             return False
         if kind in _DLPACK_CUDA:
             return True
-    return _requires_gradient(array) is False and hasattr(array, "__cuda_array_interface__")
+    return _interface(array) is not None
 
 
 def device_array(array: Any, what: str, stream: int = 0, device: int = 0) -> DeviceArray:
@@ -95,13 +96,15 @@ def current_stream(array: Any, device: int) -> int | None:
         if name is None:
             return None
         stream = _CURRENT_STREAM[name](sys.modules[name], device)
+    if not isinstance(stream, Integral) or not 0 <= int(stream) < 1 << 64:
+        raise ValueError(f"{type(array).__name__}: its stream is {stream!r}; expected an address")
     return plain_stream(int(stream))
 
 
 def is_read_only(array: Any) -> bool:
     """Whether ``array`` says that nobody may write it, or is of a library whose arrays never change."""
-    interface = _interface(array)
-    return bool(interface is not None and interface["data"][1]) or _roots(array) & _IMMUTABLE != set()
+    data = (_interface(array) or {}).get("data")
+    return (isinstance(data, (tuple, list)) and len(data) > 1 and bool(data[1])) or _roots(array) & _IMMUTABLE != set()
 
 
 def plain_stream(address: int) -> int:
@@ -145,7 +148,10 @@ def _library(array: Any) -> str | None:
 
 
 def _from_dlpack(array: Any, what: str, stream: int) -> DeviceArray:
-    described = core().describe_dlpack(array.__dlpack__(stream=stream))
+    capsule = array.__dlpack__(stream=stream)
+    if type(capsule).__name__ != "PyCapsule":
+        raise ValueError(f"{what}: __dlpack__ gave {type(capsule).__name__}; expected a capsule")
+    described = core().describe_dlpack(capsule)
     _check_float32(what, (described["code"], described["bits"]) == (2, 32), f"DLPack type {described['code']}")
     shape, strides = tuple(described["shape"]), tuple(described["strides"])
     return DeviceArray(described["address"], shape, strides, (array, described["owner"]))
@@ -154,9 +160,17 @@ def _from_dlpack(array: Any, what: str, stream: int) -> DeviceArray:
 def _from_interface(array: Any, interface: dict[str, Any], what: str) -> DeviceArray:
     if interface.get("mask") is not None:
         raise ValueError(f"{what}: has a mask; fill its values first")
-    _check_float32(what, interface["typestr"] in ("<f4", "=f4"), interface["typestr"])
-    shape = tuple(int(n) for n in interface["shape"])
-    strides = interface.get("strides")
+    try:
+        kind, shape = str(interface["typestr"]), tuple(int(n) for n in interface["shape"])
+        address, strides = int(interface["data"][0] or 0), interface.get("strides")
+        strides = None if strides is None else tuple(int(s) for s in strides)
+        numbers = [address, *shape, *(map(abs, strides or ()))]
+        good = len(strides or shape) == len(shape) and all(0 <= n < 1 << 63 for n in numbers)
+    except (KeyError, IndexError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{what}: its __cuda_array_interface__ is not that of an array")
+    _check_float32(what, kind in ("<f4", "=f4"), kind)
     if strides is None:
         dense, step = [], 1
         for size in reversed(shape):
@@ -164,10 +178,10 @@ def _from_interface(array: Any, interface: dict[str, Any], what: str) -> DeviceA
             step *= size
         strides = tuple(reversed(dense))
     else:
-        if any(int(s) % 4 for s in strides):
+        if any(s % 4 for s in strides):
             raise ValueError(f"{what}: strides of {list(strides)} bytes; float32 values lie 4 bytes apart")
-        strides = tuple(int(s) // 4 for s in strides)
-    return DeviceArray(int(interface["data"][0] or 0), shape, strides, array)
+        strides = tuple(s // 4 for s in strides)
+    return DeviceArray(address, shape, strides, array)
 
 
 def _check_place(what: str, place: int, device: int) -> None:
@@ -213,6 +227,6 @@ def _address_of(stream: Any) -> int:
         protocol = stream.__cuda_stream__  # a method, in the first drafts a property
         _, address = protocol() if callable(protocol) else protocol
         return int(address)
-    if (isinstance(stream, int) and not isinstance(stream, bool)) or _roots(stream) & {"numba", "numba_cuda"}:
+    if (isinstance(stream, Integral) and not isinstance(stream, bool)) or _roots(stream) & {"numba", "numba_cuda"}:
         return int(stream)
     raise TypeError(f"stream: {type(stream).__name__}; expected a CuPy or PyTorch stream, or its address as an int")
