@@ -87,26 +87,28 @@ KNOWN = ("torch", "cupy", "old-cupy", "numba", "numba-default", "warp")
 )
 def test_a_run_lies_between_what_both_libraries_did_and_do_next(model, rng, late, streams, producers, source, target):
     ready = rng.uniform(-0.5, 0.5, (2, model.document.segments.n_samples)).astype(np.float32)
+    spoiled, old = np.full_like(ready, 7.0), np.full((2, N_TAGS), 9.0, np.float32)
+    before, after = producers.stream[source], producers.stream[target]
+    if target == "dlpack":  # it cannot say where its next work will be: the run is where `source` works, or on 0
+        after = 0 if source == "dlpack" else before
     with CudaEngine(model, max_batch=2) as engine:
         expected = engine.scores(ready)
-        waves, out, copied = (
-            np.full_like(ready, np.nan),
-            np.full((2, N_TAGS), np.nan, np.float32),
-            np.zeros((2, N_TAGS)),
+        put_on, scorer = [], engine._scorer
+        engine._scorer = SimpleNamespace(
+            enqueue=lambda *arguments: put_on.append(arguments[-1]) or scorer.enqueue(*arguments)
         )
-        copied, spoiled, old = copied.astype(np.float32), np.full_like(ready, 7.0), np.full_like(out, 9.0)
-        before, after = producers.stream[source], producers.stream[target]
-        streams.copy(before, waves, ready)  # what makes the waves
-        streams.copy(after, out, old)  # what was still to happen to the output
-        if target == "dlpack":  # it cannot say where its next work will be: the run is where `source` works, or on 0
-            after = 0 if source == "dlpack" else before
-        engine.scores(producers.array(source, waves), out=producers.array(target, out))
-        streams.copy(after, copied, out)  # the scores are used
-        if source != "dlpack":
-            streams.copy(before, waves, spoiled)  # and the waves' memory is used again
-            streams.synchronize(before)
-        streams.synchronize(after)
-        np.testing.assert_array_equal(copied, expected)
+        for first, second in ((before, after), (after, before)):  # whoever is waited for first
+            waves, out, copied = np.full_like(ready, np.nan), np.full_like(old, np.nan), np.zeros_like(old)
+            streams.copy(before, waves, ready)  # what makes the waves
+            streams.copy(producers.stream[target], out, old)  # what was still to happen to the output
+            engine.scores(producers.array(source, waves), out=producers.array(target, out))
+            streams.copy(after, copied, out)  # the scores are used
+            if source != "dlpack":
+                streams.copy(before, waves, spoiled)  # and the waves' memory is used again
+            streams.synchronize(first)
+            streams.synchronize(second)
+            np.testing.assert_array_equal(copied, expected)
+        assert put_on == [after, after]
 
 
 def test_a_stream_that_is_named_waits_for_the_libraries(model, rng, late, streams, producers):
