@@ -16,7 +16,12 @@ from support import emulation
 @pytest.fixture(scope="module")
 def check_runtime(tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("stub") / "check_runtime"
-    sources = ["csrc/cuda/runtime.cpp", "tests/cuda/stub/stub_runtime.cpp", "tests/cuda/stub/check_runtime.cpp"]
+    sources = [
+        "csrc/cuda/runtime.cpp",
+        "csrc/cuda/carveout.cpp",
+        "tests/cuda/stub/stub_runtime.cpp",
+        "tests/cuda/stub/check_runtime.cpp",
+    ]
     options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-pthread", "-Itests/cuda/stub", "-Icsrc"]
     emulation.compiler(*options, *sources, "-o", str(target))
     return target

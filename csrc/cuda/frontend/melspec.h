@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "cuda/io.h"
+#include "cuda/first_launch.h"
 #include "cuda/frontend/melspec_general.h"
 #include "cuda/frontend/mfcc.h"
 #include "cuda/runtime.h"
@@ -36,12 +36,12 @@ class MelSpec {
                                    int device);
 
   // Puts the work on `stream`: out [batch, n_rows, n_frames], or [batch, n_frames, n_rows] if time_mel(), float32.
-  // `io` is in device memory. Waves are io->waves, io->wave_stride apart, or if not null `waves` [batch, n_samples].
-  // Clips from io->count on are left alone. Frame t is samples [t * hop_length - pad_left, ... + n_fft); those outside
-  // the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be less than a frame.
-  // `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
-  void run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out,
-           void* scratch, Stream stream) const;
+  // The result is for graphs that begin with this. Waves are those of `io`, wave_stride apart, or if not null `waves`
+  // [batch, n_samples]. Clips from its count on are left alone. Frame t is samples [t * hop_length - pad_left, ... +
+  // n_fft); those outside the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be
+  // less than a frame. `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
+  Repoint run(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+              float* out, void* scratch, Stream stream) const;
 
   std::size_t memory_bytes() const;
   int n_rows() const { return config_.n_rows(); }
@@ -56,7 +56,7 @@ class MelSpec {
   template <typename Real>
   void upload_tables(const MelFilters& filters);
   template <typename Real>
-  void run_frames(const GeneralMel::Run& run, Stream stream) const;
+  Repoint run_frames(const GeneralMel::Run& run, Stream stream) const;
 
   MelSpecConfig config_;  // with MFCC that of their log-mel, but for n_mfcc: not normalised
   std::unique_ptr<Mfcc> mfcc_;

@@ -45,6 +45,9 @@ struct Everything {
     cuda::launch(&kernel, {dim3(1), 32, 100000}, stream.get(), 0);
     graph = capture.finish();
     graph->launch(stream.get());
+    int parameter = 1;
+    void* parameters[] = {&parameter};
+    cuda::set_first_kernel(*graph, reinterpret_cast<const void*>(&kernel), {dim3(1), 32, 0}, parameters);
     event.record(stream.get());
     waited.record(stream.get());
     waited.make_wait(stream.get());

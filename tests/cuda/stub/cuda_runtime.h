@@ -39,15 +39,23 @@ using cudaStream_t = struct StubStream*;
 using cudaEvent_t = struct StubEvent*;
 using cudaGraph_t = struct StubGraph*;
 using cudaGraphExec_t = struct StubGraphExec*;
+using cudaGraphNode_t = struct StubGraphNode*;
 
 struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
+  int l2CacheSize;
   std::size_t sharedMemPerBlockOptin, totalGlobalMem;
 };
 struct cudaPointerAttributes {
   cudaMemoryType type;
   int device;
+};
+struct cudaKernelNodeParams {
+  void* func;
+  dim3 gridDim, blockDim;
+  unsigned sharedMemBytes;
+  void** kernelParams;
 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -101,6 +109,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t);
 cudaError_t cudaEventElapsedTime(float*, cudaEvent_t, cudaEvent_t);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long);
 cudaError_t cudaGraphDestroy(cudaGraph_t);
+cudaError_t cudaGraphGetRootNodes(cudaGraph_t, cudaGraphNode_t*, std::size_t*);
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t, cudaGraphNode_t, const cudaKernelNodeParams*);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int);

@@ -220,6 +220,14 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* graph, cudaGraph_t, unsigned l
   make(graph);
   return unsafe();
 }
+cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, std::size_t* count) {
+  *count = 1;
+  if (nodes != nullptr) *nodes = reinterpret_cast<cudaGraphNode_t>(graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t, cudaGraphNode_t, const cudaKernelNodeParams*) {
+  return unsafe();
+}
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return drop(graph); }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return drop(graph); }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t stream) { return on_stream(stream); }
