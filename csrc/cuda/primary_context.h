@@ -36,7 +36,8 @@ void find_in_driver(const char* name, Function& function) {
 #endif
   if (code != cudaSuccess || found != cudaDriverEntryPointSuccess || address == nullptr) {
     cudaGetLastError();
-    throw DeviceError(std::string("the NVIDIA driver has no ") + name + "; update it");
+    const std::string reason = unavailable();
+    throw DeviceError(reason.empty() ? std::string("the NVIDIA driver has no ") + name + "; update it" : reason);
   }
   function = reinterpret_cast<Function>(address);
 }
