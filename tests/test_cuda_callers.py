@@ -251,6 +251,18 @@ def test_what_a_library_does_not_hand_over_is_one_line(model, streams, producers
         assert engine.scores(Capsule(waves, kind=13), out=Array(out)) is not None  # managed memory
 
 
+def test_an_output_in_host_memory_is_named(model, cuda_core):
+    """Of a real library: its current stream must not be asked for, where it knows no GPU."""
+    import torch
+
+    waves, out = np.zeros((1, model.document.segments.n_samples), np.float32), torch.zeros(1, N_TAGS)
+    with CudaEngine(model, max_batch=1) as engine:
+        for bad in (out, out.clone().requires_grad_(), np.zeros((1, N_TAGS), np.float32)):
+            with pytest.raises(TypeError, match=r"^out: \w+ is no array on a GPU"):
+                engine.scores(Array(waves), out=bad)
+        np.testing.assert_array_equal(engine.scores(torch.from_numpy(waves)), engine.scores(waves))
+
+
 def test_interfaces_that_are_none_are_one_line(model, cuda_core):
     waves = np.zeros((1, model.document.segments.n_samples), np.float32)
     out = Array(np.zeros((1, N_TAGS), np.float32))
@@ -332,6 +344,7 @@ def test_streams_of_every_library_have_an_address():
         (SimpleNamespace(ptr=16, device_id=-1), 16),
         (SimpleNamespace(cuda_stream=32, device_index=1), 32),
         (Protocol(), 48),
+        (SimpleNamespace(native_handle=96, device=SimpleNamespace(type="cuda"), device_index=1), 96),
         (Draft(), 64),
         (Numba(), 80),
         (1, 0),  # two names of the legacy default stream
@@ -343,6 +356,7 @@ def test_streams_of_every_library_have_an_address():
         (SimpleNamespace(ptr=32, device_id=3), ValueError, "stream: belongs to GPU 3; .* on GPU 1"),
         (-1, ValueError, "stream: -1 is no address"),
         (1 << 64, ValueError, "is no address of a stream"),
+        (SimpleNamespace(native_handle=96, device=SimpleNamespace(type="cpu")), TypeError, "stream: SimpleNamespace"),
         (True, TypeError, "stream: bool"),
         (1.0, TypeError, "stream: float"),
     ):

@@ -14,7 +14,7 @@ from ..errors import DeviceError
 from ..reduce import needed_input, reduce_model
 from . import cuda_core, resample_filter
 from .base import Engine, check_length
-from .device_arrays import current_stream, device_array, is_read_only, plain_stream, stream_address
+from .device_arrays import current_stream, device_array, is_device_array, is_read_only, plain_stream, stream_address
 from .packing import block_dicts, head_dict, melspec_config
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class CudaEngine(Engine):
             self._check_pcm(sample_rate, source.shape)
         if out is None:
             out = _new_array(cupy, (batch, n_tags), self._index, address)
-        elif is_read_only(out):
+        elif is_device_array(out) and is_read_only(out):
             raise ValueError("out: is read-only")
         target = device_array(out, "out", address, self._index)
         if target.shape != (batch, n_tags) or not target.rows_are_dense or (batch > 1 and target.strides[0] != n_tags):

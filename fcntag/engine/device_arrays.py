@@ -87,9 +87,11 @@ def current_stream(array: Any, device: int) -> int | None:
     """Address of the stream on which ``array``'s library has put its work, and will put what it does next.
 
     An array says it in ``__cuda_array_interface__["stream"]`` (CuPy, Numba). Where it does not, the library is asked:
-    PyTorch, CuPy, Numba, Warp. None: nobody says. Call it inside a ``DeviceScope(device)``: some libraries answer for
-    the thread's GPU.
+    PyTorch, CuPy, Numba, Warp. None: nobody says, or ``array`` is not on a GPU. Call it inside a
+    ``DeviceScope(device)``: some libraries answer for the thread's GPU.
     """
+    if not is_device_array(array):
+        return None
     stream = (_interface(array) or {}).get("stream")
     if stream is None:
         name = _library(array)
@@ -220,8 +222,9 @@ def stream_address(stream: Any, device: int) -> int:
 
 
 def _address_of(stream: Any) -> int:
-    for attribute in ("ptr", "cuda_stream"):
-        if hasattr(stream, attribute):
+    on_gpu = getattr(getattr(stream, "device", None), "type", "cuda") == "cuda"  # PyTorch has streams of a CPU
+    for attribute in ("ptr", "cuda_stream", "native_handle"):  # the last one of torch.accelerator
+        if on_gpu and hasattr(stream, attribute):
             return int(getattr(stream, attribute))
     if hasattr(stream, "__cuda_stream__"):
         protocol = stream.__cuda_stream__  # a method, in the first drafts a property
