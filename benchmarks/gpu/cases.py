@@ -320,7 +320,7 @@ def from_device_arrays(engine: Any, waves: np.ndarray) -> list[tuple[str, np.nda
             stream = torch.cuda.Stream(engine.device)
             with torch.cuda.stream(stream):
                 out = torch.full((len(waves), n_tags), float("nan"), device=engine.device)
-                engine.scores(torch.from_numpy(waves).to(engine.device), out=out, stream=stream)
+                engine.scores(torch.from_numpy(waves).to(engine.device), out=out)  # on PyTorch's current stream
             stream.synchronize()
             found.append(("PyTorch", out.cpu().numpy()))
     with contextlib.suppress(ImportError):
