@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -324,6 +325,20 @@ def test_the_command_without_modules(tmp_path: Path) -> None:
     assert data["steps"]["prebuilt"]["why"].endswith("no build.json of benchmarks/gpu/prebuild.sh")
     assert (data["steps"]["build"]["status"], data["steps"]["build"]["tail"]) == ("failed", ["no compiler"])
     assert data["quick"]["stopped"] == "there are no modules"
+
+
+def test_the_documents_schedule_is_the_schedule() -> None:
+    """A row of benchmarks/README.md may name two steps, which then share what is the same."""
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \| ([^|]*) \| ([\d, and]+) \|", text, re.MULTILINE)
+    found = {}
+    for values, names, seconds in rows:
+        named = re.findall(r"`([^`]+)`", names)
+        value, (*least, most) = [int(v) for v in values.split(", ")], [float(n) for n in re.findall(r"\d+", seconds)]
+        for i, name in enumerate(named):
+            found[name] = (value[i], least[min(i, len(least) - 1)], most)
+    assert found == {step.name: (step.value, step.least, step.most) for step in quick.SCHEDULE}
+    assert list(found) == NAMES
 
 
 # ---- modules that were built beforehand ----

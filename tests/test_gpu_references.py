@@ -204,17 +204,19 @@ def test_the_smoke_test_sees_wrong_scores(emulated_core: Any, monkeypatch: pytes
     assert [(r["precision"], r["what"]) for r in found["rows"] if not r["passed"]] == [("bfloat16", "scores, maximum")]
 
 
-def test_without_numba_a_line_says_so_and_stored_values_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_a_line_says_so_and_stored_values_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NumPy may be newer than numba allows: then numba refuses to be imported."""
     script = Path(correctness.__file__)
     program = (
-        "import sys, runpy; sys.modules['numba'] = sys.modules['fcntag._cuda'] = None;"
-        " sys.argv = ['correctness.py', *sys.argv[1:]];"
+        "import sys, runpy; sys.modules['fcntag._cuda'] = None; sys.argv = ['correctness.py', *sys.argv[1:]];"
         f" runpy.run_path({str(script)!r}, run_name='__main__')"
     )
+    missing = "import sys; sys.modules['numba'] = None;"
 
-    def run(*options: str) -> str:
-        command = [sys.executable, "-c", program, *options]
+    def run(before: str, *options: str) -> str:
+        command = [sys.executable, "-c", before + program, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
@@ -222,5 +224,11 @@ def test_without_numba_a_line_says_so_and_stored_values_are_enough(monkeypatch: 
 
     folders = [str(script.parents[2] / "tests"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
-    assert run() == 'correctness: the oracle needs numba, which is not installed: pip install "fcntag[validate]"\n'
-    assert "correctness: this build of fcntag has no CUDA kernels" in run("--stored")
+    text = 'correctness: the oracle needs numba, which is not installed: pip install "fcntag[validate]"\n'
+    assert run(missing) == text
+    assert "correctness: this build of fcntag has no CUDA kernels" in run(missing, "--stored")
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less. Got NumPy 2.5.')")
+    text = (
+        "correctness: the oracle needs numba, which cannot be imported: Numba needs NumPy 2.4 or less. Got NumPy 2.5.\n"
+    )
+    assert run(f"import sys; sys.path.insert(0, {str(tmp_path)!r});") == text
