@@ -178,6 +178,8 @@ def test_nan_and_shapes_never_pass() -> None:
     assert measurements.unequal(good, -good) == 6
     assert measurements.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
     assert not measurements.Row("", "", "", float("nan"), 1.0, 0.0).passed
+    assert cases.largest_logit(cases.sigmoid(np.array([[0.5, -7.0], [3.0, 0.0]]))) == pytest.approx(7.0)
+    assert cases.largest_logit(np.array([1.0, 0.5])) == pytest.approx(36.84, abs=0.01)
     assert cases.top_gap(np.array([0.1, 0.5, 0.4]), np.array([0.1, 0.4, 0.5]), 2) == pytest.approx(0.1)
 
 

@@ -275,6 +275,16 @@ def test_what_cannot_be_imported_is_told_in_a_line(
         assert f"numba cannot be imported ({reason})" in capsys.readouterr().out
 
 
+def test_a_compiler_that_fails_is_no_failure_of_ours(
+    machine: Machine, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps.Background, "end", lambda self, seconds: (1, "Traceback\nRuntimeError: no Triton\n", 3.0))
+    code, data = run_quick(tmp_path, "--prebuilt", str(modules))
+    assert code == 0
+    step = data["steps"]["compile ahead"]
+    assert (step["status"], step["why"], step["compiled"]) == ("not run", "RuntimeError: no Triton", [])
+
+
 def test_without_pytorch_the_rest_goes_on(
     machine: Machine, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

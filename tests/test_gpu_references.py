@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -177,6 +178,7 @@ def test_the_engine_passes_by_stored_values_and_a_wrong_one_does_not(
     found = correctness.check(emulated_core, **options)
     assert not [row for row in found["rows"] if not row["passed"]]
     assert stored.recomputed == []
+    json.dumps(found, allow_nan=False)
     correct = CudaEngine.blocks
     monkeypatch.setattr(CudaEngine, "blocks", lambda self, x: [m * np.float32(1 + 1e-5) for m in correct(self, x)])
     found = correctness.check(emulated_core, **options)

@@ -300,6 +300,12 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -logits))
 
 
+def largest_logit(scores: np.ndarray) -> float:
+    """The largest |logit| of scores, 37 at most: float64 has no score nearer to 1."""
+    nearest = max(float(np.minimum(scores, 1 - scores).min()), 1e-16)
+    return float(np.log((1 - nearest) / nearest))
+
+
 def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:
     """``values`` rounded to the type's precision, as float64: 11 bits for tf32 and float16, 8 for bfloat16.
 

@@ -166,7 +166,8 @@ class Checker(Measurements):
         self, name: str, precision: str, engine: Any, waves: np.ndarray, expected: np.ndarray, repeats: int
     ) -> None:
         scores = engine.scores(waves)
-        self.add(name, precision, "scores, maximum", max_abs(scores[:1], expected), SCORES[precision])
+        limit = max(1.0, cases.largest_logit(expected)) * SCORES[precision]
+        self.add(name, precision, "scores, maximum", max_abs(scores[:1], expected), limit)
 
         def add(what: str, found: np.ndarray, wanted: np.ndarray = scores) -> None:
             self.add(name, precision, f"{what}, values of other bits", unequal(found, wanted), 0)

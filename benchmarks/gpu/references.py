@@ -174,7 +174,7 @@ class Stored:
             return self._oracle(name).network(name, model, x)
         maps: list[Maps] = [self._maps(f"{key}: block {i + 1}") for i in range(len(model.document.blocks))]
         errors = dict(zip(ROUNDED, self.tensors[f"{key}: rounded"], strict=True))
-        return NetworkReference(maps, self.tensors[f"{key}: logits"], lambda precision: list(errors[precision]))
+        return NetworkReference(maps, self.tensors[f"{key}: logits"], lambda precision: errors[precision].tolist())
 
     def log_mel(self, name: str, model: Model, waves: np.ndarray) -> Maps:
         """See References."""
