@@ -641,6 +641,14 @@ def test_timings(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "block 2" not in {row["stage"] for row in report["rows"]}
 
 
+def test_timings_that_cannot_begin_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntag._cuda", None)
+    monkeypatch.delattr("fcntag._cuda", raising=False)
+    options = ["--json", str(tmp_path / "a.json"), "--minutes", "1", "-m", "mtt-vgg", "-b", "1"]
+    with pytest.raises(SystemExit, match="timings: .*this build of fcntag has no CUDA kernels"):
+        timings.main([*options, "--precision", "bfloat16"])
+
+
 def test_known_scores_are_those_of_the_models_that_are_timed() -> None:
     assert set(timings.known_scores(("mtt-vgg", "fcn3"))) == {"mtt-vgg"}
     from gpu.make_oracle import TIMED

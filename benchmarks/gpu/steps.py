@@ -59,7 +59,7 @@ print(json.dumps(found))
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     """Start a command in a session of its own, with the checkout on its PYTHONPATH and its outputs in one pipe."""
-    print("$ " + shlex.join(command), flush=True)
+    print("$ " + shlex.join(command).partition("\n")[0], flush=True)
     paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         command,

@@ -21,6 +21,7 @@ from fcntag.bench.cuda import text
 from fcntag.bench.cuda.group import random_clips
 from fcntag.bench.cuda.measure import Settings, measure
 from fcntag.catalogue.names import load_any
+from fcntag.errors import FcntagError
 
 # Before the end, no network is begun that PyTorch compiles: most of the search lies in a cache by then.
 COMPILE_S = 20.0
@@ -59,12 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         alone=not arguments.peers,
         compile_s=COMPILE_S,
     )
-    report = measure(
-        settings,
-        lambda line: print(line, flush=True),
-        lambda report: replace_file(arguments.json, report.to_json()),
-        known_scores(arguments.models),
-    )
+    try:
+        report = measure(
+            settings,
+            lambda line: print(line, flush=True),
+            lambda report: replace_file(arguments.json, report.to_json()),
+            known_scores(arguments.models),
+        )
+    except FcntagError as error:
+        raise SystemExit(f"timings: {error}") from None
     for line in text.lines(report):
         print(line)
     return 1 if report.refused else 0
