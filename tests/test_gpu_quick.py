@@ -645,7 +645,7 @@ def test_timings_that_cannot_begin_say_why(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "fcntag._cuda", None)
     monkeypatch.delattr("fcntag._cuda", raising=False)
     options = ["--json", str(tmp_path / "a.json"), "--minutes", "1", "-m", "mtt-vgg", "-b", "1"]
-    with pytest.raises(SystemExit, match="timings: .*this build of fcntag has no CUDA kernels"):
+    with pytest.raises(SystemExit, match=r"timings: .*this build of fcntag has no CUDA kernels"):
         timings.main([*options, "--precision", "bfloat16"])
 
 
