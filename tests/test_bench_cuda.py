@@ -159,6 +159,9 @@ def settings(
     monkeypatch.setattr(shared, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
     ceilings = {"copy_gb_s": 1000.0, "matrix_tflop_s": {"float32": 50.0, "bfloat16": 700.0}}
     monkeypatch.setattr(bench.gpu, "ceilings", lambda index: ceilings)
+    # The emulator has no cache to clear or to outgrow, and is slow.
+    monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr(peers, "_ROTATED_BYTES", 1)
     for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "mel": MelEcho, "ghost": Echo}.items():
         needs = ("no_such_module",) if name == "ghost" else ("numpy",)
         monkeypatch.setitem(peers.PEERS, name, PeerEntry(needs, peer))
@@ -326,7 +329,6 @@ def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
     # 4 clips take 0.2 MB, 2000 more than 50; engines that other tests keep are there, too
     used = (16 << 30) - cuda_core.core().free_memory(0)
     monkeypatch.setenv("FCNTAG_EMULATED_MEMORY", str(used + (8 << 20)))
-    monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
     report = bench.measure(dataclasses.replace(settings, batches=(1, 2000), precisions=("float32",)), lambda _: None)
     assert {row.batch for row in report.rows} == {0, 1}
     assert any("no memory for batch 2000" in warning for warning in report.warnings)

@@ -595,6 +595,7 @@ def small(tmp_path: Path, rng: np.random.Generator, cuda_core: Any, monkeypatch:
     monkeypatch.setattr(measure, "Settings", lambda **options: SETTINGS(**{**options, "repeats": 4}))
     monkeypatch.setattr(timings, "Settings", measure.Settings)
     monkeypatch.setattr(measure, "COLD_CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr(peers, "_ROTATED_BYTES", 1)
     with create_engine(model) as engine:
         known = engine.scores(group.random_clips(model)[:1])
     monkeypatch.setattr(timings, "known_scores", lambda names: dict.fromkeys(names, known))
