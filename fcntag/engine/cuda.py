@@ -87,21 +87,29 @@ class CudaEngine(Engine):
         self._check_open()
         return ["direct"] + ["implicit gemm"] * (len(self.document.blocks) - 1)
 
-    def stage_times(self, batch: int, repeats: int) -> dict[str, list[float]]:
-        """Seconds of "h2d", "mel", "block 1" ... "head", ``repeats`` of each, enqueued one by one; on random waves."""
-        with self._in_use():
-            times = self._scorer.stage_times(batch, repeats, self._shape(self.document.segments.n_samples))
-            return {name: [float(s) for s in seconds] for name, seconds in times.items()}
+    def stage_times(self, batch: int, repeats: int, *, spin_s: float = 0.0) -> dict[str, list[float]]:
+        """Seconds of "h2d", "mel", "block 1" ... "head", ``repeats`` of each, enqueued one by one; on random waves.
 
-    def replay_times(self, batch: int, repeats: int, *, inputs: int = 8, flush_bytes: int = 0) -> list[float]:
-        """Seconds of ``repeats`` whole runs, waveforms to scores, on ``inputs`` resident random batches in turn.
-
-        ``flush_bytes`` of memory are cleared before each run, outside the measured time: more than the level-2 cache
-        holds make it cold.
+        The GPU is idle before each, so that the host's launches count. A spin of ``spin_s`` seconds, 0.01 at most,
+        keeps it busy while the host launches, and the times are the GPU's alone.
         """
         with self._in_use():
             shape = self._shape(self.document.segments.n_samples)
-            return [float(s) for s in self._scorer.replay_times(batch, repeats, inputs, flush_bytes, shape)]
+            times = self._scorer.stage_times(batch, repeats, shape, spin_seconds=spin_s)
+            return {name: [float(s) for s in seconds] for name, seconds in times.items()}
+
+    def replay_times(
+        self, batch: int, repeats: int, *, inputs: int = 8, flush_bytes: int = 0, spin_s: float = 0.0
+    ) -> list[float]:
+        """Seconds of ``repeats`` whole runs, waveforms to scores, on ``inputs`` resident random batches in turn.
+
+        ``flush_bytes`` of memory are cleared before each run, outside the measured time: more than the level-2 cache
+        holds make it cold. ``spin_s`` is as for ``stage_times``.
+        """
+        with self._in_use():
+            shape = self._shape(self.document.segments.n_samples)
+            times = self._scorer.replay_times(batch, repeats, inputs, flush_bytes, shape, spin_seconds=spin_s)
+            return [float(s) for s in times]
 
     def end_to_end_times(self, batch: int, repeats: int) -> list[float]:
         """Seconds by the wall clock of ``scores`` on host arrays, copies and waiting included."""
