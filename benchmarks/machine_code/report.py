@@ -1,0 +1,93 @@
+"""Reads the machine code that nvcc makes of the kernels, without a GPU.
+
+    python benchmarks/machine_code/report.py replay                  # CTAs of the networks' layers, by part
+    python benchmarks/machine_code/report.py replay --source TREE --against OTHER --layers fcn4/2,fcn4/3,fcn5-narrow/2
+
+Times are predictions of a model that has never been compared with hardware (model.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from machine_code import layers
+from machine_code.machine import MachineError
+from machine_code.parts import PARTS, CtaReport, report_cta
+from machine_code.toolchain import REPOSITORY, Missing, Toolchain
+
+ARCHITECTURE = "90a"  # that the interpreter knows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", type=Path, default=REPOSITORY, help="source tree whose kernels are read")
+    parser.add_argument("--work", type=Path, help="folder that keeps cubins and programs; default: a temporary one")
+    parser.add_argument("--cuda-bin", type=Path, help="folder of cuobjdump and nvdisasm; default: PATH, then packages")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("replay", help="cycles and instructions of a CTA by part")
+    run.add_argument("--layers", default=",".join(layers.NETWORKS), help="networks or blocks, such as fcn4/2")
+    run.add_argument("--precision", default="bfloat16", choices=layers.PRECISIONS)
+    run.add_argument("--batch", type=int, default=64)
+    run.add_argument("--against", type=Path, help="another source tree, whose figures stand beside")
+    run.add_argument("--block", type=int, help="which CTA; default: the one in the middle of the grid")
+    arguments = parser.parse_args(argv)
+    try:
+        return {"replay": replay_command}[arguments.command](arguments)
+    except (Missing, MachineError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def toolchain(arguments: argparse.Namespace, source: Path, name: str) -> Toolchain:
+    return Toolchain(source, arguments.work / name if arguments.work else None, arguments.cuda_bin)
+
+
+def replays(tools: Toolchain, arguments: argparse.Namespace) -> list[CtaReport]:
+    planned = tools.plan(layers.lines(arguments.layers, arguments.precision, arguments.batch))
+    built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
+    block = None if arguments.block is None else (arguments.block, 0, 0)
+    return [report_cta(built, p, block) for p in planned]
+
+
+def print_report(r: CtaReport, batch: int) -> None:
+    p = r.planned
+    print(
+        f"{p.launch.name}: {p.rows} x {p.channels}, {p.ctas} CTAs of {p.launch.threads} threads, {p.passes} passes, "
+        f"{p.steps} steps, {p.launch.shared_bytes} bytes of shared memory"
+    )
+    for part in PARTS:
+        if r.instructions[part]:
+            print(f"  {part:<16}{r.instructions[part]:>8} instructions{r.part_cycles[part]:>10,.0f} cycles")
+    print(
+        f"  {'CTA':<16}{sum(r.instructions.values()):>8} instructions{r.cycles:>10,.0f} cycles; "
+        f"step {r.step_cycles:,.0f} ({r.step_overhead:,.0f} beyond its {r.products} / {max(1, p.steps)} products)"
+    )
+    print(
+        f"  {r.resident} CTAs a multiprocessor: {r.cycles_each:,.0f} cycles each, products busy {r.busy:.0%}; "
+        f"predicted {r.microseconds(batch):.2f} us a clip (planner {p.planned_cycles / 1755 / batch:.2f})"
+    )
+
+
+def replay_command(arguments: argparse.Namespace) -> int:
+    now = replays(toolchain(arguments, arguments.source, "now"), arguments)
+    for r in now:
+        print_report(r, arguments.batch)
+    if arguments.against:
+        before = replays(toolchain(arguments, arguments.against, "before"), arguments)
+        print(f"\n{'layer':<22}{'before':>24}{'now':>24}  cycles of a multiprocessor a CTA; us a clip: before, now")
+        for name in dict.fromkeys(r.planned.launch.name for r in [*before, *now]):
+            row = [next((r for r in side if r.planned.launch.name == name), None) for side in (before, now)]
+            cells = [f"{r.planned.rows}x{r.planned.channels} {r.cycles_each:,.0f}" if r else "-" for r in row]
+            times = [r.microseconds(arguments.batch) if r else 0.0 for r in row]
+            ratio = f"{times[0] / times[1]:.2f}x" if all(times) else ""
+            print(f"{name:<22}{cells[0]:>24}{cells[1]:>24}  {times[0]:.2f} {times[1]:.2f} {ratio}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

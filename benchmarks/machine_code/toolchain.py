@@ -1,0 +1,195 @@
+"""What the scripts here take from a source tree: cubins by nvcc, their machine code, and the planner's launches."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from machine_code.machine import Launch, Region
+from machine_code.sass import Kernel, dump, find_program, parse
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+# What of the memory of a launch the kernel before has written, or another CTA at the same time.
+COLD = ("x", "partial")
+
+
+class Missing(Exception):
+    """A program of the toolkit that is not there; says which."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a CTA of a kernel takes: registers a thread, bytes of stack and local memory, bytes of constant bank 0."""
+
+    registers: int
+    stack: int
+    local: int
+    constants: int
+
+
+@dataclass
+class Built:
+    """The kernels of one cubin, by mangled name."""
+
+    kernels: dict[str, Kernel]
+    resources: dict[str, Resources]
+
+
+@dataclass
+class Planned:
+    """A launch with what the planner says about it (plan_launches.cpp)."""
+
+    launch: Launch
+    rows: int
+    channels: int
+    passes: int
+    channel_blocks: int
+    taps: int
+    chunks: int
+    planned_cycles: float
+
+    @property
+    def steps(self) -> int:
+        """Taps of channel blocks that a CTA sums, over all passes."""
+        return self.passes * self.channel_blocks * self.taps
+
+    @property
+    def ctas(self) -> int:
+        return self.launch.grid[0] * self.launch.grid[1]
+
+
+class Toolchain:
+    """Compiles the sources of ``source`` into ``work``, once a file and architecture.
+
+    Raises
+    ------
+    Missing
+        nvcc or cuobjdump is neither on PATH nor, cuobjdump, in ``cuda_bin`` or in this Python's packages.
+    """
+
+    def __init__(self, source: Path, work: Path | None = None, cuda_bin: Path | None = None) -> None:
+        self.source = source.resolve()
+        if work is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="fcntag-machine-code-")
+            work = Path(self._temporary.name)
+        self.work = work
+        self.work.mkdir(parents=True, exist_ok=True)
+        cuobjdump = find_program("cuobjdump", cuda_bin)
+        if cuobjdump is None:
+            raise Missing("cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+        self.cuobjdump = cuobjdump
+
+    def cubin(self, file: str, architecture: str) -> Path:
+        """The cubin of ``file``, a path below csrc/cuda, for ``sm_<architecture>``, with the flags of CMakeLists.txt."""
+        nvcc = find_program("nvcc")
+        if nvcc is None:
+            raise Missing("nvcc was not found on PATH")
+        target = self.work / f"{file.replace('/', '-').removesuffix('.cu')}-{architecture}.cubin"
+        if not target.exists():
+            part = target.with_suffix(".part")
+            _run(
+                [
+                    *(str(nvcc), "-cubin", f"-arch=sm_{architecture}", "-std=c++17", "-O3", "--fmad=true"),
+                    *("-I", str(self.source / "csrc"), str(self.source / "csrc/cuda" / file), "-o", str(part)),
+                ]
+            )
+            part.rename(target)
+        return target
+
+    def built(self, file: str, architecture: str) -> Built:
+        """The kernels of a source file as :meth:`cubin` compiles it."""
+        return self.read(self.cubin(file, architecture))
+
+    def read(self, binary: Path, *options: str) -> Built:
+        """The kernels of a cubin, or of one architecture of a library (``options`` of cuobjdump choose)."""
+        kernels = {k.name: k for k in parse(dump(binary, self.cuobjdump, "-sass", *options))}
+        return Built(kernels, read_resources(dump(binary, self.cuobjdump, "-res-usage", *options)))
+
+    def built_many(self, wanted: Iterable[tuple[str, str]], jobs: int = 2) -> dict[tuple[str, str], Built]:
+        pairs = list(wanted)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda pair: self.cubin(*pair), pairs))
+        return {pair: self.built(*pair) for pair in pairs}
+
+    def planner(self) -> Path:
+        """The program plan_launches, made of the planner of ``source``."""
+        target = self.work / "plan_launches"
+        if target.exists():
+            return target
+        csrc = self.source / "csrc"
+        sources = [HERE / "plan_launches.cpp", *sorted((csrc / "cuda/conv").glob("conv_*.c*"))]
+        sources += [csrc / "model/network_spec.cpp", csrc / "cuda/half.cpp"]
+        compiler = os.environ.get("CXX", "g++")
+        flags = ["-std=c++17", "-O1", "-fPIC", "-I", str(csrc / "emulation/include"), "-I", str(csrc), "-x", "c++"]
+
+        def compile_(file: Path) -> Path:
+            object_ = self.work / f"{file.name}.o"
+            _run([compiler, *flags, "-c", str(file), "-o", str(object_)])
+            return object_
+
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compile_, sources))
+        # The kernels are there for their names: they never run, and nothing that they call has to be.
+        part = self.work / "plan_launches.part"
+        link = ["-rdynamic", "-Wl,--unresolved-symbols=ignore-all", "-ldl"]
+        _run([compiler, *map(str, objects), *link, "-o", str(part)])
+        part.rename(target)
+        return target
+
+    def plan(self, layers: Sequence[str]) -> list[Planned]:
+        """What the planner makes of ``layers``, lines as plan_launches.cpp takes them."""
+        done = subprocess.run(
+            [str(self.planner())], input="\n".join(layers) + "\n", capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"plan_launches: exit code {done.returncode}: {done.stderr.strip()}")
+        return [_planned(entry) for entry in json.loads(done.stdout)]
+
+
+def _planned(entry: dict) -> Planned:
+    regions = [
+        Region(
+            r["name"],
+            r["address"],
+            r["bytes"],
+            np.frombuffer(bytes.fromhex(r["content"]), np.uint8) if r["content"] else None,
+            r["name"] in COLD,
+        )
+        for r in entry["regions"]
+    ]
+    launch = Launch(
+        entry["name"],
+        entry["kernel"],
+        tuple(entry["grid"]),
+        entry["threads"],
+        entry["shared_bytes"],
+        bytes.fromhex(entry["params"]),
+        regions,
+    )
+    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "planned_cycles")
+    return Planned(launch, **{name: entry[name] for name in names})
+
+
+def read_resources(text: str) -> dict[str, Resources]:
+    """The report of ``cuobjdump -res-usage``, by kernel."""
+    found = {}
+    for name, usage in re.findall(r"Function (\S+?):\s*\n\s*(REG:.*)", text):
+        numbers = {key: int(value) for key, value in re.findall(r"(\w+(?:\[0\])?):(\d+)", usage)}
+        found[name] = Resources(numbers["REG"], numbers["STACK"], numbers["LOCAL"], numbers["CONSTANT[0]"])
+    return found
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr.strip()}")
