@@ -3,8 +3,8 @@
 Truth for the tests and for ``fcntag validate``.
 Plain formulas in NumPy and plain loops under numba; nothing of the engine is imported, nothing is folded, fused or
 skipped. The spectrum is the DFT as it is defined, from a table of cosines and sines: no FFT library and none of the
-engine's own to trust. Up to 512 points plain loops are fast enough; longer frames go through matrix products, a second
-or two for a track.
+engine's own to trust. Frames of 256 and 512 points go through plain loops, those of other lengths through matrix
+products: a second or two for a track.
 
 Shapes: waves [B, n_samples], network input [B, H, W], maps [B, C, H, W]; B = 0 gives empty arrays.
 """

@@ -27,9 +27,7 @@ RANDOM_WEIGHTS = "the model's weights are random: the results mean nothing"
 
 
 # What ``__init__`` makes; attributes besides are a subclass's.
-_OWN = frozenset(
-    ["_engine", "_options", "_model", "_origin", "_max_batch", "_closed", "_warnings", "_model_info", "_engine_info"]
-)
+_OWN = frozenset(["_engine", "_options", "_model", "_origin", "_closed", "_warnings", "_model_info", "_engine_info"])
 
 
 class Tagger:
@@ -97,9 +95,14 @@ class Tagger:
             )
         from . import __version__, engine
 
-        self._engine = engine.create_engine(
-            model, device=device, precision=precision, max_batch=max_batch, threads=threads, reduce=reduce
-        )
+        self._options: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "max_batch": max_batch,
+            "threads": threads,
+            "reduce": reduce,
+        }
+        self._engine = engine.create_engine(model, **self._options)
         if device == "auto":
             logger.info(
                 "device auto: %s (a GPU is used when asked for: device='cuda'); %s, %s, %d threads",
@@ -108,15 +111,7 @@ class Tagger:
                 self._engine.precision,
                 self._engine.threads,
             )
-        self._options = {
-            "device": device,
-            "precision": precision,
-            "max_batch": max_batch,
-            "threads": threads,
-            "reduce": reduce,
-        }
         self._model, self._origin = model, origin
-        self._max_batch = max_batch
         self._closed = False
         # Every result of a model with random weights says so, before it can be misread.
         self._warnings = (RANDOM_WEIGHTS,) if model.document.random_weights else ()
@@ -437,7 +432,7 @@ class Tagger:
             from .engine.dense import check_engine
 
             check_engine(self._engine)
-        return {"plan": plan, "rate": self.sample_rate, "max_batch": self._max_batch}
+        return {"plan": plan, "rate": self.sample_rate, "max_batch": self._options["max_batch"]}
 
     def _many(
         self, sources: Iterable[Any], function: Function, how: dict[str, Any], workers: int | None, **more: Any

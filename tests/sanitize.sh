@@ -22,4 +22,4 @@ cd "$build"
 selection=()
 [ "${1:-}" = thread ] && selection=(-k "threads or concurrent or flat or buffers or resized")
 LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build" "$python" -m pytest tests/test_engine.py \
-  tests/test_bindings.py tests/test_frame_lengths.py "${selection[@]}"
+  tests/test_engine_use.py tests/test_bindings.py tests/test_frame_lengths.py "${selection[@]}"

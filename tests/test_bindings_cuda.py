@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support.awkward import LAYOUTS
 from support.make_models import block, make_model
+from test_bindings import parts_of
 
 from fcntag.engine import CudaEngine
-from fcntag.engine.packing import block_dicts, head_dict
 from fcntag.model.file import Model
 
 pytestmark = pytest.mark.usefixtures("cuda_core")
@@ -22,14 +22,11 @@ def model(rng) -> Model:
 
 
 def logits_of(core: ModuleType, model: Model, x: np.ndarray, change=lambda array: array) -> np.ndarray:
-    parts = [
-        {name: change(value) if isinstance(value, np.ndarray) else value for name, value in part.items()}
-        for part in (*block_dicts(model), head_dict(model))
-    ]
+    blocks, head = parts_of(model, change)
     height, width = model.document.input_size()
     sizes = dict(height=height, width=width, max_batch=2, precision="float32", device=0)
-    assert core.Network.planned_bytes(parts[:-1], parts[-1], **sizes) > 0
-    return core.Network(parts[:-1], parts[-1], **sizes).run(x)["logits"]
+    assert core.Network.planned_bytes(blocks, head, **sizes) > 0
+    return core.Network(blocks, head, **sizes).run(x)["logits"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

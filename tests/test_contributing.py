@@ -356,9 +356,11 @@ def test_every_peer_of_a_gpu_is_in_the_check_on_hardware() -> None:
 
 def test_every_peer_s_scores_are_tested() -> None:
     """test_bench goes through PEERS by itself; the GPU's are named one by one."""
-    tests = read("tests/test_bench_cuda.py")
+    tests = read("tests/test_bench_cuda_peers.py")
     for name in cuda_peers.PEERS:
-        assert f'"{name}"' in tests or name.endswith(("-graph", "-compile")), f"tests/test_bench_cuda.py lacks {name}"
+        assert f'"{name}"' in tests or name.endswith(("-graph", "-compile")), (
+            f"tests/test_bench_cuda_peers.py lacks {name}"
+        )
 
 
 def test_the_help_names_every_peer(capsys) -> None:

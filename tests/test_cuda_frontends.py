@@ -165,7 +165,7 @@ def test_a_band_that_never_changes_is_0(layout) -> None:
 
 
 @pytest.mark.parametrize("shared_bytes", [49_152, 65_536, 232_448])
-def test_bits_do_not_depend_on_where_a_transform_lies(rng, monkeypatch, shared_bytes) -> None:
+def test_bits_do_not_depend_on_where_a_transform_lies(monkeypatch, shared_bytes) -> None:
     """Shared memory of a compute capability of 7.5, or less than any has, and of 9.0; else scratch memory."""
     for n_fft in (2048, 4096, 8192):
         model = model_of(dict(LENGTHS[n_fft], n_fft=n_fft), n_samples=9001)

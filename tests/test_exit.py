@@ -18,21 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 from support.cli_runner import environment, interrupts
+from support.programs import FOREVER
 
 from fcntag import demo, process
 
 # Threads that never stop, and a main thread that ends while they are at work.
-DAEMON = """
-def forever(work):
-    begun = threading.Event()
-    def run():
-        while True:
-            work()
-            begun.set()
-    threading.Thread(target=run, daemon=True).start()
-    assert begun.wait(60)
-    time.sleep(0.05)
-"""
 CASES = {
     "daemon in scores": "waves = np.zeros((16, 48128), np.float32); forever(lambda: tagger.scores(waves))",
     "daemon in tag": "forever(lambda: tagger.tag(track))",
@@ -123,7 +113,7 @@ def track(tmp_path_factory) -> Path:
 
 def end(code: str, track: Path, name: str = "", **options) -> tuple[int, bytes]:
     """Exit code and stderr of a program that has an open pipe as its stdin."""
-    arguments = [sys.executable, "-c", HEAD + DAEMON + code, track, name]
+    arguments = [sys.executable, "-c", HEAD + FOREVER + code, track, name]
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), **options
     ) as program:

@@ -1,4 +1,4 @@
-"""STFT and MFCC front ends in exports equal the oracle, from the waveform and from the rows before normalisation."""
+"""Front ends in exports equal the oracle, from the waveform and from the rows before normalisation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from fcntag.model.file import Model, write_model
 from fcntag.validate import references
 
 FORMATS = (".onnx", ".pt", ".pt2")
-WRITTEN = ("stft, 128 of 256 points", "stft, every bin of 256 points", "mfcc", "mfcc, nine frames")
+WRITTEN = (
+    "stft, 128 of 256 points",
+    "stft, every bin of 256 points",
+    "mfcc",
+    "mfcc, nine frames",
+    "mel, every band by itself",
+)
 
 
 def signals(rng: np.random.Generator, n_samples: int) -> np.ndarray:
@@ -54,6 +60,8 @@ def test_a_band_that_never_changes_is_0(rng, runtime) -> None:
     fields = dict(n_fft=400, hop_length=190, log=Log(kind="ln", amin=1e-8), normalization="standardize_per_mel")
     model = make_model(rng, [block(2)], flatten="max", **fields)
     assert not references.make(runtime, model).mel(np.zeros((1, 4000), np.float32)).any()
+    constant = np.full((1, *rows_and_frames(model.document)), np.log(1e-8), np.float32)
+    assert not check.normalised(model, constant).any()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -94,7 +102,7 @@ def test_deltas_of_polynomials(rng, n_frames) -> None:
     np.testing.assert_allclose(parabola[1], 0.5 * centre, atol=1e-11)
 
 
-@pytest.mark.parametrize("case", ["stft, pairs of 512 points", "mfcc"])
+@pytest.mark.parametrize("case", ["stft, pairs of 512 points", "mfcc", "mel, every band by itself"])
 def test_command_line(capsys, rng, tmp_path, case) -> None:
     model = make(rng, case)
     write_model(tmp_path / "model.safetensors", model.document, model.tensors)

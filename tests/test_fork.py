@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from support.cli_runner import environment
 from support.make_models import block, make_model
+from support.programs import FOREVER
 
 from fcntag import FcntagError, Tagger, demo
 from fcntag.engine import create_engine
@@ -28,16 +29,18 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 PARENTS = {
     "idle": "",
     "never used": "",
-    "scores": "waves = np.zeros((16, 48128), np.float32); busy(lambda: tagger.scores(waves))",
-    "tag": "busy(lambda: tagger.tag(track))",
-    "features of the blocks": "busy(lambda: tagger.embed(track, 'blocks'))",
-    "tag_many": "many = tagger.tag_many(itertools.repeat(track)); busy(lambda: next(many))",
+    "scores": "waves = np.zeros((16, 48128), np.float32); forever(lambda: tagger.scores(waves))",
+    "tag": "forever(lambda: tagger.tag(track))",
+    "features of the blocks": "forever(lambda: tagger.embed(track, 'blocks'))",
+    "tag_many": "many = tagger.tag_many(itertools.repeat(track)); forever(lambda: next(many))",
     "results of a list": "results = tagger.tag_many([track] * 1000); next(results)",
     "results of a generator": "results = tagger.tag_many(itertools.repeat(track)); next(results)",
 }
 # Each child tags, unless it is of the parent that never did, and leaves in another way.
-PROGRAM = """
-import faulthandler, itertools, os, signal, sys, threading, time
+PROGRAM = (
+    FOREVER
+    + """
+import faulthandler, itertools, os, signal, sys, time
 import numpy as np
 import fcntag
 
@@ -46,15 +49,6 @@ track, parent, code = sys.argv[1:]
 tagger, results = fcntag.Tagger(threads=3), None
 used = parent != "never used"
 expected = tagger.tag(track).segments if used else None
-
-def busy(work):
-    begun = threading.Event()
-    def run():
-        while True:
-            work()
-            begun.set()
-    threading.Thread(target=run, daemon=True).start()
-    assert begun.wait(60)
 
 def check(tagger):
     assert np.array_equal(tagger.tag(track).segments, expected)
@@ -104,6 +98,7 @@ if used and not code.startswith("many"):
 if results is not None:
     next(results)
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +108,17 @@ def track(tmp_path_factory) -> Path:
     return path
 
 
-def check_program(code: str, *arguments: str | Path) -> None:
-    """Run a program of Python that ends with code 0 and writes nothing."""
-    program = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, env=environment(), timeout=300, check=False
-    )
+def check_program(*arguments: str | Path) -> None:
+    """Run Python with these arguments: a program that ends with code 0 and writes nothing."""
+    command = [sys.executable, *arguments]
+    program = subprocess.run(command, capture_output=True, env=environment(), timeout=300, check=False)
     assert (program.returncode, program.stdout, program.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize("parent", PARENTS)
 def test_children_tag_and_end_whatever_the_parent_s_threads_do(parent, track):
     for _ in range(int(os.environ.get("FCNTAG_TEST_REPEATS", "1"))):
-        check_program(PROGRAM, track, parent, PARENTS[parent])
+        check_program("-c", PROGRAM, track, parent, PARENTS[parent])
 
 
 def in_child(check) -> int:
@@ -260,9 +254,7 @@ if __name__ == "__main__":
 def test_pools_of_processes_map_a_tagger_over_tracks(how, kind, track, tmp_path):
     script = tmp_path / "script.py"  # the children import it
     script.write_text(MAP)
-    command = [sys.executable, script, how, track, kind]
-    program = subprocess.run(command, capture_output=True, env=environment(), timeout=300, check=False)
-    assert (program.returncode, program.stdout, program.stderr) == (0, b"", b"")
+    check_program(script, how, track, kind)
 
 
 def test_a_process_uses_the_tagger_of_its_parent(track):
@@ -277,7 +269,7 @@ process = multiprocessing.get_context("fork").Process(target=work)
 process.start(); process.join(100)
 sys.exit(process.exitcode)
 """
-    check_program(code, track)
+    check_program("-c", code, track)
 
 
 APPLICATION = """

@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cuda/conv/conv_pack.h"
 #include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -14,14 +15,6 @@ namespace cuda {
 namespace {
 
 constexpr int kMaxBatch = 4096;
-
-template <typename T>
-DeviceMemory upload(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);  // streams of our own do not wait for the default stream
-  return memory;
-}
 
 // map [channels][positions] -> features in the model's order.
 void flatten(const float* map, int channels, int positions, Flatten order, float* features) {
@@ -97,7 +90,11 @@ Network::Network(const NetworkConfig& config, PlanOnly)
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
     const std::tuple key(batch, max_height_, max_width_);
     const Plan& plan = plans_.emplace(key, make_plan(batch, max_height_, max_width_)).first->second;
-    for (const ConvPlan& block : plan.blocks) sizes_.partial = std::max(sizes_.partial, block.partial_bytes);
+    for (const ConvPlan& block : plan.blocks) {
+      sizes_.partial = std::max(sizes_.partial, block.partial_bytes);
+      sizes_.arrivals = std::max(sizes_.arrivals, block.arrivals() * sizeof(int));
+      sizes_.tables += block.tables.size();
+    }
     for (int i = 0; i < n_blocks(); ++i) {
       const auto [h, w] = plan.sizes[i + 1];
       const std::size_t bytes = static_cast<std::size_t>(batch) * h * w *
@@ -113,11 +110,11 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     const ConvLayer& layer = layers_[i];
     const std::size_t taps = static_cast<std::size_t>(layer.kernel) * layer.kernel;
     const std::size_t row = i == 0 ? 9 * sizeof(float) : layer.channel_blocks() * taps * kBlockBytes;
-    sizes_.weights += layer.n_padded() * (row + 4 * sizeof(float));
+    sizes_.weights += layer.n_padded() * (row + 4 * sizeof(float)) + (i == 0 ? 0 : kLargestTile * kBlockBytes);
   }
   sizes_.weights += static_cast<std::size_t>(last_features() + 1) * n_tags_ * sizeof(float);
-  sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.input + 2 * sizes_.results + sizes_.weights +
-                 sizes_.features + sizeof(Io);
+  sizes_.total = sizes_.maps[0] + sizes_.maps[1] + sizes_.partial + sizes_.arrivals + sizes_.input +
+                 2 * sizes_.results + sizes_.weights + sizes_.features + sizes_.tables + sizeof(Io);
 }
 
 std::size_t Network::planned_bytes(const NetworkConfig& config) { return Network(config, PlanOnly{}).sizes_.total; }
@@ -140,6 +137,7 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
       epilogues_.push_back(upload(pack_epilogue(config.spec.blocks[i])));
     }
   }
+  for (auto& [key, plan] : plans_) upload_tables(plan);
   const auto [h, w] = plans_.begin()->second.sizes.back();
   const ConvLayer& last = layers_.back();
   const HeadSpec& head = config.spec.head;
@@ -162,6 +160,7 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   head_bias_ = upload(std::vector<float>(head.bias, head.bias + n_tags_));
   for (int i = 0; i < 2; ++i) maps_[i] = DeviceMemory(sizes_.maps[i]);
   partial_ = DeviceMemory(sizes_.partial);
+  arrivals_ = upload(std::vector<int>(sizes_.arrivals / sizeof(int)));
   input_ = DeviceMemory(sizes_.input);
   scores_ = DeviceMemory(sizes_.results);
   logits_ = DeviceMemory(sizes_.results);
@@ -188,7 +187,7 @@ ConvLayer Network::layer_at(int block, int height, int width) const {
 }
 
 Network::Plan Network::make_plan(int batch, int height, int width) const {
-  Plan plan{batch, height, width, {}, {}, sizes(height, width)};
+  Plan plan{batch, height, width, {}, {}, {}, sizes(height, width)};
   const auto [h, w] = plan.sizes.back();
   check_features(flatten_, in_features_, layers_.back().out_channels, {h, w}, {height, width});
   plan.first = plan_first(layer_at(0, height, width), batch);
@@ -196,6 +195,10 @@ Network::Plan Network::make_plan(int batch, int height, int width) const {
     plan.blocks.push_back(plan_conv(layer_at(i, plan.sizes[i].first, plan.sizes[i].second), batch, device_));
   }
   return plan;
+}
+
+void Network::upload_tables(Plan& plan) {
+  for (const ConvPlan& block : plan.blocks) plan.tables.push_back(upload(block.tables));
 }
 
 const Network::Plan& Network::plan(int batch, int height, int width) {
@@ -207,10 +210,16 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
   if (found == plans_.end()) {
     const DeviceScope scope(device_.index);
     Plan plan = make_plan(std::get<0>(key), height, width);
-    std::size_t partial = 0;
-    for (const ConvPlan& block : plan.blocks) partial = std::max(partial, block.partial_bytes);
-    if (partial > partial_.bytes()) {  // a smaller map may split its sums where a larger one does not
-      partial_ = DeviceMemory(partial);
+    upload_tables(plan);
+    std::size_t partial = 0, arrivals = 0;
+    for (const ConvPlan& block : plan.blocks) {
+      partial = std::max(partial, block.partial_bytes);
+      arrivals = std::max(arrivals, block.arrivals());
+    }
+    // A smaller map may split its sums where a larger one does not.
+    if (partial > partial_.bytes() || arrivals * sizeof(int) > arrivals_.bytes()) {
+      if (partial > partial_.bytes()) partial_ = DeviceMemory(partial);
+      if (arrivals * sizeof(int) > arrivals_.bytes()) arrivals_ = upload(std::vector<int>(arrivals));
       ++generation_;
     }
     found = plans_.emplace(key, std::move(plan)).first;
@@ -233,12 +242,13 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
       continue;
     }
     const ConvPlan& block = plan.blocks[i - 1];
-    ConvParams params = block.params;
+    ConvParams params = bind_tables(block, plan.tables[i - 1].as<void>());
     params.x = map(i - 1);
     params.weight = weights_[i].as<void>();
     params.epilogue = epilogues_[i].as<float>();
     params.y = map(i);
     params.partial = partial_.as<float>();
+    params.arrivals = arrivals_.as<int>();
     params.io = io;
     run_conv(block, params, stream);
   }
@@ -387,9 +397,13 @@ int Network::block_channels() const {
 
 std::size_t Network::memory_bytes() const {
   std::size_t bytes = head_weight_.bytes() + head_bias_.bytes() + maps_[0].bytes() + maps_[1].bytes() +
-                      partial_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() + io_.bytes();
+                      partial_.bytes() + arrivals_.bytes() + input_.bytes() + scores_.bytes() + logits_.bytes() +
+                      io_.bytes();
   bytes += features_.bytes();
   for (const Hidden& layer : hidden_) bytes += layer.weight.bytes() + layer.bias.bytes() + layer.output.bytes();
+  for (const auto& [key, plan] : plans_) {
+    for (const DeviceMemory& memory : plan.tables) bytes += memory.bytes();
+  }
   for (const DeviceMemory& memory : weights_) bytes += memory.bytes();
   for (const DeviceMemory& memory : epilogues_) bytes += memory.bytes();
   return bytes;

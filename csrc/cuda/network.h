@@ -45,6 +45,7 @@ class Network {
     int batch, height, width;
     FirstPlan first;
     std::vector<ConvPlan> blocks;            // of blocks 1, 2, ...
+    std::vector<DeviceMemory> tables;        // of the same; empty until upload_tables()
     std::vector<std::pair<int, int>> sizes;  // (H, W) of the input and after every block
   };
   // Planned when first asked for; batches share the plan of the next power of two. The reference stays good.
@@ -80,7 +81,7 @@ class Network {
 
  private:
   struct Sizes {  // bytes
-    std::size_t maps[2], partial, input, results, weights, features, total;
+    std::size_t maps[2], partial, arrivals, input, results, weights, features, tables, total;
   };
   struct Hidden {
     int inputs, outputs;  // inputs with the padding of the last map's channels, for the first layer
@@ -88,6 +89,7 @@ class Network {
     DeviceMemory weight, bias, output;  // output [max_batch][outputs]
   };
   struct PlanOnly {};
+  static void upload_tables(Plan& plan);
   Network(const NetworkConfig& config, PlanOnly);
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
@@ -108,7 +110,7 @@ class Network {
   std::vector<Hidden> hidden_;
   DeviceMemory head_weight_, head_bias_;
   DeviceMemory features_;  // of a global mean or maximum, [max_batch][channels, padded]; or empty
-  DeviceMemory maps_[2], partial_, input_, scores_, logits_, io_;
+  DeviceMemory maps_[2], partial_, arrivals_, input_, scores_, logits_, io_;
   std::map<std::tuple<int, int, int>, Plan> plans_;
   Sizes sizes_{};
   std::unique_ptr<OwnStream> stream_;

@@ -1,4 +1,5 @@
-// Operations of a block: its shared memory, the copies into it, its barrier, and its wait for the kernels before it.
+// Operations of a block: its shared memory, the copies into it, its barrier, its wait for the kernels before it, and
+// its prefetches.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -85,6 +86,13 @@ void wait_for_predecessors() {
   Launch& launch = *running_launch;
   launch.waited = true;
   take_order(&finished_order[1 - launch.parity]);
+}
+
+bool (*is_device_memory)(const void* p) = nullptr;
+
+void prefetch(const void* p) {
+  if (is_device_memory != nullptr && !is_device_memory(p)) fail("a prefetch of an address that is no device memory");
+  ++running_launch->statistics.prefetches;
 }
 
 // A copy may land at any time between its issue and its wait: ThreadSanitizer is told of both ends. In between, nobody

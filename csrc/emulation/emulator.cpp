@@ -207,6 +207,7 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::funct
   sum.barriers += launch.statistics.barriers;
   sum.matrix_phases += launch.statistics.matrix_phases;
   sum.matrix_conflicts += launch.statistics.matrix_conflicts;
+  sum.prefetches += launch.statistics.prefetches;
 }
 
 }  // namespace

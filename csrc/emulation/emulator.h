@@ -6,9 +6,9 @@
 // A warp collective waits for all 32 lanes, a barrier for all threads of the block. The emulator always reports: a
 // divergent or incomplete collective, a barrier that not all threads reach, or at different lines, a deadlock, a
 // shared-memory address out of range or misaligned (copies and matrix loads), writes just before or behind shared
-// memory, a copy still in flight when its thread ends, a kernel that never waits for its predecessors. Shared memory is
-// poisoned with NaN before every block, and the target of an asynchronous copy from its issue to the wait that demands
-// it, which is when the copy lands.
+// memory, a copy still in flight when its thread ends, a prefetch of what is no device memory, a kernel that never
+// waits for its predecessors. Shared memory is poisoned with NaN before every block, and the target of an asynchronous
+// copy from its issue to the wait that demands it, which is when the copy lands.
 //
 // Under AddressSanitizer (EMULATOR_ASAN) every access through a pointer is checked as well. Under ThreadSanitizer
 // (EMULATOR_TSAN; the files of this folder but runtime.cpp are then compiled without instrumentation) every thread of
@@ -45,7 +45,7 @@ struct Options {
 Options& options();
 
 struct Statistics {
-  uint64_t blocks = 0, collectives = 0, mma = 0, barriers = 0, matrix_phases = 0, matrix_conflicts = 0;
+  uint64_t blocks = 0, collectives = 0, mma = 0, barriers = 0, matrix_phases = 0, matrix_conflicts = 0, prefetches = 0;
 };
 // Sums over all launches since the last reset. matrix_conflicts: 8-row phases of a matrix load whose rows share banks.
 Statistics& statistics();
@@ -59,6 +59,9 @@ void launch(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::fu
 void launch_overlapping(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 void synchronize();
 
+// Whether `p` is device memory. The runtime sets it; while it is null, prefetch() takes any address.
+extern bool (*is_device_memory)(const void* p);
+
 // Prints "emulator: ...", with block and thread in a kernel, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -66,6 +69,7 @@ enum class Operand { kBfloat16, kFloat16, kTf32 };
 
 // The headers in include/cuda/device call these in place of instructions. `site` is the source line of the call.
 void wait_for_predecessors();
+void prefetch(const void* p);
 void barrier(int site);
 void sync_warp(int site);
 // Every lane gives `bytes` (at most 8) at `in` and takes lane `from`'s into `out`.

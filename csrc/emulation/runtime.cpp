@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <set>
@@ -112,6 +113,15 @@ void check_all_zones() {
   for (const auto& [data, allocation] : state().allocations) check_zones(data, allocation.bytes);
 }
 
+bool is_allocated(const void* p) {
+  const uint8_t* address = static_cast<const uint8_t*>(p);
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  const auto above = state().allocations.upper_bound(const_cast<uint8_t*>(address));
+  if (above == state().allocations.begin()) return false;
+  const auto& [data, allocation] = *std::prev(above);
+  return address < data + allocation.bytes;
+}
+
 void* allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
   check_device(selected_device);
@@ -192,6 +202,7 @@ void check_shape(const LaunchShape& shape) {
 void run(const LaunchShape& shape, const Work& kernel) {
   static std::mutex running;
   const std::lock_guard<std::mutex> lock(running);
+  emulator::is_device_memory = is_allocated;
   emulator::Options& options = emulator::options();
   const emulator::Options before = options;
   options.seed = static_cast<unsigned>(setting("FCNTAG_EMULATED_SEED", before.seed));

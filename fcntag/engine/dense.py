@@ -65,8 +65,7 @@ def dense_scores(engine: Engine, wave: np.ndarray) -> np.ndarray:
     x = engine.track_rows(np.pad(wave, (plan.lead, trail))[None])
     # The proof of channel reduction holds for inputs of any length, unless they are divided by a deviation over all of
     # their values, or of a row's.
-    divided = document.frontend.normalization.startswith("standardize")
-    model = engine.whole_model if divided else engine.needed_model
+    model = engine.whole_model if document.frontend.standardized_axes else engine.needed_model
     logits = np.concatenate([_head(model, plan, part) for part in _last_maps(engine, model, plan, x)])
     return sigmoid(logits).astype(np.float32)
 

@@ -50,8 +50,10 @@ def random_log_mel(model: Model, rng: np.random.Generator, batch: int) -> np.nda
 def normalised(model: Model, log_mel: np.ndarray) -> np.ndarray:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W], float32 from float64."""
     frontend, x = model.document.frontend, log_mel.astype(np.float64)
-    if frontend.normalization == "standardize":
-        x = (x - x.mean((1, 2), keepdims=True)) / (x.std((1, 2), keepdims=True) + 1e-10)
+    if axes := frontend.standardized_axes:
+        if axes == (2,):  # a band that never changes is 0 exactly
+            x = x - x[:, :, :1]
+        x = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-10)
     elif frontend.normalization != "none":
         shape = {"scalar": (1, 1, 1), "per_mel": (1, -1, 1), "per_frame": (1, 1, -1)}[frontend.normalization]
         scale, shift = (model.tensors[f"input.{n}"].astype(np.float64).reshape(shape) for n in ("scale", "shift"))

@@ -111,7 +111,7 @@ def stage_bytes(model: Model, stage: int) -> bytes:
         shapes = ([channels[stage - 1], *sizes[stage - 1]], [channels[stage], *sizes[stage]])
     else:
         layer = stage - len(document.blocks) - 1
-        _, inputs, outputs = document.head.layer_sizes(len(document.tags))[layer]
+        _, inputs, outputs = document.dense_layers()[layer]
         if layer == 0:
             _features(graph, model)
         _dense(graph, model, layer)
@@ -165,7 +165,7 @@ def _features(graph: _Graph, model: Model) -> None:
 def _dense(graph: _Graph, model: Model, i: int) -> None:
     """Dense layer ``i`` of the head, the last of which gives the logits."""
     head = model.document.head
-    stem = head.layer_sizes(len(model.document.tags))[i][0]
+    stem = model.document.dense_layers()[i][0]
     weight, bias = (graph.constant(f"{stem}.{name}", model.tensors[f"{stem}.{name}"]) for name in ("weight", "bias"))
     if i == len(head.hidden):
         graph.node("Gemm", weight, bias, transB=1, name="logits")
@@ -287,11 +287,10 @@ def _mfcc(graph: _Graph, model: Model) -> None:
 def _normalise(graph: _Graph, model: Model) -> None:
     """Log-mel [B, n_rows, n_frames] -> the network's input [B, H, W]."""
     frontend, tensors = model.document.frontend, model.tensors
-    if frontend.normalization in ("standardize", "standardize_per_mel"):
-        axes = [1, 2] if frontend.normalization == "standardize" else [2]
+    if axes := list(frontend.standardized_axes):
         # The sums run over a whole segment, and runtimes add them up one by one, so they need float64.
         x = graph.node("Cast", to=TensorProto.DOUBLE, name="log_mel_double")
-        if frontend.normalization == "standardize_per_mel":  # a band that never changes is 0 exactly
+        if axes == [2]:  # a band that never changes is 0 exactly
             first = graph.node("Gather", graph.constant("frame_0", np.array([0])), axis=2, name="first_frame")
             graph.current = x
             x = graph.node("Sub", first, name="from_the_first_frame")

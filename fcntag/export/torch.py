@@ -78,7 +78,7 @@ class Head(nn.Module):
 def dense_layers(model: Model, i: int) -> list[nn.Module]:
     """Dense layer ``i`` of the head alone: its input [B, F] -> its output; the last layer's are logits."""
     head = model.document.head
-    stem, inputs, outputs = head.layer_sizes(len(model.document.tags))[i]
+    stem, inputs, outputs = model.document.dense_layers()[i]
     dense = nn.Linear(inputs, outputs)
     dense.weight, dense.bias = (_parameter(model, f"{stem}.{name}") for name in ("weight", "bias"))
     if i == len(head.hidden) or head.hidden[i].activation == "none":
@@ -161,14 +161,14 @@ class Normalise(nn.Module):
         super().__init__()
         frontend = model.document.frontend
         self.normalization, self.time_axis = frontend.normalization, frontend.time_axis
+        self.standardized_axes = frontend.standardized_axes
         shape = {"scalar": (1, 1, 1), "per_mel": (1, -1, 1), "per_frame": (1, 1, -1)}.get(frontend.normalization)
         for name in ("scale", "shift"):
             value = None if shape is None else torch.from_numpy(model.tensors[f"input.{name}"].reshape(shape).copy())
             self.register_buffer(name, value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.normalization in ("standardize", "standardize_per_mel"):
-            axes = (1, 2) if self.normalization == "standardize" else (2,)
+        if axes := self.standardized_axes:
             dtype, x = x.dtype, x.to(torch.float64)
             if axes == (2,):  # a band that never changes is 0 exactly
                 x = x - x[:, :, :1]

@@ -135,12 +135,6 @@ class Head:
         """Number of values that enter the last dense layer, which gives the tags."""
         return self.hidden[-1].out_features if self.hidden else self.in_features
 
-    def layer_sizes(self, n_tags: int) -> list[tuple[str, int, int]]:
-        """Every dense layer in order: the stem of its tensors' names, its inputs and its outputs."""
-        sizes = [self.in_features, *(layer.out_features for layer in self.hidden), n_tags]
-        names = [*(f"head.hidden.{i}" for i in range(len(self.hidden))), "head"]
-        return list(zip(names, sizes[:-1], sizes[1:], strict=True))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -234,9 +228,16 @@ class ModelDocument:
             shapes[f"blocks.{i}.weight"] = (block.out_channels, block.in_channels, block.kernel, block.kernel)
             for name in ("bias", "scale", "shift") if block.post_affine else ("bias",):
                 shapes[f"blocks.{i}.{name}"] = (block.out_channels,)
-        for stem, inputs, outputs in self.head.layer_sizes(len(self.tags)):
+        for stem, inputs, outputs in self.dense_layers():
             shapes[f"{stem}.weight"], shapes[f"{stem}.bias"] = (outputs, inputs), (outputs,)
         return shapes
+
+    def dense_layers(self) -> list[tuple[str, int, int]]:
+        """Every dense layer of the head in order: the stem of its tensors' names, its inputs and its outputs."""
+        hidden = self.head.hidden
+        sizes = [self.head.in_features, *(layer.out_features for layer in hidden), len(self.tags)]
+        stems = [*(f"head.hidden.{i}" for i in range(len(hidden))), "head"]
+        return list(zip(stems, sizes[:-1], sizes[1:], strict=True))
 
     def multiply_adds(self) -> int:
         """Multiply-adds of one segment, nominal: every convolution output, dropped rows and columns included."""
@@ -247,7 +248,7 @@ class ModelDocument:
 
     def head_multiply_adds(self) -> int:
         """Those of the dense layers alone."""
-        return sum(inputs * outputs for _, inputs, outputs in self.head.layer_sizes(len(self.tags)))
+        return sum(inputs * outputs for _, inputs, outputs in self.dense_layers())
 
     def with_variant(self, name: str) -> ModelDocument:
         """The document with the pools of variant ``name``; raises ModelError if there is none."""

@@ -113,9 +113,14 @@ class Frontend:
         log = self.log
         return (
             self.kind != "mfcc"
-            and not self.normalization.startswith("standardize")
+            and not self.standardized_axes
             and not (log.kind == "db" and (log.ref == "max" or log.top_db is not None))
         )
+
+    @property
+    def standardized_axes(self) -> tuple[int, ...]:
+        """Axes of [B, n_rows, n_frames] that the normalization takes mean and deviation over; () where it has none."""
+        return {"standardize": (1, 2), "standardize_per_mel": (2,)}.get(self.normalization, ())
 
     @property
     def window_length(self) -> int:

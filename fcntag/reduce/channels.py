@@ -100,11 +100,6 @@ def reduce_channels(
     return dataclasses.replace(model, document=_reduced_document(model.document, plan), tensors=tensors), report
 
 
-def _first_dense(document: ModelDocument) -> str:
-    """The stem of the tensors of the dense layer that reads the last map."""
-    return document.head.layer_sizes(len(document.tags))[0][0]
-
-
 def _head_weights(document: ModelDocument, weight: np.ndarray) -> np.ndarray:
     """The weights of the first dense layer as [outputs, C, positions], a view."""
     channels = document.blocks[-1].out_channels
@@ -142,7 +137,7 @@ def _plan(
             flushed += int(tiny.sum())
             spent += cost
 
-    first = f"{_first_dense(document)}.weight"
+    first = f"{document.dense_layers()[0][0]}.weight"
     behind = _behind_first_dense(document, tensors)
     positions = _head_weights(document, tensors[first]).shape[2] if document.head.flatten == "hwc" else 1
     flush(first, behind, np.tile(ranges[-1].magnitude, positions))
@@ -179,7 +174,7 @@ def _behind_first_dense(document: ModelDocument, tensors: dict[str, np.ndarray])
     A score changes by at most a quarter of its logit's change, and no activation changes by more than its input.
     """
     behind = np.eye(len(document.tags)) / 4.0
-    for stem, _, _ in document.head.layer_sizes(len(document.tags))[:0:-1]:
+    for stem, _, _ in document.dense_layers()[:0:-1]:
         behind = behind @ np.abs(tensors[f"{stem}.weight"]).astype(np.float64)
     return behind
 
@@ -252,7 +247,7 @@ def _rebuild(
                 array = tensors[f"blocks.{i}.{name}"][kept]
                 out[f"blocks.{i}.{name}"] = np.append(array, array.dtype.type(value)) if block.carrier else array
         before = block
-    stem = _first_dense(document)
+    stem, _, _ = document.dense_layers()[0]
     weight = _head_weights(document, tensors[f"{stem}.weight"])
     reduced = _select(weight, before, dtype)
     if before.carrier:  # it is 1 at every position: its weights' sum at one of them does for all

@@ -44,11 +44,9 @@ def input_range(document: ModelDocument, tensors: dict[str, np.ndarray]) -> tupl
     frontend = document.frontend
     ends = _log_range(frontend)
     low, high = (np.array([end]) for end in ends) if frontend.kind != "mfcc" else _mfcc_range(frontend, *ends)  # a row
-    if frontend.normalization == "standardize":
-        most = math.sqrt(math.prod(document.input_size()))  # (x - mean)^2 <= n * variance
-        low, high = np.array([-most]), np.array([most])
-    elif frontend.normalization == "standardize_per_mel":
-        most = math.sqrt(frontend.n_frames(document.segments.n_samples))
+    if axes := frontend.standardized_axes:
+        shape = (1, *frontend.rows_and_frames(*document.input_size()))
+        most = math.sqrt(math.prod(shape[axis] for axis in axes))  # (x - mean)^2 <= n * variance
         low, high = np.array([-most]), np.array([most])
     elif frontend.normalization != "none":
         scale, shift = (tensors[f"input.{name}"].astype(np.float64) for name in ("scale", "shift"))

@@ -61,7 +61,7 @@ class Oracle:
         oracle, head = self._oracle, self._model.document.head
         if i == 0:
             x = oracle.flatten(np.asarray(x, np.float64), head.flatten)
-        stem = head.layer_sizes(len(self._model.document.tags))[i][0]
+        stem = self._model.document.dense_layers()[i][0]
         y = oracle.dense_layer(self._model, stem, x)
         return y if i == len(head.hidden) else oracle.activate(y, head.hidden[i].activation)
 

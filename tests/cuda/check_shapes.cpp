@@ -17,6 +17,7 @@
 #include "cuda/conv/conv_plan.h"
 #include "cuda/half.h"
 #include "cuda/network.h"
+#include "cuda/upload.h"
 #include "emulation/emulator.h"
 
 using namespace fcntag;
@@ -46,13 +47,6 @@ std::vector<float> normal(std::mt19937& generator, std::size_t count, double sca
   std::vector<float> values(count);
   for (float& x : values) x = distribution(generator);
   return values;
-}
-
-template <typename T>
-DeviceMemory upload(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  return memory;
 }
 
 struct Tensors {
@@ -86,13 +80,16 @@ std::vector<float> outputs(const ConvLayer& layer, const ConvPlan& plan, const T
   std::vector<float> y(static_cast<std::size_t>(kBatch) * layer.out_h() * layer.out_w() *
                        padded_channels(layer.out_channels, layer.storage));
   DeviceMemory out(y.size() * sizeof(float)), partial(plan.partial_bytes), io(sizeof(Io));
+  const DeviceMemory arrivals = upload(std::vector<int>(plan.arrivals()));
   set_io(io.as<Io>(), {nullptr, 0, nullptr, nullptr, kBatch}, nullptr);
-  ConvParams params = plan.params;
+  const DeviceMemory tables = upload(plan.tables);
+  ConvParams params = bind_tables(plan, tables.as<void>());
   params.x = tensors.x.as<void>();
   params.weight = tensors.weight.as<void>();
   params.epilogue = tensors.epilogue.as<float>();
   params.y = out.as<void>();
   params.partial = partial.as<float>();
+  params.arrivals = arrivals.as<int>();
   params.io = io.as<Io>();
   run_conv(plan, params, nullptr);
   copy_to_host(y.data(), out.as<void>(), out.bytes(), nullptr);

@@ -132,6 +132,26 @@ bool run_rotate() {
   return matches(y, expected);
 }
 
+template <Bug kBug>
+bool run_scale() {
+  const int n = 300, lines = 1001;
+  DeviceMemory x = filled(n), y(x.bytes()), next(128 * lines);
+  const auto run = [&](const void* data, std::size_t bytes) {
+    launch(&scale<kBug>, LaunchShape{ceil_div(n, kScaleThreads), kScaleThreads, 0}, nullptr,
+           ScaleParams{x.as<float>(), y.as<float>(), n, data, static_cast<int64_t>(bytes)});
+    return emulator::statistics().prefetches;
+  };
+  std::vector<float> expected;
+  for (int i = 0; i < n; ++i) expected.push_back(2.0f * filled_at(i));
+  const uint64_t asked = run(next.as<void>(), next.bytes()), asked_in_all = run(nullptr, 0);
+  if (asked != lines || asked_in_all != asked) {
+    std::printf("wrong: %llu of %d prefetches, then %llu\n", static_cast<unsigned long long>(asked), lines,
+                static_cast<unsigned long long>(asked_in_all));
+    return false;
+  }
+  return matches(y, expected);
+}
+
 // Every float16, and float32 values at, just below and just above the middle between any two of them.
 bool run_conversions() {
   const auto value = [](unsigned h) { return emulator::from_float16(static_cast<uint16_t>(h)); };
@@ -171,6 +191,7 @@ const std::map<std::string, Case>& correct_cases() {
       {"product-float16", run_product<Bug::kNone, Float16>},
       {"product-tf32", run_product<Bug::kNone, Tf32>},
       {"rotate", run_rotate<Bug::kNone>},
+      {"scale", run_scale<Bug::kNone>},
       {"conversions", run_conversions},
   };
   return cases;
@@ -206,6 +227,8 @@ const std::map<std::string, Case>& planted_cases() {
       {"product-no-swizzle", run_product<Bug::kNoSwizzle, Bfloat16>},
       {"rotate-shuffle-for-barrier", run_rotate<Bug::kShuffleForBarrier>},
       {"rotate-deadlock", run_rotate<Bug::kDeadlock>},
+      {"scale-prefetch-beyond", run_scale<Bug::kPrefetchBeyond>},
+      {"scale-prefetch-gap", run_scale<Bug::kPrefetchGap>},
   };
   return cases;
 }

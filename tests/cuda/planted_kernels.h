@@ -8,6 +8,7 @@
 #include "cuda/device/copy.h"
 #include "cuda/device/device.h"
 #include "cuda/device/mma.h"
+#include "cuda/device/prefetch.h"
 
 namespace planted {
 
@@ -47,6 +48,9 @@ enum class Bug {
   // rotate_and_swap
   kShuffleForBarrier,
   kDeadlock,
+  // scale
+  kPrefetchBeyond,
+  kPrefetchGap,
 };
 
 // ---- the kernel before: x[i] = scale * (i % 251 - 125) ----
@@ -268,6 +272,30 @@ rotate_and_swap(const FCNTAG_GRID_CONSTANT RotateParams p) {
   // A shuffle brings the lanes together but does not order their stores.
   if (kBug != Bug::kShuffleForBarrier) dev::sync_warp();
   p.y[i] = values[(lane + 1) % 32] + 3.0 * swapped + 0.0 * dev::shuffle(x, (lane * 7) % 32);
+}
+
+// ---- y = 2 x, with the weights of a later kernel on their way to the cache ----
+
+constexpr int kScaleThreads = 64;
+
+struct ScaleParams {
+  const float* x;  // [n]
+  float* y;        // [n]
+  int n;
+  const void* next;
+  int64_t next_bytes;
+};
+
+template <Bug kBug>
+FCNTAG_KERNEL(kScaleThreads, 1)
+scale(const FCNTAG_GRID_CONSTANT ScaleParams p) {
+  const int cta = static_cast<int>(blockIdx.x), ctas = static_cast<int>(gridDim.x);
+  const int thread = static_cast<int>(threadIdx.x), i = cta * kScaleThreads + thread;
+  dev::wait_for_predecessors();
+  const float x = i < p.n ? p.x[i] : 0.0f;
+  dev::prefetch_slice(p.next, kBug == Bug::kPrefetchBeyond ? 2 * p.next_bytes : p.next_bytes, cta,
+                      kBug == Bug::kPrefetchGap ? 2 * ctas : ctas, thread, kScaleThreads);
+  if (i < p.n) p.y[i] = 2.0f * x;
 }
 
 }  // namespace planted

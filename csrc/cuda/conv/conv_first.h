@@ -30,7 +30,9 @@ struct FirstParams {
   int patch_h, patch_w;                  // input pixels of a CTA, with the border
   int channel_lanes;                     // float32: lanes that share a window, 4 channels each: 8, 16 or 32
   Activation activation;
-  Storage storage;  // of y
+  Storage storage;          // of y
+  const void* next_weight;  // as in ConvParams
+  int64_t next_bytes;
 };
 
 using FirstKernel = void (*)(FirstParams);

@@ -4,8 +4,10 @@
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
+#include "cuda/device/arrive.h"
 #include "cuda/device/copy.h"
 #include "cuda/device/device.h"
+#include "cuda/device/prefetch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -15,6 +17,9 @@ namespace cuda {
 //
 // kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
 // they can split the sums over CTAs.
+// CTAs of so many threads whose registers a multiprocessor has.
+constexpr int registers_allow(int threads, int registers) { return 65536 / ((registers + 7) / 8 * 8 * threads); }
+
 template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
 struct ConvShape {
   using Math = Math_;
@@ -22,62 +27,114 @@ struct ConvShape {
   static constexpr bool kChunked = kChunked_;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kTileN = kWarpsN * kWarpChannels;
-  static constexpr int kStageBytes = kTileN * kBlockBytes;
+  static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
+  static constexpr int kCopies = kTapBytes / (16 * kThreads);  // of them, copies of a thread
+  // CTAs that a multiprocessor shall hold, as far as registers go.
+  static constexpr int kResident = registers_allow(kThreads, kHalves * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters);
+  static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
   static constexpr int kMinimumCapability = kHalves > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
+  static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
+};
+
+// Copies the weights of one tap after the other into the ring.
+template <typename Shape>
+struct WeightCopies {
+  const uint8_t* source;      // of the thread, in the next tap
+  int64_t step;               // to the same place in the tap after it
+  dev::SharedAddress target;  // of the thread, in the ring's first place
+  int place, ring;            // bytes
+  int left;                   // taps that are still to be copied
+
+  FCNTAG_DEVICE void copy(int part) const {
+    if (left > 0)
+      dev::copy_async(target + place + part * Shape::kThreads * 16, source + part * Shape::kThreads * 16, true);
+  }
+  FCNTAG_DEVICE void advance() {
+    source += step;
+    place += Shape::kTapBytes;
+    if (place == ring) place = 0;
+    --left;
+  }
+  FCNTAG_DEVICE void copy_tap() {
+    FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) copy(part);
+    advance();
+    dev::copy_commit();
+  }
+};
+
+// Copies a channel block of the halo. Eight threads copy the chunks of one pixel; the halo ends on a whole number of
+// turns of the CTA's threads.
+template <typename Shape>
+struct HaloCopies {
+  static constexpr int kPixels = Shape::kHaloTurn;
+  const int* offset;  // of the next pixel
+  dev::SharedAddress target;
+  const uint8_t* source;
+  bool inside;  // the thread's chunk exists in this block
+  int left;     // copies
+
+  FCNTAG_DEVICE void start(const ConvParams& p, const int* offsets, dev::SharedAddress halo, int block, int thread) {
+    const int chunk = block * 8 + (thread & 7);
+    offset = offsets + (thread >> 3);
+    target = halo + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
+    source = static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(chunk) * 16;
+    inside = chunk < p.pixel_chunks;
+    left = p.halo_turns;
+  }
+  FCNTAG_DEVICE void copy() {
+    const bool valid = *offset >= 0 && inside;
+    dev::copy_async(target, source + (valid ? static_cast<int64_t>(*offset) * 16 : 0), valid);
+    offset += kPixels;
+    target += kPixels * kPixelBytes;
+  }
+  FCNTAG_DEVICE void copy_all() { FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy(); }
 };
 
 template <typename Shape>
 FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   using Math = typename Shape::Math;
+  using Sums = typename Math::template Sums<Shape::kHalves>;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int warp_m = warp / Shape::kWarpsN, warp_n = warp % Shape::kWarpsN;
   const ConvTile tile = conv_tile(p, Shape::kTileN);
 
   uint8_t* shared = dev::shared_memory();
   int* offsets = reinterpret_cast<int*>(shared);
-  const int offsets_bytes = (p.halo_pixels * 4 + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  const int halo_bytes = p.halo_pixels * kBlockBytes;
-  uint8_t* halo = shared + offsets_bytes;
-  uint8_t* weights = halo + halo_bytes * p.halo_buffers;
+  const int halo_start = (p.halo_pixels * 4 + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  const int halo_bytes = p.halo_pixels * kPixelBytes;
+  const int weights_start = (halo_start + halo_bytes * p.halo_buffers + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   const int passes = p.passes_h * p.passes_w;
-  float* maxima = reinterpret_cast<float*>(passes > 1 ? weights + kStages * Shape::kStageBytes : halo);
-  const dev::SharedAddress halo_address = dev::shared_address(halo);
-  const dev::SharedAddress weights_address = dev::shared_address(weights);
+  float* maxima =
+      reinterpret_cast<float*>(shared + (passes > 1 ? weights_start + p.ring_taps * Shape::kTapBytes : halo_start));
+  const dev::SharedAddress halo = dev::shared_address(shared) + halo_start;
 
   const int chunk = p.split == Split::kPartial ? static_cast<int>(blockIdx.y) : 0;
   const int first_block = p.split == Split::kPartial ? chunk * p.chunk_blocks : 0;
   int last_block = p.split == Split::kPartial ? first_block + p.chunk_blocks : p.channel_blocks;
   last_block = last_block < p.channel_blocks ? last_block : p.channel_blocks;
-  const int steps = p.split == Split::kCombine ? 0 : (last_block - first_block) * p.taps;
+  const bool split = Shape::kChunked && p.split == Split::kPartial;
+  int steps = (last_block - first_block) * p.taps;
 
-  const auto staged_halo = [&](int block) {
-    return halo_address + (p.halo_buffers == 2 ? ((block - first_block) & 1) * halo_bytes : 0);
-  };
-  const auto load_weights = [&](int step) {
-    if (step >= steps) return;
-    Math::template load_weights<Shape::kTileN, Shape::kThreads>(
-        p, weights_address + step % kStages * Shape::kStageBytes, first_block * p.taps + step, tile.channel, thread);
-  };
-  // Part `part` of `parts` of the halo's channel block `block`.
-  const auto load_halo = [&](int block, int part, int parts) {
-    const int chunks = p.halo_pixels * 8;
-    const int per_part = ((chunks + parts - 1) / parts + Shape::kThreads - 1) / Shape::kThreads * Shape::kThreads;
-    const int end = (part + 1) * per_part < chunks ? (part + 1) * per_part : chunks;
-    const dev::SharedAddress target = staged_halo(block);
-    const uint8_t* x = static_cast<const uint8_t*>(p.x);
-    for (int i = part * per_part + thread; i < end; i += Shape::kThreads) {
-      const int pixel = i >> 3, c = i & 7, offset = offsets[pixel];
-      const bool valid = offset >= 0 && block * 8 + c < p.pixel_chunks;
-      const int64_t source = valid ? offset + static_cast<int64_t>(block) * 8 + c : 0;
-      dev::copy_async(target + pixel * kBlockBytes + ((c ^ (pixel >> p.key_shift & 7)) << 4), x + source * 16, valid);
-    }
+  WeightCopies<Shape> weights;
+  HaloCopies<Shape> next_halo;
+  const auto start_weights = [&] {
+    weights.step = static_cast<int64_t>(p.n_padded) * kBlockBytes;
+    weights.source = static_cast<const uint8_t*>(p.weight) + first_block * p.taps * weights.step +
+                     static_cast<int64_t>(tile.channel) * kBlockBytes + thread * 16;
+    weights.target = dev::shared_address(shared) + weights_start + thread * 16;
+    weights.place = 0;
+    weights.ring = p.ring_taps * Shape::kTapBytes;
+    weights.left = steps;
+    FCNTAG_NO_UNROLL for (int tap = 0; tap < p.ring_taps - p.stage_taps; ++tap) weights.copy_tap();
   };
 
-  // No kernel writes weights, so that their first stages may be copied while the kernel before this one still runs.
-  for (int s = 0; s < kStages - 1; ++s) {
-    load_weights(s);
-    dev::copy_commit();
-  }
+  // No kernel writes weights or tables, so that they may be read while the kernel before this one still runs.
+  start_weights();
+  const uint16_t* rows = p.rows + warp_m * Shape::kHalves * 8;
+  dev::SharedAddress pixels[Sums::kPixels];
+  Math::template map_rows<Shape::kHalves>(rows, halo, lane, pixels);
+  const int cta = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x), ctas = static_cast<int>(gridDim.x * gridDim.y);
+  dev::prefetch_slice(p.next_weight, p.next_bytes, cta, ctas, thread, Shape::kThreads);
   dev::release_successors();
   dev::wait_for_predecessors();
   const int images = p.io->count;
@@ -86,86 +143,124 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     return;
   }
 
-  typename Math::template Sums<Shape::kHalves> sums, total;
-  for (int pass = 0; pass < passes; ++pass) {
+  // From a kernel row's last tap to the next one's first, and from the last tap of a block to the first.
+  const int next_row = (p.halo_w - p.kernel + 1) * kPixelBytes;
+  const int next_block = (1 - p.kernel) * (p.halo_w + 1) * kPixelBytes;
+  Sums sums, total;
+  // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
+  // chunk, to add the chunks in order.
+  int pass = 0, pass_y = 0, pass_x = 0;
+  for (bool combine = false;;) {
     sums.clear();
     if (Shape::kChunked) total.clear();
-    if (pass > 0) {  // all warps have read the weights that are overwritten now
+    if (pass > 0 && !combine) {  // all warps have read the weights that are overwritten now
       dev::sync();
-      for (int s = 0; s < kStages - 1; ++s) {
-        load_weights(s);
-        dev::copy_commit();
-      }
+      start_weights();
+      Math::template map_rows<Shape::kHalves>(rows + pass * Shape::kWarpsM * Shape::kHalves * 8, halo, lane, pixels);
     }
-    int pixels[Math::template Sums<Shape::kHalves>::kPixels];
-    Math::template map_rows<Shape::kHalves>(p, pass, warp_m * p.groups, lane, pixels);
     if (steps > 0) {
-      map_halo(p, tile, pass, images, offsets, thread, Shape::kThreads);
-      dev::sync();
-      load_halo(first_block, 0, 1);
+      map_halo<Shape::kThreads>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
+      dev::sync_warp();
+      next_halo.start(p, offsets, halo, first_block, thread);
+      next_halo.copy_all();
       dev::copy_commit();
       dev::copy_wait<0>();
     }
-    int block = first_block, tap = 0, stage = 0;  // counted along: divisions in every step would cost as much as a tap
+    // All of this is counted along: divisions in every step would cost as much as a tap.
+    int block = first_block, column = 0, row = 0, until_barrier = 0, until_restart = p.chunk_blocks;
+    int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
     for (int step = 0; step < steps; ++step) {
-      dev::copy_wait<kStages - 2>();
-      dev::sync();
-      if (tap == 0 && step > 0 && p.halo_buffers == 1) {
-        load_halo(block, 0, 1);
+      if (until_barrier == 0) {
+        until_barrier = p.stage_taps;
+        if (p.stage_taps > 1) {
+          dev::copy_wait<0>();
+        } else {
+          dev::copy_wait<1>();
+        }
+        dev::sync();
+      }
+      --until_barrier;
+      const bool first_tap = row == 0 && column == 0;
+      if (first_tap && step > 0 && p.halo_buffers == 1) {
+        next_halo.start(p, offsets, halo, block, thread);
+        next_halo.copy_all();
         dev::copy_commit();
         dev::copy_wait<0>();
         dev::sync();
       }
-      load_weights(step + kStages - 1);
-      // A copy issued now has arrived kStages - 1 steps later: the next block's halo is complete when its turn comes.
-      constexpr int kParts = 9 - (kStages - 1) + 1;
-      if (p.halo_buffers == 2 && tap < kParts && block + 1 < last_block) load_halo(block + 1, tap, kParts);
+      if (first_tap && p.halo_buffers == 2)
+        next_halo.start(p, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
+      int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
+      due = due < next_halo.left ? due : next_halo.left;
+      next_halo.left -= due;
+      const auto copy = [&](int turn) {
+        FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
+          if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
+        }
+        if (due > turn) next_halo.copy();
+      };
+      Math::template multiply<Shape::kHalves>(sums, pixels, warp_weights + place,
+                                              block + 1 == p.channel_blocks ? p.last_chunks : kFullChunks, lane, copy);
+      FCNTAG_NO_UNROLL for (int turn = kTurns; turn < due; ++turn) next_halo.copy();
       dev::copy_commit();
-      const int offset = p.taps == 9 ? tap / 3 * p.halo_w + tap % 3 : 0;
-      const dev::SharedAddress x = staged_halo(block);
-      Math::template multiply<Shape::kHalves, Shape::kTileN>(
-          sums, x, weights_address + stage * Shape::kStageBytes, pixels, offset, p.key_shift,
-          block + 1 == p.channel_blocks ? p.last_chunks : 8, warp_n, lane);
-      if (Shape::kChunked && p.split == Split::kWhole && tap == p.taps - 1 && (block + 1) % p.chunk_blocks == 0) {
-        total.add(sums);
-        sums.clear();
+      weights.advance();
+      place = place + Shape::kTapBytes == weights.ring ? 0 : place + Shape::kTapBytes;
+      int move = kPixelBytes;
+      if (++column == p.kernel) {
+        column = 0;
+        move = next_row;
+        if (++row == p.kernel) {
+          row = 0;
+          ++block;
+          move = next_block + toggle;
+          toggle = -toggle;
+          if (Shape::kChunked && p.split == Split::kWhole && --until_restart == 0) {
+            until_restart = p.chunk_blocks;
+            total.add(sums);
+            sums.clear();
+          }
+        }
       }
-      if (++tap == p.taps) {
-        tap = 0;
-        ++block;
-      }
-      stage = stage + 1 == kStages ? 0 : stage + 1;
+      FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
     }
     dev::copy_wait<0>();
-    if (Shape::kChunked) {
+    if (split) {
       // [chunk][cta][pass][accumulator][thread]: consecutive threads, consecutive floats
-      constexpr int kSums = Math::template Sums<Shape::kHalves>::kCount;
-      const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * kSums;
-      const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * kSums;
-      if (p.split == Split::kPartial) {
-        sums.store(p.partial + (chunk * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
-        continue;
-      }
-      if (p.split == Split::kCombine) {
+      const int64_t slab = (static_cast<int64_t>(blockIdx.x) * passes + pass) * Sums::kCount;
+      const int64_t chunk_stride = static_cast<int64_t>(gridDim.x) * passes * Sums::kCount * Shape::kThreads;
+      float* partial = p.partial + slab * Shape::kThreads + thread;
+      if (combine) {
         for (int c = 0; c < p.chunks; ++c) {
-          sums.load(p.partial + (c * chunk_stride + slab) * Shape::kThreads + thread, Shape::kThreads);
+          sums.load(partial + c * chunk_stride, Shape::kThreads);
           total.add(sums);
         }
-      } else if (p.channel_blocks % p.chunk_blocks != 0) {
-        total.add(sums);
+      } else {
+        sums.store(partial + chunk * chunk_stride, Shape::kThreads);
       }
+    } else if (Shape::kChunked && until_restart != p.chunk_blocks) {
+      total.add(sums);
     }
-    const auto& whole = Shape::kChunked ? total : sums;
-    if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
-    pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
+    if (!split || combine) {
+      const auto& whole = Shape::kChunked ? total : sums;
+      if (pass == 0) dev::sync();  // with one pass, the maxima lie where the halo was
+      pool_rows<Math, Shape::kHalves, Shape::kTileN>(p, whole, maxima, warp_m * p.groups, warp_n, lane, pass > 0);
+    }
+    if (++pass_x == p.passes_w) {
+      pass_x = 0;
+      ++pass_y;
+    }
+    if (++pass < passes) continue;
+    if (!split || combine) break;
+    if (!dev::arrive_last(p.arrivals + blockIdx.x, p.chunks)) return;
+    combine = true;
+    steps = pass = pass_y = pass_x = 0;
   }
-  if (p.split == Split::kPartial) return;
-  dev::sync();
-  write_outputs<Shape::kTileN, Shape::kThreads>(p, tile.image, tile.y, tile.x, tile.channel, images, maxima, thread);
+  write_outputs<Shape::kTileN, Shape::kThreads>(p, tile, images, maxima, thread);
 }
 
 template <typename Shape>
-FCNTAG_KERNEL(Shape::kThreads, 1)
+FCNTAG_KERNEL(Shape::kThreads, Shape::kResident)
 conv_block(const FCNTAG_GRID_CONSTANT ConvParams p) {
   // The planner never chooses a shape that the architecture cannot run, so that it needs no code there.
   if constexpr (dev::kCapability >= Shape::kMinimumCapability) compute_conv_block<Shape>(p);

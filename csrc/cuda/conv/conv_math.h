@@ -23,14 +23,11 @@
 namespace fcntag {
 namespace cuda {
 
-constexpr int kWarpChannels = 32;
+constexpr int kWarpChannels = kGroupChannels;
 constexpr int kLaneChannels = 8;  // values of a lane in one half
-
-// The 16-byte chunk 0 of a pixel, with the swizzle's key in it: xor with (chunk << 4) gives any other. The staged halo
-// is aligned to kBlockBytes, so the key's bits are free.
-FCNTAG_DEVICE dev::SharedAddress pixel_address(dev::SharedAddress halo, int pixel, int key_shift) {
-  return (halo + pixel * kBlockBytes) | (pixel >> key_shift & 7) << 4;
-}
+constexpr int kFullChunks = kBlockBytes / 16;
+constexpr int kGroupBytes = kGroupChannels * kBlockBytes;  // weights of one tap for one warp
+constexpr int kTurns = 4;  // of the copies that run between the products of a full block
 
 // ---- tensor cores: m16n8k16 (16-bit types) and m16n8k8 (tf32); both take two 16-byte chunks of a row at a time ----
 
@@ -57,7 +54,7 @@ struct MmaSums {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) p[static_cast<int64_t>(i) * stride] = at(i);
   }
   FCNTAG_DEVICE void load(const float* p, int stride) {
-    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = p[static_cast<int64_t>(i) * stride];
+    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = dev::load_fresh(p + static_cast<int64_t>(i) * stride);
   }
   // Value i of a half, and its channel among the warp's 32.
   FCNTAG_DEVICE float value(int half, int i) const { return c[half / 2][i / 2][half % 2 * 2 + i % 2]; }
@@ -67,68 +64,75 @@ struct MmaSums {
 template <typename Multiply>
 struct MmaMath {
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
+  static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
   template <int kHalves>
   using Sums = MmaSums<kHalves>;
 
-  // The pixels of the rows that a lane names to load_matrix. Lanes 0-7 and 16-23 name those of the first half of a
-  // tile, lanes 8-15 and 24-31 those of the second.
+  // Addresses of the rows that a lane names to load_matrix, at the first tap. Lanes 0-7 and 16-23 name those of the
+  // first half of a tile, lanes 8-15 and 24-31 those of the second; from lane 16 on the second of two chunks.
   template <int kHalves>
-  FCNTAG_DEVICE static void map_rows(const ConvParams& p, int pass, int first_group, int lane,
-                                     int (&pixels)[kHalves / 2]) {
+  FCNTAG_DEVICE static void map_rows(const uint16_t* rows, dev::SharedAddress halo, int lane,
+                                     dev::SharedAddress (&pixels)[kHalves / 2]) {
     FCNTAG_UNROLL for (int m = 0; m < kHalves / 2; ++m) {
-      pixels[m] = halo_pixel(p, pass, first_group, 2 * m + (lane >> 3 & 1), lane & 7);
+      pixels[m] = halo + rows[m * 16 + (lane & 15)] * 16 + (lane >> 4) * 16;
     }
   }
 
-  // Weights [channel block][tap][n_padded][128 bytes] -> [kTileN][128 bytes], swizzled.
-  template <int kTileN, int kThreads>
-  FCNTAG_DEVICE static void load_weights(const ConvParams& p, dev::SharedAddress target, int slab, int channel,
-                                         int thread) {
-    const uint8_t* source =
-        static_cast<const uint8_t*>(p.weight) + static_cast<int64_t>(slab) * p.n_padded * kBlockBytes;
-    static_assert(kTileN * 8 % kThreads == 0, "every thread copies the same number of chunks");
-    FCNTAG_UNROLL for (int k = 0; k < kTileN * 8 / kThreads; ++k) {
-      const int i = thread + k * kThreads, n = i >> 3, c = i & 7;
-      const bool valid = channel + n < p.n_padded;
-      dev::copy_async(target + n * kBlockBytes + ((c ^ (n & 7)) << 4),
-                      source + (valid ? static_cast<int64_t>(channel + n) * kBlockBytes + c * 16 : 0), valid);
+  // One tap of one channel block. `weights` of the warp are in the order of the fragments (conv_pack.cpp). `between` is
+  // called kTurns times, while products run.
+  template <int kHalves, typename Between>
+  FCNTAG_DEVICE static void multiply(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
+                                     const uint8_t* weights, int chunks, int lane, const Between& between) {
+    const uint8_t* fragments = weights + lane * 16;
+    if (chunks == kFullChunks) {
+      FCNTAG_UNROLL for (int pair = 0; pair < kFullChunks / 2; ++pair) {
+        multiply_pair<kHalves>(sums, pixels, pair * 32, fragments + pair * 1024, [&] { between(pair); });
+      }
+      return;
+    }
+    FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
+    FCNTAG_NO_UNROLL for (int pair = 0; pair < chunks / 2; ++pair) {
+      multiply_pair<kHalves>(sums, pixels, pair * 32, fragments + pair * 1024, [] {});
     }
   }
 
-  template <int kHalves, int kTileN>
-  FCNTAG_DEVICE static void multiply(MmaSums<kHalves>& sums, dev::SharedAddress halo, dev::SharedAddress weights,
-                                     const int (&pixels)[kHalves / 2], int offset, int key_shift, int chunks,
-                                     int warp_n, int lane) {
-    const int row = warp_n * kWarpChannels + (lane & 7) + (lane >> 4) * 8;  // of weights: two n8 tiles at a time
-    const dev::SharedAddress b_row = weights + row * kBlockBytes;
-    FCNTAG_NO_UNROLL for (int chunk = 0; chunk < chunks; chunk += 2) {
-      uint32_t b[2][4];
-      FCNTAG_UNROLL for (int h = 0; h < 2; ++h) {
-        dev::load_matrix(b[h], b_row + h * 16 * kBlockBytes + (((chunk + (lane >> 3 & 1)) ^ (row & 7)) << 4));
-      }
-      FCNTAG_UNROLL for (int m = 0; m < kHalves / 2; ++m) {
-        uint32_t a[4];
-        dev::load_matrix(a, pixel_address(halo, pixels[m] + offset, key_shift) ^ (chunk + (lane >> 4)) << 4);
-        Multiply::run(sums.c[m], a, b);
-      }
+  template <int kHalves, typename Between>
+  FCNTAG_DEVICE static void multiply_pair(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
+                                          int offset, const uint8_t* fragments, const Between& between) {
+    uint32_t b[2][4];
+    FCNTAG_UNROLL for (int h = 0; h < 2; ++h) {
+      const uint4 words = *reinterpret_cast<const uint4*>(fragments + h * 512);
+      b[h][0] = words.x;
+      b[h][1] = words.y;
+      b[h][2] = words.z;
+      b[h][3] = words.w;
+    }
+    FCNTAG_UNROLL for (int m = 0; m < kHalves / 2; ++m) {
+      uint32_t a[4];
+      dev::load_matrix(a, pixels[m] + offset);
+      Multiply::run(sums.c[m], a, b);
+      if (m == 0) between();
     }
   }
 };
 
 struct Bfloat16 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_bfloat16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
 struct Float16 {
   static constexpr int kMinimumCapability = 75;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_float16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 };
 struct Tf32 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_tf32(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
@@ -138,19 +142,26 @@ struct Tf32 {
 // error. So the products of one step are a sum of their own, and an ordinary addition puts it to the rest.
 struct Tf32x3 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr int kOtherRegisters = 104;
 
   FCNTAG_DEVICE static uint32_t high(uint32_t x) { return x & 0xffffe000u; }
-  FCNTAG_DEVICE static uint32_t low(uint32_t x) { return dev::as_word(dev::as_float(x) - dev::as_float(high(x))); }
+  // What is left has up to 13 bits, of which a tensor core takes 11. Operands that are no tf32 are undefined in PTX.
+  FCNTAG_DEVICE static uint32_t low(uint32_t x) {
+    return high(dev::as_word(dev::as_float(x) - dev::as_float(high(x))));
+  }
 
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
-    uint32_t a_low[4];
-    FCNTAG_UNROLL for (int i = 0; i < 4; ++i) a_low[i] = low(a[i]);
+    uint32_t a_high[4], a_low[4];
+    FCNTAG_UNROLL for (int i = 0; i < 4; ++i) {
+      a_high[i] = high(a[i]);
+      a_low[i] = low(a[i]);
+    }
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) {
       const uint32_t b0 = b[j / 2][j % 2 * 2], b1 = b[j / 2][j % 2 * 2 + 1];
       float step[4];
-      dev::product_tf32(step, a_low, b0, b1);
-      dev::mma_tf32(step, a, low(b0), low(b1));
-      dev::mma_tf32(step, a, b0, b1);
+      dev::product_tf32(step, a_low, high(b0), high(b1));
+      dev::mma_tf32(step, a_high, low(b0), low(b1));
+      dev::mma_tf32(step, a_high, high(b0), high(b1));
       FCNTAG_UNROLL for (int i = 0; i < 4; ++i) c[j][i] += step[i];
     }
   }
@@ -178,7 +189,8 @@ struct SimtSums {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) p[static_cast<int64_t>(i) * stride] = c[i / 8][i % 8];
   }
   FCNTAG_DEVICE void load(const float* p, int stride) {
-    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) c[i / 8][i % 8] = p[static_cast<int64_t>(i) * stride];
+    FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) c[i / 8][i % 8] =
+        dev::load_fresh(p + static_cast<int64_t>(i) * stride);
   }
   FCNTAG_DEVICE float value(int half, int i) const { return c[half][i]; }
   // Two runs of four: the lanes of a row read 64 contiguous bytes of weights at a time.
@@ -187,47 +199,32 @@ struct SimtSums {
 
 struct SimtMath {
   static constexpr int kMinimumCapability = 75;
+  static constexpr int kOtherRegisters = 100;
 
   template <int kHalves>
   using Sums = SimtSums<kHalves>;
 
   template <int kHalves>
-  FCNTAG_DEVICE static void map_rows(const ConvParams& p, int pass, int first_group, int lane, int (&pixels)[kHalves]) {
-    FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) pixels[h] = halo_pixel(p, pass, first_group, h, lane >> 2);
+  FCNTAG_DEVICE static void map_rows(const uint16_t* rows, dev::SharedAddress halo, int lane,
+                                     dev::SharedAddress (&pixels)[kHalves]) {
+    FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) pixels[h] = halo + rows[h * 8 + (lane >> 2)] * 16;
   }
 
-  // Weights [channel block][tap][32 input channels][n_padded] -> [32][kTileN].
-  template <int kTileN, int kThreads>
-  FCNTAG_DEVICE static void load_weights(const ConvParams& p, dev::SharedAddress target, int slab, int channel,
-                                         int thread) {
-    constexpr int kRow = kTileN / 4;
-    const float* source = static_cast<const float*>(p.weight) + static_cast<int64_t>(slab) * 32 * p.n_padded;
-    static_assert(32 * kRow % kThreads == 0, "every thread copies the same number of chunks");
-    FCNTAG_UNROLL for (int j = 0; j < 32 * kRow / kThreads; ++j) {
-      const int i = thread + j * kThreads, k = i / kRow, n = i % kRow * 4;
-      const bool valid = channel + n < p.n_padded;
-      dev::copy_async(target + i * 16, source + (valid ? static_cast<int64_t>(k) * p.n_padded + channel + n : 0),
-                      valid);
-    }
-  }
-
-  template <int kHalves, int kTileN>
-  FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, dev::SharedAddress halo, dev::SharedAddress weights,
-                                     const int (&pixels)[kHalves], int offset, int key_shift, int chunks, int warp_n,
-                                     int lane) {
-    uint8_t* shared = dev::shared_memory();
-    dev::SharedAddress rows[kHalves];
-    FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) rows[h] = pixel_address(halo, pixels[h] + offset, key_shift);
-    const float* w = reinterpret_cast<const float*>(shared + (weights - dev::shared_address(shared))) +
-                     warp_n * kWarpChannels + (lane & 3) * 4;
+  // `weights` of the warp: [32 input channels][32 output channels].
+  template <int kHalves, typename Between>
+  FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves],
+                                     const uint8_t* weights, int chunks, int lane, const Between& between) {
+    const uint8_t* shared = dev::shared_memory();
     const dev::SharedAddress base = dev::shared_address(shared);
+    const float* w = reinterpret_cast<const float*>(weights) + (lane & 3) * 4;
+    FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
     FCNTAG_NO_UNROLL for (int chunk = 0; chunk < chunks; ++chunk) {
       float4 x[kHalves];
       FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) {
-        x[h] = *reinterpret_cast<const float4*>(shared + ((rows[h] ^ chunk << 4) - base));
+        x[h] = *reinterpret_cast<const float4*>(shared + (pixels[h] - base) + chunk * 16);
       }
       FCNTAG_UNROLL for (int k = 0; k < 4; ++k) {
-        const float* row = w + (chunk * 4 + k) * kTileN;
+        const float* row = w + (chunk * 4 + k) * kGroupChannels;
         const float4 w0 = *reinterpret_cast<const float4*>(row), w1 = *reinterpret_cast<const float4*>(row + 16);
         FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) {
           const float v = k == 0 ? x[h].x : k == 1 ? x[h].y : k == 2 ? x[h].z : x[h].w;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "check.h"
+#include "cuda/conv/conv_tables.h"
 #include "cuda/launch.h"
 
 namespace fcntag {
@@ -20,9 +21,11 @@ constexpr double kL2BytesPerCycle = 24;  // the share of one of 132 multiprocess
 constexpr double kSharedBytesPerCycle = 128;
 constexpr double kMmaCycles = 1.6;  // of an m16n8k16 (tf32: m16n8k8); the peak is 1, and mma.sync reaches 0.62 of it
 constexpr double kSimtFmaPerCycle = 100;
-constexpr double kStepCycles = 350;     // a step takes no less: a barrier, one matrix load, one chain of products
-constexpr double kStartCycles = 2500;   // a CTA takes them for its offsets, first copies and outputs
-constexpr double kLaunchCycles = 3000;  // the second launch of a split layer takes them
+constexpr double kStepCycles = 350;    // a step takes no less: a barrier, one matrix load, one chain of products
+constexpr double kStartCycles = 2500;  // a CTA takes them for its offsets, first copies and outputs
+constexpr double kPassCycles = 2000;
+constexpr int kLargestStretch = INT16_MAX - 16;  // of the map under a tile: the tables hold 16 bits
+constexpr double kLaunchCycles = 3000;           // the second launch of a split layer takes them
 constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
 
 // A layer whose one image has kEnoughTiles tiles of 64 rows x 128 channels keeps its sums whole. One with fewer may
@@ -60,20 +63,23 @@ std::set<int> extents(int n, int limit) {
   return sizes;
 }
 
+int round_up(int n, int unit) { return divide_up(n, unit) * unit; }
+
 struct Shared {
   std::size_t bytes;
   int halo_pixels;
 };
 
+// As compute_conv_block() lays it out.
 Shared shared_memory(const ConvParams& p, const ConvKernel& kernel) {
-  const int pixels = p.tile_n * p.halo_h * p.halo_w;
-  const std::size_t offsets = static_cast<std::size_t>(divide_up(pixels * 4, kBlockBytes)) * kBlockBytes;
-  const std::size_t staged = static_cast<std::size_t>(pixels) * kBlockBytes * p.halo_buffers +
-                             static_cast<std::size_t>(kStages) * kernel.tile_n() * kBlockBytes;
-  const int windows = kernel.warps_m * p.groups * (8 / p.window_slots);
+  const int pixels = round_up(p.tile_n * p.halo_h * p.halo_w, kernel.threads() / 8);
+  const std::size_t halo = round_up(pixels * 4, kBlockBytes);
+  const std::size_t weights = round_up(static_cast<int>(halo) + pixels * kPixelBytes * p.halo_buffers, kBlockBytes);
+  const std::size_t staged = weights + static_cast<std::size_t>(p.ring_taps) * kernel.tile_n() * kBlockBytes;
+  const int windows = kernel.warps_m * p.groups * p.windows_per_group;
   const std::size_t maxima = static_cast<std::size_t>(windows) * (kernel.tile_n() + kStagePad) * sizeof(float);
   const bool one_pass = p.passes_h * p.passes_w == 1;
-  return {offsets + (one_pass ? std::max(staged, maxima) : staged + maxima), pixels};
+  return {one_pass ? std::max(staged, halo + maxima) : staged + maxima, pixels};
 }
 
 void set_halo(ConvParams& p, int pad) {
@@ -90,10 +96,11 @@ int resident(const ConvKernel& kernel, std::size_t shared_bytes, const DeviceInf
   return std::max(1, std::min({by_shared, kRegisters / (registers * kernel.threads()), kThreads / kernel.threads()}));
 }
 
-double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& layer, int batch,
-                std::size_t shared_bytes, const DeviceInfo& device, Split split) {
+// `turns`: of a matrix load, for bank conflicts.
+double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& layer, int batch, double turns,
+                const DeviceInfo& device) {
   const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
-  const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per step
+  const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per tap
   const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2;
   double arithmetic, shared;
   if (layer.precision == Precision::kFloat32) {
@@ -101,77 +108,46 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
     shared = 0;
   } else {
     arithmetic = warps * tiles * 4.0 * (chunks / 2) * kMmaCycles * products;
-    shared = warps * (tiles + 2) * (chunks / 2) * 512 / kSharedBytesPerCycle;  // a matrix load moves 512 bytes
+    shared = warps * (tiles * turns + 2) * (chunks / 2) * 512 / kSharedBytesPerCycle;  // a matrix load moves 512 bytes
   }
   const double weights = kernel.tile_n() * kBlockBytes / kL2BytesPerCycle;
   const double work = std::max({arithmetic, shared, weights});
   const double halo = p.tile_n * p.halo_h * p.halo_w * kBlockBytes / kL2BytesPerCycle;
   const double spare = p.halo_buffers == 2 ? p.taps * (work - weights) : 0;  // under which the next halo arrives
-  const int passes = p.passes_h * p.passes_w, blocks = split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
+  const int passes = p.passes_h * p.passes_w, blocks = p.split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
   const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
+  const int resident_ctas = resident(kernel, shared_memory(p, kernel).bytes, device);
   double busy = passes * blocks * p.taps * work + halos;
-  double alone = passes * blocks * p.taps * std::max(work, kStepCycles) + halos + kStartCycles;
+  double alone =
+      passes * blocks * p.taps * (work + kStepCycles / p.stage_taps) + halos + kStartCycles + passes * kPassCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
-  if (split == Split::kPartial) {
+  if (p.split == Split::kPartial) {
     const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
     busy += bytes / kL2BytesPerCycle;
     finish = kLaunchCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
     ctas *= p.chunks;
   }
   const double each = std::ceil(1.0 * ctas / device.multiprocessors);
-  const double rounds = std::ceil(each / resident(kernel, shared_bytes, device));
+  const double rounds = std::ceil(each / resident_ctas);
   return std::max(each * busy, rounds * alone) + finish;
 }
 
-// 8-row phases of a matrix load in which two different pixels share a bank, over one warp's rows and the nine taps.
-int conflicts(const ConvParams& p) {
-  int count = 0;
-  const int windows_per_group = 8 / p.window_slots;
-  for (int group = 0; group < p.groups; ++group) {
-    for (int i = 0; i < p.elements; ++i) {
-      int pixel[8];
-      for (int slot = 0; slot < 8; ++slot) {
-        const int window =
-            std::min(group * windows_per_group + slot % windows_per_group, p.tile_n * p.tile_h * p.tile_w - 1);
-        const int element = std::min(i * p.window_slots + slot / windows_per_group, p.sub_h * p.sub_w - 1);
-        const int n = window / (p.tile_h * p.tile_w), wy = window / p.tile_w % p.tile_h, wx = window % p.tile_w;
-        pixel[slot] =
-            (n * p.halo_h + wy * p.pitch_h + element / p.sub_w) * p.halo_w + wx * p.pitch_w + element % p.sub_w;
-      }
-      for (int tap = 0; tap < 2; ++tap) {  // the carry into the key can differ between neighbours, no more
-        int at[8];
-        std::fill(at, at + 8, -1);
-        bool clash = false;
-        for (int slot = 0; slot < 8; ++slot) {
-          const int key = (pixel[slot] + tap) >> p.key_shift & 7;
-          clash = clash || (at[key] >= 0 && at[key] != pixel[slot]);
-          at[key] = pixel[slot];
-        }
-        count += clash;
-      }
-    }
-  }
-  return count;
-}
-
-// Swizzle and row padding with the fewest bank conflicts that still fits.
-void choose_swizzle(ConvParams& p, const ConvKernel& kernel, std::size_t limit) {
-  int best = std::numeric_limits<int>::max(), best_pad = 0, best_shift = 0;
-  for (int pad = 0; pad < 8 && best > 0; ++pad) {
+// Padding of the halo's rows with the fewest bank conflicts that still fits. Returns the turns of a matrix load.
+double choose_padding(ConvParams& p, const ConvKernel& kernel, std::size_t limit) {
+  double best = std::numeric_limits<double>::infinity();
+  int best_pad = 0;
+  for (int pad = 0; pad < 8 && best > 1; ++pad) {
     set_halo(p, pad);
     if (shared_memory(p, kernel).bytes > limit) break;
-    for (p.key_shift = 0; p.key_shift < 4; ++p.key_shift) {
-      const int found = conflicts(p);
-      if (found < best) {
-        best = found;
-        best_pad = pad;
-        best_shift = p.key_shift;
-      }
+    const double turns = bank_turns(p);
+    if (turns < best) {
+      best = turns;
+      best_pad = pad;
     }
   }
   set_halo(p, best_pad);
-  p.key_shift = best_shift;
+  return best;
 }
 
 ConvParams layer_params(const ConvLayer& layer) {
@@ -187,6 +163,7 @@ ConvParams layer_params(const ConvLayer& layer) {
   p.out_channels = layer.out_channels;
   p.out_stride = padded_channels(layer.out_channels, layer.storage);
   p.n_padded = layer.n_padded();
+  p.kernel = layer.kernel;
   p.taps = layer.kernel * layer.kernel;
   p.radius = layer.kernel / 2;
   p.stride_h = layer.stride_h;
@@ -237,12 +214,38 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   const ConvParams base = layer_params(layer);
   ConvPlan best;
   best.cycles = std::numeric_limits<double>::infinity();
+  // One tile, with every way to stage it in shared memory and to split its sums.
+  const auto try_stages = [&](ConvParams p, const ConvKernel& kernel) {
+    if ((p.tile_h - 1) * p.stride_h + p.pool_h + 2 > kLargestStretch) return;
+    if ((p.tile_w - 1) * p.stride_w + p.pool_w + 2 > kLargestStretch) return;
+    for (const int stage_taps : {1, 3}) {
+      if (stage_taps > p.kernel) break;
+      p.stage_taps = stage_taps;
+      p.ring_taps = stage_taps == 1 ? 3 : 6;
+      for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1); ++p.halo_buffers) {
+        set_halo(p, 0);
+        if (shared_memory(p, kernel).bytes > device.shared_bytes) break;
+        for (const Split split : {Split::kWhole, Split::kPartial}) {
+          if (split == Split::kPartial && p.chunks == 1) continue;
+          p.split = split;
+          if (estimate(p, kernel, layer, batch, 1, device) >= best.cycles) continue;
+          const double turns = choose_padding(p, kernel, device.shared_bytes);
+          const double cycles = estimate(p, kernel, layer, batch, turns, device);
+          if (cycles >= best.cycles) continue;
+          best.params = p;
+          best.kernel = kernel;
+          best.cycles = cycles;
+        }
+      }
+    }
+  };
   for (const ConvKernel& kernel : kernels) {
     if (base.chunks > 1 && !kernel.chunked) continue;
     if (kernel.minimum_capability > device.major * 10 + device.minor) continue;
     ConvParams p = base;
     p.n_tiles = divide_up(p.out_channels, kernel.tile_n());
     for (p.window_slots = 1; p.window_slots <= 8; p.window_slots *= 2) {
+      p.windows_per_group = 8 / p.window_slots;
       for (const int sub_h : parts(p.pool_h)) {
         for (const int sub_w : parts(p.pool_w)) {
           p.sub_h = sub_h;
@@ -252,7 +255,7 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
           p.elements = divide_up(sub_h * sub_w, p.window_slots);
           if (p.elements > kernel.halves) continue;
           p.groups = kernel.halves / p.elements;
-          const int windows = kernel.warps_m * p.groups * (8 / p.window_slots);
+          const int windows = kernel.warps_m * p.groups * p.windows_per_group;
           for (const int tile_w : extents(p.out_w, windows)) {
             for (const int tile_h : extents(p.out_h, windows / tile_w)) {
               p.tile_w = tile_w;
@@ -260,21 +263,7 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
               p.tile_n = std::min(batch, windows / (tile_w * tile_h));
               p.tiles_h = divide_up(p.out_h, tile_h);
               p.tiles_w = divide_up(p.out_w, tile_w);
-              set_halo(p, 0);
-              for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1);
-                   ++p.halo_buffers) {
-                const std::size_t bytes = shared_memory(p, kernel).bytes;
-                if (bytes > device.shared_bytes) break;
-                for (const Split split : {Split::kWhole, Split::kPartial}) {
-                  if (split == Split::kPartial && p.chunks == 1) continue;
-                  const double cycles = estimate(p, kernel, layer, batch, bytes, device, split);
-                  if (cycles >= best.cycles) continue;
-                  best.params = p;
-                  best.params.split = split;
-                  best.kernel = kernel;
-                  best.cycles = cycles;
-                }
-              }
+              try_stages(p, kernel);
             }
           }
         }
@@ -288,16 +277,24 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
     throw DeviceError(text.str());
   }
   ConvParams& p = best.params;
-  choose_swizzle(p, best.kernel, device.shared_bytes);
   const Shared shared = shared_memory(p, best.kernel);
   p.halo_pixels = shared.halo_pixels;
   best.shared_bytes = shared.bytes;
   const int64_t image_tiles = divide_up(batch, p.tile_n);
   best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
+  p.pixel_tiles = static_cast<int>(image_tiles * p.tiles_h * p.tiles_w);
+  // A copy arrives by the barrier after the next one, or by the next one where a barrier has three taps.
+  const int copying_taps = p.stage_taps == 1 ? p.taps - 1 : p.taps;
+  p.halo_turns = p.halo_pixels * 8 / best.kernel.threads();
+  p.halo_copies = p.halo_buffers == 2 ? divide_up(p.halo_turns, copying_taps) : 0;
   // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;
   p.channels_first = map_bytes >= weight_bytes;
+  p.by_first = divisor(p.channels_first ? p.n_tiles : p.pixel_tiles);
+  p.by_tiles_w = divisor(p.tiles_w);
+  p.by_tiles_h = divisor(p.tiles_h);
+  best.tables = conv_tables(p, best.kernel);
   if (p.split == Split::kPartial) {
     best.partial_bytes = static_cast<std::size_t>(best.ctas) * p.chunks * p.passes_h * p.passes_w *
                          best.kernel.threads() * best.kernel.sums() * sizeof(float);
@@ -307,14 +304,20 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   return best;
 }
 
-void run_conv(const ConvPlan& plan, ConvParams params, Stream stream) {
+ConvParams bind_tables(const ConvPlan& plan, const void* device) {
+  ConvParams p = plan.params;
+  const uint8_t* bytes = static_cast<const uint8_t*>(device);
+  p.rows = reinterpret_cast<const uint16_t*>(bytes);
+  bytes += static_cast<std::size_t>(p.passes_h) * p.passes_w * plan.kernel.warps_m * plan.kernel.halves * 8 * 2;
+  p.halo = reinterpret_cast<const TablePixel*>(bytes);
+  p.windows = p.halo + p.halo_pixels;
+  return p;
+}
+
+void run_conv(const ConvPlan& plan, const ConvParams& params, Stream stream) {
+  const unsigned chunks = params.split == Split::kPartial ? static_cast<unsigned>(params.chunks) : 1;
   const unsigned threads = static_cast<unsigned>(plan.kernel.threads());
-  const bool split = params.split == Split::kPartial;
-  const unsigned chunks = split ? static_cast<unsigned>(params.chunks) : 1;
   launch(plan.kernel.launch, {dim3(plan.ctas, chunks), threads, plan.shared_bytes}, stream, params);
-  if (!split) return;
-  params.split = Split::kCombine;
-  launch(plan.kernel.launch, {dim3(plan.ctas), threads, plan.shared_bytes}, stream, params);
 }
 
 }  // namespace cuda

@@ -51,7 +51,10 @@ struct ConvPlan {
   unsigned ctas = 0;
   std::size_t shared_bytes = 0;
   std::size_t partial_bytes = 0;  // 0: sums are not split over CTAs
-  double cycles = 0;              // the model's estimate, for tests and tuning
+  // Counters that are 0, if sums are split over CTAs.
+  std::size_t arrivals() const { return partial_bytes > 0 ? ctas : 0; }
+  std::vector<uint8_t> tables;  // what `params` wants on the device: see bind_tables()
+  double cycles = 0;            // the model's estimate, for tests and tuning
 };
 
 // The cheapest tiling by a model of the hardware, for `batch` images on `device`. Throws DeviceError if none fits its
@@ -60,9 +63,11 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device);
 // The same with a choice of these kernels only, which are some of conv_kernels(layer.precision).
 ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device, const std::vector<ConvKernel>& kernels);
 
-// Puts a layer on `stream`: one launch, or two where its sums are split. `params` are the plan's, with the pointers
-// set.
-void run_conv(const ConvPlan& plan, ConvParams params, Stream stream);
+// The plan's parameters with pointers into `device`, where a copy of plan.tables lies.
+ConvParams bind_tables(const ConvPlan& plan, const void* device);
+
+// Puts a layer on `stream`. `params` are bind_tables(), with the other pointers set.
+void run_conv(const ConvPlan& plan, const ConvParams& params, Stream stream);
 
 }  // namespace cuda
 }  // namespace fcntag

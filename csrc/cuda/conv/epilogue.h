@@ -13,12 +13,26 @@
 namespace fcntag {
 namespace cuda {
 
-// y of the largest raw sum of a window. `epilogue` [4][n_padded]: sign, bias, scale, shift.
-FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, Activation activation) {
-  float v = fmaf(sum, epilogue[channel], epilogue[n_padded + channel]);
+// What a channel's sums go through, after the maximum.
+struct ChannelEpilogue {
+  float sign, bias, scale, shift;
+};
+
+// `epilogue` [4][n_padded]: sign, bias, scale, shift.
+FCNTAG_DEVICE ChannelEpilogue channel_epilogue(const float* epilogue, int n_padded, int channel) {
+  return {epilogue[channel], epilogue[n_padded + channel], epilogue[2 * n_padded + channel],
+          epilogue[3 * n_padded + channel]};
+}
+
+// y of the largest raw sum of a window.
+FCNTAG_DEVICE float finish(float sum, const ChannelEpilogue& e, Activation activation) {
+  float v = fmaf(sum, e.sign, e.bias);
   if (activation == Activation::kRelu) v = fmaxf(v, 0.0f);
   if (activation == Activation::kElu) v = v > 0.0f ? v : expm1f(v);
-  return fmaf(v, epilogue[2 * n_padded + channel], epilogue[3 * n_padded + channel]);
+  return fmaf(v, e.scale, e.shift);
+}
+FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, Activation activation) {
+  return finish(sum, channel_epilogue(epilogue, n_padded, channel), activation);
 }
 
 // Two neighbouring channels to y[index], y[index + 1]; index is even.
@@ -44,7 +58,7 @@ FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage 
 template <typename Math, int kHalves, int kTileN, typename Sums>
 FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, int first_group, int warp_n,
                              int lane, bool accumulate) {
-  const int windows_per_group = 8 / p.window_slots;
+  const int windows_per_group = p.windows_per_group;
   const int slot = lane >> 2;
   float best[kLaneChannels];
   int group = 0, element = 0;
@@ -83,20 +97,30 @@ FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxim
 }
 
 template <int kTileN, int kThreads>
-FCNTAG_DEVICE void write_outputs(const ConvParams& p, int image, int y, int x, int channel, int images,
-                                 const float* maxima, int thread) {
+FCNTAG_DEVICE void write_outputs(const ConvParams& p, const ConvTile& tile, int images, const float* maxima,
+                                 int thread) {
+  constexpr int kPairs = kTileN / 2;  // a thread has the same two channels in every window
+  static_assert(kThreads % kPairs == 0, "every thread has one pair");
+  const int c = thread % kPairs * 2, n = tile.channel + c;
+  const bool first = n < p.out_channels, second = n + 1 < p.out_channels;
+  ChannelEpilogue epilogue[2] = {};
+  if (first) epilogue[0] = channel_epilogue(p.epilogue, p.n_padded, n);
+  if (second) epilogue[1] = channel_epilogue(p.epilogue, p.n_padded, n + 1);
+  dev::sync();
+  if (n >= p.out_stride) return;
+  const int start = (tile.image * p.out_h + tile.y) * p.out_w + tile.x, end = images * p.out_h * p.out_w;
   const int windows = p.tile_n * p.tile_h * p.tile_w;
-  for (int i = thread; i < windows * (kTileN / 2); i += kThreads) {
-    const int window = i / (kTileN / 2), c = i % (kTileN / 2) * 2, n = channel + c;
-    const int at_image = image + window / (p.tile_h * p.tile_w);
-    const int at_y = y + window / p.tile_w % p.tile_h, at_x = x + window % p.tile_w;
-    if (at_image >= images || at_y >= p.out_h || at_x >= p.out_w || n >= p.out_stride) continue;
-    const float* raw = maxima + window * (kTileN + kStagePad) + c;
-    // Channels that only fill up a pixel are zero: the next block multiplies them by zero, and must not find a NaN.
-    const float a = n < p.out_channels ? finish(raw[0], p.epilogue, p.n_padded, n, p.activation) : 0.0f;
-    const float b = n + 1 < p.out_channels ? finish(raw[1], p.epilogue, p.n_padded, n + 1, p.activation) : 0.0f;
-    const int64_t pixel = (static_cast<int64_t>(at_image) * p.out_h + at_y) * p.out_w + at_x;
-    store_pair(p.y, pixel * p.out_stride + n, a, b, p.storage);
+  const float* raw = maxima + thread / kPairs * (kTileN + kStagePad) + c;
+  for (int window = thread / kPairs; window < windows; window += kThreads / kPairs) {
+    const TablePixel place = p.windows[window];
+    const int pixel = start + place.offset;
+    if (tile.y + place.y < p.out_h && tile.x + place.x < p.out_w && pixel < end) {
+      // Channels that only fill up a pixel are zero: the next block multiplies them by zero, and must not find a NaN.
+      const float a = first ? finish(raw[0], epilogue[0], p.activation) : 0.0f;
+      const float b = second ? finish(raw[1], epilogue[1], p.activation) : 0.0f;
+      store_pair(p.y, static_cast<int64_t>(pixel) * p.out_stride + n, a, b, p.storage);
+    }
+    raw += kThreads / kPairs * (kTileN + kStagePad);
   }
 }
 

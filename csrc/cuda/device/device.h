@@ -1,5 +1,5 @@
 // A thin layer over PTX, with the parts of a GPU that the kernels need. Asynchronous copies are in copy.h, the tensor
-// cores in mma.h; convert.h has conversions made of the ones here.
+// cores in mma.h; convert.h and prefetch.h have conversions and loops made of the ones here.
 //
 // A kernel includes these headers and nothing else of CUDA. So it can be compiled with other implementations of them:
 // the tests put a folder with headers of the same names first on the include path. Where an architecture lacks an
@@ -16,6 +16,8 @@
 #define FCNTAG_HOST_DEVICE __host__ __device__ __forceinline__
 #define FCNTAG_UNROLL _Pragma("unroll")
 #define FCNTAG_NO_UNROLL _Pragma("unroll 1")
+#define FCNTAG_PRAGMA(text) _Pragma(#text)
+#define FCNTAG_UNROLL_BY(n) FCNTAG_PRAGMA(unroll n)
 #define FCNTAG_GRID_CONSTANT __grid_constant__
 
 namespace fcntag {
@@ -37,7 +39,14 @@ FCNTAG_DEVICE SharedAddress shared_address(const void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
 FCNTAG_DEVICE void sync() { __syncthreads(); }
+// The same; true in all threads if `value` is in one.
+FCNTAG_DEVICE bool sync_or(bool value) { return __syncthreads_or(value) != 0; }
 FCNTAG_DEVICE void sync_warp() { __syncwarp(); }
+// What this thread has written before is seen by every CTA that sees what it writes after.
+FCNTAG_DEVICE void fence() { __threadfence(); }
+FCNTAG_DEVICE int atomic_add(int* p, int value) { return atomicAdd(p, value); }
+// A value that another CTA of this kernel has written, past the caches of this multiprocessor.
+FCNTAG_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
 template <typename T>
 FCNTAG_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -79,6 +88,8 @@ FCNTAG_DEVICE T* global(T* p) {
   __builtin_assume(__isGlobal(p));
   return p;
 }
+// The 128 bytes around `p`, which are global memory, begin their way to the second-level cache. Nobody waits for them.
+FCNTAG_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 FCNTAG_DEVICE float as_float(uint32_t x) { return __uint_as_float(x); }
 FCNTAG_DEVICE uint32_t as_word(float x) { return __float_as_uint(x); }
 

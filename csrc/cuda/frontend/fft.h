@@ -108,7 +108,7 @@ FCNTAG_DEVICE void direct_sums(const Fft<Real>& fft, const FftPass& pass, const 
                                int lane, int lanes) {
   const int whole = pass.before * pass.radix, apart = fft.points / pass.radix;
   FCNTAG_NO_UNROLL for (int o = lane; o < fft.points; o += lanes) {
-    const int group = pass.before > 1 || whole > 1 ? divided(o, pass.by_butterfly) : o, inside = o - group * whole;
+    const int group = divided(o, pass.by_butterfly), inside = o - group * whole;
     const int k = pass.before > 1 ? inside - divided(inside, pass.by_before) * pass.before : 0;
     const Complex<Real>* in = from + group * pass.before + k;
     const int turn = inside * pass.step;  // of the twiddle from one summand to the next

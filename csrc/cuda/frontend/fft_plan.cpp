@@ -59,18 +59,16 @@ int fft_points(int size) {
 
 FftTables fft_tables(int size) {
   FftTables tables;
-  tables.size = size;
-  tables.points = fft_points(size);
-  const bool convolution = tables.points != size;
-  factors(tables.points, &tables.radices);
-  for (int k = 0; k < tables.points; ++k) tables.twiddles.push_back(turn(k, tables.points));
-  if (!convolution) return tables;
-  tables.kernel.assign(tables.points, 0);
+  const int points = fft_points(size);
+  factors(points, &tables.radices);
+  for (int k = 0; k < points; ++k) tables.twiddles.push_back(turn(k, points));
+  if (points == size) return tables;
+  tables.kernel.assign(points, 0);
   for (int k = 0; k < size; ++k) {
     tables.chirp.push_back(turn(static_cast<long long>(k) * k, 2LL * size));
-    const std::complex<double> w = std::conj(tables.chirp.back()) / static_cast<double>(tables.points);
+    const std::complex<double> w = std::conj(tables.chirp.back()) / static_cast<double>(points);
     tables.kernel[k] = w;
-    if (k > 0) tables.kernel[tables.points - k] = w;
+    if (k > 0) tables.kernel[points - k] = w;
   }
   power_of_two_dft(&tables.kernel, tables.twiddles);
   return tables;

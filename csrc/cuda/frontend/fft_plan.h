@@ -11,16 +11,14 @@ namespace cuda {
 constexpr int kLargestRadix = 31;
 
 struct FftTables {
-  int size;
-  int points;                // of the passes: size, or the power of two of a convolution
-  std::vector<int> radices;  // their product is `points`
+  std::vector<int> radices;                                   // their product is fft_points()
   std::vector<std::complex<double>> twiddles, chirp, kernel;  // as Fft in fft.h; the last two empty without convolution
 };
 
 // e^(-2 pi i numerator / denominator), for a numerator that may be many turns.
 std::complex<double> turn(long long numerator, long long denominator);
 
-// Without the tables, FftTables::points.
+// Points of the passes: size, or the power of two of a convolution.
 int fft_points(int size);
 FftTables fft_tables(int size);
 

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/fft_plan.h"
+#include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_finish.h"
 #include "cuda/frontend/melspec_kernel.h"
 #include "cuda/frontend/melspec_rows.h"
@@ -33,11 +34,6 @@ bool in_double(const MelSpecConfig& c, bool double_precision) {
   return double_precision || c.normalization == Normalization::kStandardizePerMel;
 }
 
-template <typename Real>
-Complex<Real> rounded(std::complex<double> x) {
-  return {static_cast<Real>(x.real()), static_cast<Real>(x.imag())};
-}
-
 }  // namespace
 
 MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
@@ -46,26 +42,26 @@ MelSpec::MelSpec(const MelSpecConfig& config, bool double_precision)
   if (GeneralMel::is_for(config_)) {
     general_ = std::make_unique<GeneralMel>(config_, filters, double_precision_);
   } else if (double_precision_) {
-    upload<double>(filters);
+    upload_tables<double>(filters);
   } else {
-    upload<float>(filters);
+    upload_tables<float>(filters);
   }
   if (config_.n_mfcc > 0) {
     mfcc_ = std::make_unique<Mfcc>(config_.n_mels, config_.n_mfcc, config_.normalization, config_.scale, config_.shift);
     return;
   }
-  scale_ = upload_table(config_.scale);
-  shift_ = upload_table(config_.shift);
+  scale_ = upload(config_.scale);
+  shift_ = upload(config_.shift);
 }
 
 template <typename Real>
-void MelSpec::upload(const MelFilters& filters) {
-  std::vector<Complex<Real>> window, inner, outer;
+void MelSpec::upload_tables(const MelFilters& filters) {
+  std::vector<std::complex<double>> window, inner, outer;
   for (int i = 0; i < kFft / 2; ++i) {
-    window.push_back({static_cast<Real>(config_.window[2 * i] / 2), static_cast<Real>(config_.window[2 * i + 1] / 2)});
-    inner.push_back(rounded<Real>(turn(i / 16 * (i % 16), 256)));
+    window.emplace_back(config_.window[2 * i] / 2, config_.window[2 * i + 1] / 2);
+    inner.push_back(turn(i / 16 * (i % 16), 256));
   }
-  for (int k = 0; k < kFft / 4; ++k) outer.push_back(rounded<Real>(turn(k, kFft)));
+  for (int k = 0; k < kFft / 4; ++k) outer.push_back(turn(k, kFft));
 
   // Weights of 32 neighbouring bands, [longest of them][32]: the lanes of a warp read neighbours.
   std::vector<MelBand> bands;
@@ -83,11 +79,11 @@ void MelSpec::upload(const MelFilters& filters) {
       }
     }
   }
-  window_ = upload_table(window);
-  inner_twiddles_ = upload_table(inner);
-  outer_twiddles_ = upload_table(outer);
-  bands_ = upload_table(bands);
-  weights_ = upload_table(weights);
+  window_ = upload_complex<Real>(window);
+  inner_twiddles_ = upload_complex<Real>(inner);
+  outer_twiddles_ = upload_complex<Real>(outer);
+  bands_ = upload(bands);
+  weights_ = upload(weights);
 }
 
 // Every part may have to be aligned as a double or a complex number is.
@@ -203,29 +199,13 @@ void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples
 template <typename Real>
 void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
-  MelParams<Real> p = {};
-  p.io = run.io;
-  p.waves = run.waves;
-  p.out = run.out;
-  p.maxima = run.maxima;
+  MelParams<Real> p = frame_params<MelParams, Real>(c, run);
   p.window = window_.as<Complex<Real>>();
   p.inner_twiddles = inner_twiddles_.as<Complex<Real>>();
   p.outer_twiddles = outer_twiddles_.as<Complex<Real>>();
   p.bands = bands_.as<MelBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
-  p.n_samples = run.n_samples;
-  p.pad_left = run.pad_left;
-  p.hop_length = c.hop_length;
-  p.n_frames = run.n_frames;
-  p.n_mels = c.n_mels;
-  p.power_exponent = c.power_exponent;
-  p.reflect = c.pad_mode == PadMode::kReflect;
-  p.float16 = c.float16;
   p.db = c.log == LogKind::kDb;
-  p.time_mel = c.time_mel;
-  p.gain = static_cast<Real>(c.gain);
-  p.amin = static_cast<Real>(c.amin);
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
   launch(&melspec<Real>, shape, stream, p);

@@ -54,7 +54,7 @@ class MelSpec {
   static Scratch scratch(const MelSpecConfig& config, const GeneralPlan* general, int batch, int n_frames);
   const GeneralPlan* plan() const { return general_ ? &general_->plan() : nullptr; }
   template <typename Real>
-  void upload(const MelFilters& filters);
+  void upload_tables(const MelFilters& filters);
   template <typename Real>
   void run_frames(const GeneralMel::Run& run, Stream stream) const;
 

@@ -48,7 +48,10 @@ FCNTAG_DEVICE double block_sum(double value, double* slots) {
   return sum;
 }
 
-FCNTAG_DEVICE float above_floor(float value, float floor) { return value > floor ? value : floor; }
+template <typename Real>
+FCNTAG_DEVICE Real above_floor(Real value, Real floor) {
+  return value > floor ? value : floor;
+}
 
 FCNTAG_DEVICE int part_size(int size) { return (size + kMomentParts - 1) / kMomentParts; }
 // Values in `part`; 0 in the last ones where the clip is too small for all.

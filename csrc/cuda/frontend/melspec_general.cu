@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cuda/frontend/fft_plan.h"
+#include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_general_kernel.h"
 #include "cuda/frontend/tables.h"
 #include "cuda/launch.h"
@@ -27,15 +28,6 @@ int blocks_at_once(std::size_t buffer_bytes) {
 }
 
 uint32_t inverse(int divisor) { return static_cast<uint32_t>((uint64_t{1} << 32) / divisor + 1); }
-
-template <typename Real>
-DeviceMemory upload_complex(const std::vector<std::complex<double>>& values) {
-  std::vector<Complex<Real>> rounded;
-  for (const std::complex<double>& v : values) {
-    rounded.push_back({static_cast<Real>(v.real()), static_cast<Real>(v.imag())});
-  }
-  return upload_table(rounded);
-}
 
 }  // namespace
 
@@ -81,14 +73,14 @@ GeneralMel::GeneralMel(const MelSpecConfig& config, const MelFilters& filters, b
       double_precision_(double_precision),
       plan_(config, filters, double_precision, device_info(current_device()).shared_bytes) {
   if (double_precision_) {
-    upload<double>(filters);
+    upload_tables<double>(filters);
   } else {
-    upload<float>(filters);
+    upload_tables<float>(filters);
   }
 }
 
 template <typename Real>
-void GeneralMel::upload(const MelFilters& filters) {
+void GeneralMel::upload_tables(const MelFilters& filters) {
   const MelSpecConfig& c = config_;
   const FftTables tables = fft_tables(plan_.size);
   radices_ = tables.radices;
@@ -100,13 +92,13 @@ void GeneralMel::upload(const MelFilters& filters) {
   std::vector<WideBand> bands;
   for (int m = 0; m < c.n_mels; ++m) bands.push_back({filters.begin[m], filters.count[m], filters.offset[m]});
   for (const double w : filters.weights) weights.push_back(static_cast<Real>(w));
-  window_ = upload_table(window);
+  window_ = upload(window);
   halves_ = upload_complex<Real>(halves);
   twiddles_ = upload_complex<Real>(tables.twiddles);
   chirp_ = upload_complex<Real>(tables.chirp);
   kernel_ = upload_complex<Real>(tables.kernel);
-  bands_ = upload_table(bands);
-  weights_ = upload_table(weights);
+  bands_ = upload(bands);
+  weights_ = upload(weights);
 }
 
 std::size_t GeneralMel::memory_bytes() const {
@@ -126,12 +118,8 @@ void GeneralMel::run(const Run& run, Stream stream) const {
 template <typename Real>
 void GeneralMel::run_in(const Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
-  GeneralParams<Real> p = {};
-  p.io = run.io;
-  p.waves = run.waves;
-  p.out = run.out;
+  GeneralParams<Real> p = frame_params<GeneralParams, Real>(c, run);
   p.raw = reinterpret_cast<Real*>(run.raw);
-  p.maxima = run.maxima;
   p.buffers = run.buffers;
   p.fft.size = plan_.size;
   p.fft.points = plan_.points;
@@ -149,24 +137,12 @@ void GeneralMel::run_in(const Run& run, Stream stream) const {
   p.halves = halves_.as<Complex<Real>>();
   p.bands = bands_.as<WideBand>();
   p.weights = weights_.as<Real>();
-  p.scaling = {run.scale, run.shift, run.scaled ? scale_kind(c.normalization) : MelScale::kNone};
-  p.n_samples = run.n_samples;
-  p.pad_left = run.pad_left;
   p.batch = run.batch;
   p.n_fft = c.n_fft;
-  p.hop_length = c.hop_length;
-  p.n_frames = run.n_frames;
-  p.n_mels = c.n_mels;
   p.frames = plan_.frames;
   p.band_lanes = plan_.band_lanes;
-  p.power_exponent = c.power_exponent;
-  p.reflect = c.pad_mode == PadMode::kReflect;
-  p.float16 = c.float16;
   p.magnitude = c.magnitude;
-  p.time_mel = c.time_mel;
   p.log = c.log;
-  p.gain = static_cast<Real>(c.gain);
-  p.amin = static_cast<Real>(c.amin);
   p.offset = static_cast<Real>(c.offset);
   const dim3 grid(plan_.blocks(run.batch, run.n_frames), plan_.rows(run.batch));
   const LaunchShape shape = {grid, kGeneralThreads, kGeneralHead + (plan_.shared ? plan_.buffer_bytes : 0)};

@@ -62,7 +62,7 @@ class GeneralMel {
 
  private:
   template <typename Real>
-  void upload(const MelFilters& filters);
+  void upload_tables(const MelFilters& filters);
   template <typename Real>
   void run_in(const Run& run, Stream stream) const;
 

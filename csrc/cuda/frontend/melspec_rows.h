@@ -35,19 +35,19 @@ melspec_rows(const FCNTAG_GRID_CONSTANT RowParams p) {
   const double* row = p.raw + image + static_cast<int64_t>(m) * p.n_frames;
   // Values are taken from the first one on: a band that never changes is then 0 exactly, where 1e-10 in the divisor
   // would make the rounding of its mean large.
-  const double first = row[0] > floor ? row[0] : floor;
+  const double first = above_floor(row[0], floor);
   double sum = 0, squares = 0;
-  for (int t = thread; t < p.n_frames; t += kFinishThreads) sum += (row[t] > floor ? row[t] : floor) - first;
+  for (int t = thread; t < p.n_frames; t += kFinishThreads) sum += above_floor(row[t], floor) - first;
   const double mean = block_sum(sum, slots) / p.n_frames;
   for (int t = thread; t < p.n_frames; t += kFinishThreads) {
-    const double d = (row[t] > floor ? row[t] : floor) - first - mean;
+    const double d = above_floor(row[t], floor) - first - mean;
     squares += d * d;
   }
   const double factor = 1 / (sqrt(block_sum(squares, slots) / p.n_frames) + 1e-10);
   float* out = p.out + image + (p.time_mel ? m : static_cast<int64_t>(m) * p.n_frames);
   const int64_t apart = p.time_mel ? p.n_mels : 1;
   for (int t = thread; t < p.n_frames; t += kFinishThreads) {
-    out[t * apart] = static_cast<float>(((row[t] > floor ? row[t] : floor) - first - mean) * factor);
+    out[t * apart] = static_cast<float>((above_floor(row[t], floor) - first - mean) * factor);
   }
 }
 

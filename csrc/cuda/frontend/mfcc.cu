@@ -5,8 +5,9 @@
 
 #include "check.h"
 #include "cuda/device/device.h"
-#include "cuda/launch.h"
 #include "cuda/frontend/scaling.h"
+#include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -119,12 +120,6 @@ Mfcc::Mfcc(int n_mels, int n_mfcc, Normalization normalization, const std::vecto
     std::copy_n(table.data() + static_cast<std::size_t>(m) * n_mfcc, n_mfcc,
                 dct.data() + static_cast<std::size_t>(m) * padded);
   }
-  const auto upload = [](const std::vector<float>& values) {
-    DeviceMemory memory(values.size() * sizeof(float));
-    copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-    synchronize(nullptr);
-    return memory;
-  };
   dct_ = upload(dct);
   scale_ = upload(scale);
   shift_ = upload(shift);

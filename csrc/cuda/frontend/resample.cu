@@ -6,6 +6,7 @@
 #include "check.h"
 #include "cuda/device/device.h"
 #include "cuda/launch.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
@@ -254,9 +255,7 @@ Resampler::Resampler(int up, int down, const std::vector<float>& phases) : up_(u
       }
     }
   }
-  weights_ = DeviceMemory(weights.size() * sizeof(float));
-  copy_to_device(weights_.as<void>(), weights.data(), weights_.bytes(), nullptr);
-  synchronize(nullptr);
+  weights_ = upload(weights);
 }
 
 void Resampler::run(const Io* io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out,

@@ -1,20 +1,23 @@
 // Tables of a front end on their way to the device.
 #pragma once
 
+#include <complex>
 #include <vector>
 
-#include "cuda/runtime.h"
+#include "cuda/frontend/melspec_fft.h"
+#include "cuda/upload.h"
 
 namespace fcntag {
 namespace cuda {
 
-// A copy of `values` in device memory, which is there when the call returns.
-template <typename T>
-DeviceMemory upload_table(const std::vector<T>& values) {
-  DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.template as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);
-  return memory;
+// A copy of `values` in device memory, rounded to the type that a kernel computes in.
+template <typename Real>
+DeviceMemory upload_complex(const std::vector<std::complex<double>>& values) {
+  std::vector<Complex<Real>> rounded;
+  for (const std::complex<double>& v : values) {
+    rounded.push_back({static_cast<Real>(v.real()), static_cast<Real>(v.imag())});
+  }
+  return upload(rounded);
 }
 
 }  // namespace cuda

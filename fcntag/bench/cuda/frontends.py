@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ...model.file import Model
 
 
-STANDARDISED = {"standardize": (1, 2), "standardize_per_mel": (2,)}  # axes of [B, n_mels, n_frames] to average over
-
-
 def padding(frontend: Frontend, n_samples: int) -> tuple[int, int]:
     """Samples in front of and behind a segment, so that frame t is [t * hop_length, t * hop_length + n_fft)."""
     left = frontend.pad_left(n_samples)
@@ -41,7 +38,7 @@ def constants(frontend: Frontend) -> tuple[np.ndarray, np.ndarray]:
 def input_tensors(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
     """Scale and shift of the normalisation, shaped for [B, n_mels, n_frames]; None where it has none."""
     kind = model.document.frontend.normalization
-    if kind in ("none", *STANDARDISED):
+    if kind == "none" or model.document.frontend.standardized_axes:
         return None
     shape = {"scalar": (1, 1), "per_mel": (-1, 1), "per_frame": (1, -1)}[kind]
     scale, shift = (model.tensors[f"input.{name}"].reshape(shape) for name in ("scale", "shift"))
@@ -99,7 +96,7 @@ class TorchFrontend:
 
     def finish(self, x: Any) -> Any:
         """Normalise, lay out, and cut to the part that the network reads."""
-        if axes := STANDARDISED.get(self.frontend.normalization):
+        if axes := self.frontend.standardized_axes:
             x = (x - x.mean(axes, keepdim=True)) / (x.std(axes, correction=0, keepdim=True) + 1e-10)
         elif self.normalise is not None:
             x = x * self.normalise[0] + self.normalise[1]
@@ -193,7 +190,7 @@ def jax_frontend(model: Model, height: int, width: int) -> Any:
                 x, peak = x - peak, jnp.zeros_like(peak)
             if f.log.top_db is not None:
                 x = jnp.maximum(x, peak - f.log.top_db)
-        if axes := STANDARDISED.get(f.normalization):
+        if axes := f.standardized_axes:
             x = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-10)
         elif normalise is not None:
             x = x * normalise[0] + normalise[1]

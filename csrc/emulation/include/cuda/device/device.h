@@ -1,6 +1,7 @@
 // csrc/cuda/device/device.h for a host compiler: calls of the emulator take the place of instructions.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +13,7 @@
 #define FCNTAG_HOST_DEVICE inline
 #define FCNTAG_UNROLL
 #define FCNTAG_NO_UNROLL
+#define FCNTAG_UNROLL_BY(n)
 #define FCNTAG_GRID_CONSTANT
 
 // A collective is known by its source line, not by its return address: the compiler may clone a call per branch.
@@ -31,6 +33,20 @@ inline SharedAddress shared_address(const void* p) {
          static_cast<SharedAddress>(static_cast<const uint8_t*>(p) - emulator::current().shared);
 }
 FCNTAG_NOINLINE void sync(FCNTAG_SITE) { emulator::barrier(site); }
+FCNTAG_NOINLINE bool sync_or(bool value, FCNTAG_SITE) {
+  static std::atomic<bool> any{false};  // one will do: blocks run one after the other
+  if (value) any.store(true, std::memory_order_relaxed);
+  emulator::barrier(site);
+  const bool found = any.load(std::memory_order_relaxed);
+  emulator::barrier(site);
+  if (emulator::current().thread_index.x == 0) any.store(false, std::memory_order_relaxed);
+  emulator::barrier(site);
+  return found;
+}
+// The atomic operation orders, to ThreadSanitizer. Where a kernel forgets a fence, only a GPU would show it.
+inline void fence() {}
+inline int atomic_add(int* p, int value) { return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL); }
+inline float load_fresh(const float* p) { return *p; }
 FCNTAG_NOINLINE void sync_warp(FCNTAG_SITE) { emulator::sync_warp(site); }
 template <typename T>
 FCNTAG_NOINLINE T shuffle_xor(T value, int mask, FCNTAG_SITE) {
@@ -48,6 +64,7 @@ template <typename T>
 inline T* global(T* p) {
   return p;
 }
+inline void prefetch(const void* p) { emulator::prefetch(p); }
 inline float as_float(uint32_t x) {
   float f;
   std::memcpy(&f, &x, 4);
