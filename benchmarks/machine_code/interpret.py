@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 import machine_code.operations_data  # noqa: F401 - fills OPERATIONS
+import numpy as np
 from machine_code.machine import WARP, Launch, MachineError, Mask, State
 from machine_code.operands import predicate
 from machine_code.operations import OPERATIONS, Run
 from machine_code.sass import Instruction, Kernel
+from numpy.typing import NDArray
 
 # Nothing that a later instruction could see: the time of these is the model's business.
 _NO_EFFECT = {
-    "NOP", "DEPBAR", "LDGDEPBAR", "ACQBULK", "PREEXIT", "MEMBAR", "ERRBAR", "CCTL", "FENCE", "YIELD", "UTMACCTL",
+    "NOP", "DEPBAR", "LDGDEPBAR", "ACQBULK", "PREEXIT", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "FENCE", "YIELD", "UTMACCTL",
 }  # fmt: skip
 _CONTROL = {"BRA", "BSSY", "BSYNC", "EXIT", "BAR", "WARPSYNC", "BREAK"}
 
@@ -84,9 +83,13 @@ class _Interpreter:
         self.kernel, self.state, self.limit = kernel, state, limit
         self.alive = np.ones(state.lanes, bool)
         self.members: dict[str, Mask] = {}
+        self.votes: Mask | None = None  # of the threads at a barrier that reduces
+        self.join = ""
         self.events: list[_Event] = []
         self.runs: list[Run | None] = [None] * len(kernel.instructions)
-        self.guards = [predicate(("!" if i.negated else "") + i.guard) if i.guard else None for i in kernel.instructions]
+        self.guards = [
+            predicate(("!" if i.negated else "") + i.guard) if i.guard else None for i in kernel.instructions
+        ]
 
     def run(self) -> list[list[Step]]:
         fragments = [Fragment(0, self.alive.copy())]
@@ -115,6 +118,10 @@ class _Interpreter:
         arrived = np.logical_or.reduce([f.mask for f in fragments if f.waits == "BAR"] or [~self.alive])
         if (self.alive & ~arrived).any():
             raise MachineError(f"{self.kernel.name}: threads wait for each other: {[f.waits for f in fragments]}")
+        if self.votes is not None:
+            votes = self.votes[self.alive]
+            self.state.barrier_result = {"OR": votes.any(), "AND": votes.all(), "POPC": votes.sum()}[self.join]
+            self.votes = None
         for f in fragments:
             f.waits = ""
         return self._join(fragments)
@@ -220,6 +227,10 @@ class _Interpreter:
                 return [Fragment(position + 1, stay)] if stay.any() else []
             return None
         if i.opcode == "BAR":
+            if "RED" in i.modifiers:
+                vote = predicate(i.operands[-1])(self.state) & active
+                self.votes = vote if self.votes is None else self.votes | vote
+                self.join = next(m for m in i.modifiers if m in ("OR", "AND", "POPC"))
             return [Fragment(position + 1, mask, "BAR")] if active.any() else None
         return None  # WARPSYNC: lanes of a fragment are together
 

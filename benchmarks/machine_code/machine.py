@@ -18,6 +18,7 @@ WARP = 32
 RZ, URZ, PT = 255, 63, 7
 # Dynamic shared memory begins behind what the system of compute capability 9.0 reserves.
 RESERVED_SHARED = 1024
+LOCAL_BYTES = 4096
 
 
 class MachineError(Exception):
@@ -76,6 +77,10 @@ class State:
         self.constants[0:3] = launch.threads, 1, 1
         self.constants[3:6] = launch.grid
         self.constants[param_base // 4 :][: len(launch.params) // 4] = np.frombuffer(launch.params, "<u4")
+        # A frame of local memory a thread, for code that spills registers; constant 0x28 is where it ends.
+        self.local = np.zeros((LOCAL_BYTES // 4, lanes), np.uint32)
+        self.constants[0x28 // 4] = LOCAL_BYTES
+        self.barrier_result = 0
         self.special = {
             "SR_TID.X": np.arange(lanes, dtype=np.uint32),
             "SR_LANEID": np.arange(lanes, dtype=np.uint32) % WARP,

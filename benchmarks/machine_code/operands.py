@@ -7,9 +7,8 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
-
 from machine_code.machine import PT, RZ, URZ, MachineError, Mask, State, Words
+from numpy.typing import NDArray
 
 Read = Callable[[State], Words]
 Test = Callable[[State], Mask]

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
 from machine_code.machine import PT, WARP, MachineError, Mask, State, Words
 from machine_code.operands import (
-    address,
     floats,
     is_predicate,
-    number,
     pair,
     predicate,
     set_predicate,
@@ -165,7 +162,12 @@ def lookup(table: int, a: np.ndarray, b: np.ndarray, c: np.ndarray, zero: np.nda
     return total
 
 
-_FAST = {0x33: lambda a, b, c: ~b, 0x3C: lambda a, b, c: a ^ b, 0xC0: lambda a, b, c: a & b, 0xFC: lambda a, b, c: a | b}
+_FAST = {
+    0x33: lambda a, b, c: ~b,
+    0x3C: lambda a, b, c: a ^ b,
+    0xC0: lambda a, b, c: a & b,
+    0xFC: lambda a, b, c: a | b,
+}
 
 
 @operation("LOP3", "ULOP3")

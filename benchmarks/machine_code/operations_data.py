@@ -6,14 +6,28 @@ Importing this module adds them to ``operations.OPERATIONS``.
 from __future__ import annotations
 
 import numpy as np
-
-from machine_code.machine import MachineError, Mask, State
-from machine_code.operands import address, floats, is_predicate, pair, predicate, set_predicate, source, target, targets
+from machine_code.machine import LOCAL_BYTES, MachineError, Mask, State
+from machine_code.operands import address, floats, is_predicate, predicate, set_predicate, source, target, targets
 from machine_code.operations import Run, low, only, operation, signed
 from machine_code.sass import Instruction
 
 SIZES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-_CACHING = ("E", "BYPASS", "CONSTANT", "STRONG", "GPU", "SYS", "LTC128B", "LTC64B", "LTC256B", "EF", "EL", "NA", "SM", "CTA")
+_CACHING = (
+    "E",
+    "BYPASS",
+    "CONSTANT",
+    "STRONG",
+    "GPU",
+    "SYS",
+    "LTC128B",
+    "LTC64B",
+    "LTC256B",
+    "EF",
+    "EL",
+    "NA",
+    "SM",
+    "CTA",
+)
 
 
 def access(i: Instruction, *allowed: str) -> int:
@@ -55,7 +69,7 @@ def _ldc(i: Instruction) -> Run:
     return run_small
 
 
-def shared_address(text: str):  # noqa: ANN201 - a closure of this module
+def shared_address(text: str):
     compute = address(text)
     return lambda s: (compute(s) & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
@@ -125,6 +139,85 @@ def _ldg(i: Instruction) -> Run:
         s.count_traffic(where, size, mask)
         for write, value in zip(writes, values, strict=True):
             write(s, value, mask)
+
+    return run
+
+
+@operation("ATOMG")
+def _atomg(i: Instruction) -> Run:
+    """The value before it; what it makes of that is not kept."""
+    access(i, "ADD", "MAX", "MIN", "EXCH", "CAS", "S32", "U32", "OR", "AND")
+    operands = [text for text in i.operands if not is_predicate(text)]
+    write, at = target(operands[0]), address(operands[1])
+
+    def run(s: State, mask: Mask) -> None:
+        where = at(s)
+        write(s, s.load_global(where, 4, mask, i.text)[0], mask)
+        s.count_traffic(where, 4, mask)
+
+    return run
+
+
+@operation("RED", "REDG")
+def _red(i: Instruction) -> Run:
+    at = address(i.operands[0])
+
+    def run(s: State, mask: Mask) -> None:
+        s.store_global(at(s), 4, mask, i.text)
+
+    return run
+
+
+@operation("B2R")
+def _b2r(i: Instruction) -> Run:
+    only(i, "RESULT")
+    write, out = target(i.operands[0]), set_predicate(i.operands[1])
+
+    def run(s: State, mask: Mask) -> None:
+        value = np.full(s.lanes, int(s.barrier_result), np.uint32)
+        write(s, value, mask)
+        out(s, value != 0, mask)
+
+    return run
+
+
+def local_words(i: Instruction, text: str, size: int):
+    at = shared_address(text)
+
+    def words(s: State, mask: Mask) -> np.ndarray:
+        where = np.where(mask, at(s), 0)
+        if where.min() < 0 or where.max() + size > LOCAL_BYTES:
+            raise MachineError(f"{i.text}: outside of {LOCAL_BYTES} bytes of local memory")
+        return where >> 2
+
+    return words
+
+
+@operation("LDL")
+def _ldl(i: Instruction) -> Run:
+    size = access(i, "LU")
+    words, writes = local_words(i, i.operands[1], size), targets(i.operands[0], max(1, size // 4))
+
+    def run(s: State, mask: Mask) -> None:
+        where, lane = words(s, mask), np.arange(s.lanes)
+        if size < 4:
+            raise MachineError(f"{i.text}: parts of words of local memory are not known")
+        for n, write in enumerate(writes):
+            write(s, s.local[where + n, lane], mask)
+
+    return run
+
+
+@operation("STL")
+def _stl(i: Instruction) -> Run:
+    size = access(i)
+    words, reads = local_words(i, i.operands[0], size), registers(i.operands[1], max(1, size // 4))
+
+    def run(s: State, mask: Mask) -> None:
+        where, lane = words(s, mask), np.arange(s.lanes)
+        shift = np.uint32(0)
+        for n, read in enumerate(reads):
+            s.local[where[mask] + n, lane[mask]] = np.broadcast_to(read(s) << shift, mask.shape)[mask]
 
     return run
 
@@ -253,7 +346,15 @@ def _f2i(i: Instruction) -> Run:
 
     def run(s: State, mask: Mask) -> None:
         x = a(s).astype(np.float64)
-        x = np.trunc(x) if "TRUNC" in found else np.floor(x) if "FLOOR" in found else np.ceil(x) if "CEIL" in found else np.rint(x)
+        x = (
+            np.trunc(x)
+            if "TRUNC" in found
+            else np.floor(x)
+            if "FLOOR" in found
+            else np.ceil(x)
+            if "CEIL" in found
+            else np.rint(x)
+        )
         limits = (0, 2**32 - 1) if "U32" in found else (-(2**31), 2**31 - 1)
         x = np.clip(np.nan_to_num(x), *limits).astype(np.int64)
         write(s, low(x.view(np.uint64)), mask)

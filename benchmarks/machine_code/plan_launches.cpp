@@ -1,4 +1,4 @@
-// Prints, as JSON, how the planner would launch conv_block for layers that it is asked for: the kernel's name, grid,
+// Prints, as JSON, how the planner would launch conv_block for layers that it is asked for: the kernel's name, grid
 // and the bytes of its parameters. An interpreter of machine code can then run a CTA with the parameters of the engine.
 //
 // A line of standard input is a layer: name, precision, batch, Cin, Cout, kernel, activation (0, 1, 2), pool window and
@@ -41,20 +41,32 @@ T* pointer(uint64_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Where everything is that the parameters of `plan` point to.
 std::vector<Region> place(ConvParams& p, const ConvPlan& plan, const ConvLayer& layer, int batch) {
   std::vector<Region> regions;
   const auto add = [&](const char* name, std::size_t bytes, std::vector<uint8_t> content = {}) {
     regions.push_back({name, 0x7f0000000000ull + (regions.size() << 36), bytes, std::move(content)});
     return regions.back().address;
   };
-  const std::size_t chunks = static_cast<std::size_t>(p.pixel_chunks) * 16;
-  p.x = pointer<const void>(add("x", chunks * batch * p.height * p.width));
+  p = bind_tables(plan, pointer<const void>(add("tables", plan.tables.size(), plan.tables)));
+  const std::size_t pixel_bytes = static_cast<std::size_t>(p.pixel_chunks) * 16;
+  p.x = pointer<const void>(add("x", pixel_bytes * batch * p.height * p.width));
   p.weight = pointer<const void>(
       add("weight", static_cast<std::size_t>(p.channel_blocks) * p.taps * kBlockBytes * p.n_padded));
   p.epilogue = pointer<const float>(add("epilogue", static_cast<std::size_t>(p.n_padded) * 4 * sizeof(float)));
-  p.y = pointer<void>(add("y", static_cast<std::size_t>(batch) * p.out_h * p.out_w * p.out_stride *
-                                   storage_bytes(layer.storage)));
-  if (plan.partial_bytes > 0) p.partial = pointer<float>(add("partial", plan.partial_bytes));
+  p.y = pointer<void>(
+      add("y", static_cast<std::size_t>(batch) * p.out_h * p.out_w * p.out_stride * storage_bytes(layer.storage)));
+  if (plan.partial_bytes > 0) {
+    p.partial = pointer<float>(add("partial", plan.partial_bytes));
+    // The CTA that is looked at is the last one of its tile, which has the most to do.
+    std::vector<uint8_t> arrivals(plan.arrivals() * sizeof(int32_t));
+    for (std::size_t i = 0; i < plan.arrivals(); ++i) {
+      const int32_t arrived = p.chunks - 1;
+      std::memcpy(arrivals.data() + i * sizeof arrived, &arrived, sizeof arrived);
+    }
+    const std::size_t bytes = arrivals.size();
+    p.arrivals = pointer<int>(add("arrivals", bytes, std::move(arrivals)));
+  }
   Io io{};
   io.count = batch;
   std::vector<uint8_t> io_bytes(sizeof io);
@@ -64,18 +76,19 @@ std::vector<Region> place(ConvParams& p, const ConvPlan& plan, const ConvLayer& 
 }
 
 void print_launch(const std::string& name, const ConvPlan& plan, const ConvParams& p,
-                  const std::vector<Region>& regions, unsigned grid_y) {
+                  const std::vector<Region>& regions) {
+  const bool split = p.split == Split::kPartial;
   Dl_info symbol{};
   dladdr(reinterpret_cast<const void*>(plan.kernel.launch), &symbol);
   std::printf("{\"name\": \"%s\", \"kernel\": \"%s\", ", name.c_str(), symbol.dli_sname ? symbol.dli_sname : "");
-  std::printf("\"grid\": [%u, %u, 1], \"threads\": %d, \"shared_bytes\": %zu, \"planned_cycles\": %.17g, ", plan.ctas,
-              grid_y, plan.kernel.threads(), plan.shared_bytes, plan.cycles);
-  const int blocks = p.split == Split::kWhole ? p.channel_blocks : p.split == Split::kPartial ? p.chunk_blocks : 0;
+  std::printf("\"grid\": [%u, %d, 1], \"threads\": %d, \"shared_bytes\": %zu, \"planned_cycles\": %.17g, ", plan.ctas,
+              split ? p.chunks : 1, plan.kernel.threads(), plan.shared_bytes, plan.cycles);
+  const int blocks = split ? p.chunk_blocks : p.channel_blocks;
   std::printf("\"rows\": %d, \"channels\": %d, \"passes\": %d, \"channel_blocks\": %d, \"taps\": %d, ",
               8 * plan.kernel.halves * plan.kernel.warps_m, plan.kernel.tile_n(), p.passes_h * p.passes_w, blocks,
               p.taps);
-  std::printf("\"chunks\": %d, \"halo_pixels\": %d, \"params\": ",
-              p.channel_blocks == 1 ? p.last_chunks : 8, p.halo_pixels);
+  std::printf("\"chunks\": %d, \"halo_pixels\": %d, \"params\": ", p.channel_blocks == 1 ? p.last_chunks : 8,
+              p.halo_pixels);
   print_hex(&p, sizeof p);
   std::printf(", \"regions\": [");
   for (std::size_t i = 0; i < regions.size(); ++i) {
@@ -123,17 +136,11 @@ int main() {
     layer.precision = precision_of(precision);
     layer.storage = storage == "float32" ? Storage::kFloat32 : map_storage(layer.precision);
     const ConvPlan plan = plan_conv(layer, batch, device);
-    ConvParams p = plan.params;
-    const std::vector<Region> regions = place(p, plan, layer, batch);
-    const bool split = p.split == Split::kPartial;
+    ConvParams params;
+    const std::vector<Region> regions = place(params, plan, layer, batch);
     std::printf(first ? "\n" : ",\n");
     first = false;
-    print_launch(name + (split ? " partial" : ""), plan, p, regions, split ? static_cast<unsigned>(p.chunks) : 1);
-    if (split) {
-      p.split = Split::kCombine;
-      std::printf(",\n");
-      print_launch(name + " combine", plan, p, regions, 1);
-    }
+    print_launch(name, plan, params, regions);
   }
   std::printf("\n]\n");
   return 0;

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from machine_code.machine import Launch, Region
 from machine_code.sass import Kernel, dump, find_program, parse
 
@@ -90,7 +89,7 @@ class Toolchain:
         self.cuobjdump = cuobjdump
 
     def cubin(self, file: str, architecture: str) -> Path:
-        """The cubin of ``file``, a path below csrc/cuda, for ``sm_<architecture>``, with the flags of CMakeLists.txt."""
+        """The cubin of ``file``, a path below csrc/cuda, for ``sm_<architecture>``, with CMakeLists.txt's flags."""
         nvcc = find_program("nvcc")
         if nvcc is None:
             raise Missing("nvcc was not found on PATH")
@@ -127,7 +126,9 @@ class Toolchain:
         if target.exists():
             return target
         csrc = self.source / "csrc"
-        sources = [HERE / "plan_launches.cpp", *sorted((csrc / "cuda/conv").glob("conv_*.c*"))]
+        # The tree's own, where it has one: the parameters of an older tree are others.
+        main = self.source / "benchmarks/machine_code/plan_launches.cpp"
+        sources = [main if main.exists() else HERE / main.name, *sorted((csrc / "cuda/conv").glob("conv_*.c*"))]
         sources += [csrc / "model/network_spec.cpp", csrc / "cuda/half.cpp"]
         compiler = os.environ.get("CXX", "g++")
         flags = ["-std=c++17", "-O1", "-fPIC", "-I", str(csrc / "emulation/include"), "-I", str(csrc), "-x", "c++"]
