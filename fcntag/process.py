@@ -1,11 +1,13 @@
 """What a fork, and the end of the interpreter, do to threads and locks.
 
 A fork copies the memory of a process and one of its threads. Locks that the other threads held stay locked in the child
-for ever, and what they were changing stays half changed. :func:`here` tells such a child from its parent.
+for ever, and what they were changing stays half changed. :func:`here` tells such a child from its parent. Between
+soundfile and libsndfile lies cffi, which has such a lock, so that no thread may be inside soundfile at a fork.
 
 The end comes in two steps. First the functions of :mod:`atexit` run, while daemon threads go on; :func:`at_end` belongs
 to this step. Then the interpreter goes, and before Python 3.14 a daemon thread that asks for its lock is ended on the
-spot. In C++ that aborts the process, so that no thread may be inside soxr by then (:data:`resampling`).
+spot. In C++ that aborts the process, so that no thread may be inside soxr by then. One gate is for both libraries:
+:data:`audio_libraries`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import os
 import threading
 from collections.abc import Callable
 
-# A call of soxr takes some milliseconds. A thread that never comes back must hold up neither a fork nor the end.
+# A call of soxr takes some milliseconds, and one of soundfile what its file takes. A thread that never comes back must
+# hold up neither a fork nor the end.
 WAIT_SECONDS = 2.0
 
 _forks = 0  # of the interpreter, on the way from the first process to this one
@@ -110,13 +113,13 @@ class Gate:
         self._start()
 
 
-resampling = Gate()  # around every call of soxr
+audio_libraries = Gate()  # around what soxr computes, and what soundfile opens, reads and seeks
 
 
 def _forked() -> None:
     global _forks
     _forks += 1
-    resampling.after_fork_in_child()
+    audio_libraries.after_fork_in_child()
 
 
 def _end() -> None:
@@ -127,6 +130,8 @@ def _end() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=resampling.before_fork, after_in_parent=resampling.after_fork, after_in_child=_forked)
+    os.register_at_fork(
+        before=audio_libraries.before_fork, after_in_parent=audio_libraries.after_fork, after_in_child=_forked
+    )
 # Not threading's own hook, which runs before the program's other threads have ended: they may go on tagging.
 atexit.register(_end)

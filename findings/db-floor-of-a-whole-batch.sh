@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # torchlibrosa 0.1.0 and torchaudio 2.8.0 take the floor of top_db from the loudest clip of the whole batch.
 #
-# Seen: LogmelFilterBank(top_db=80) of torchlibrosa always floors every clip of a batch at 80 dB below the batch's maximum.
+# Seen: LogmelFilterBank(top_db=80) of torchlibrosa floors every clip of a batch at 80 dB below the batch's maximum.
 # AmplitudeToDB(top_db=80) of torchaudio does so for inputs [batch, mel, time], the shape that MelSpectrogram gives for
 # waves [batch, samples]; for [batch, channel, mel, time] it takes each clip's own maximum. A quiet clip therefore has
-# other features, and other tags, beside a loud one than alone. What helps: top_db=None, or a channel axis with torchaudio.
+# other features, and other tags, beside a loud one than alone. top_db=None helps, and a channel axis with torchaudio.
 #
-# Installs the pinned packages into a temporary folder (PyTorch with its CUDA libraries: several GB). Exit code 0: as described; 1: it has changed.
+# Installs the pinned packages into a temporary folder (PyTorch with its CUDA libraries: several GB).
+# Exit code 0: as described; 1: it has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torchlibrosa==0.1.0 librosa==0.11.0 "numpy<2.4" torch==2.8.0 torchaudio==2.8.0
+"$folder/venv/bin/pip" install --quiet torchlibrosa==0.1.0 librosa==0.11.0 numpy==2.3.5 torch==2.8.0 torchaudio==2.8.0
 cat > "$folder/show.py" <<'PY'
 import numpy as np
 import torch

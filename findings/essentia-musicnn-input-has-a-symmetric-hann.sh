@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # essentia 2.1b6.dev1389: TensorflowInputMusiCNN windows with a symmetric Hann, musicnn's own code with a periodic one.
 #
-# Seen: the documented log-mel (frames of 512 samples, 96 Slaney bands, log10(10000 m + 1)) computed with a Hann window of
-# period 511 agrees with TensorflowInputMusiCNN to 4e-5; with period 512, which librosa and therefore musicnn's training
+# Seen: the documented log-mel (frames of 512 samples, 96 Slaney bands, log10(10000 m + 1)) with a Hann window of period
+# 511 agrees with TensorflowInputMusiCNN to 4e-5; with period 512, which librosa and therefore musicnn's training
 # data have, it is off by up to 0.05, a thousand times as much. The networks were trained behind the periodic window.
 #
 # Installs the pinned packages into a temporary folder. Exit code 0: as described; 1: it has changed.
@@ -10,7 +10,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet essentia==2.1b6.dev1389 librosa==0.11.0
+"$folder/venv/bin/pip" install --quiet essentia==2.1b6.dev1389 librosa==0.11.0 numpy==2.4.6
 cat > "$folder/show.py" <<'PY'
 import essentia
 import librosa

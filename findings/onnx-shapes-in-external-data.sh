@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # ONNX Runtime 1.32.0 does not load a file whose shape constants onnx 1.23.2 has moved to the data file beside it.
 #
-# Seen: onnx.save(..., save_as_external_data=True, size_threshold=0) moves every initializer, the four bytes of a Reshape's
-# shape too. onnx's checker takes the result, onnx.load reads it back, and its reference evaluator computes it. Shape
-# inference reads no external data: onnx's own full check refuses the file that onnx wrote, and ONNX Runtime creates no
-# session. With the default threshold (1024 bytes) shapes stay in the file, and the same model loads. Weights alone, as
-# PyTorch's exporter writes them, are no problem.
+# Seen: onnx.save(..., save_as_external_data=True, size_threshold=0) moves every initializer to the data file, the sixteen
+# bytes of a Reshape's shape too. onnx's checker takes the result, onnx.load reads it back, and its reference evaluator
+# computes it. Shape inference reads no external data: onnx's own full check refuses the file that onnx wrote, and ONNX
+# Runtime creates no session. With the default threshold (1024 bytes) shapes stay in the file, and the same model loads.
+# Weights alone, as PyTorch's exporter writes them, are no problem.
 #
 # Installs the pinned packages into a temporary folder. Exit code 0: as described; 1: it has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet onnx==1.23.2 onnxruntime==1.32.0
+"$folder/venv/bin/pip" install --quiet onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6
 cat > "$folder/show.py" <<'PY'
 import sys
 

@@ -6,6 +6,7 @@ blocks, warps and lanes; copies land as late as is legal, or at once.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,32 +38,78 @@ def test_sanitizers_find_nothing(program, mode):
 
 # ---- the tests are able to fail: mistakes in the real kernel, each made in a copy of its source ----
 
-MISTAKES = {  # file, what is there, what takes its place, mode that sees it
+MISTAKES = {  # file, what is there, what takes its place, mode that sees it; a layer that needs it, if not any
     "no barrier after the wait": (
         "conv/conv_kernel.h",
-        "dev::copy_wait<kStages - 2>();\n      dev::sync();",
-        "dev::copy_wait<kStages - 2>();",
+        "dev::copy_wait<1>();\n        }\n        dev::sync();",
+        "dev::copy_wait<1>();\n        }",
         "tsan",
+        "deep",
     ),
     "no barrier before the maxima": ("conv/conv_kernel.h", "if (pass == 0) dev::sync();", "", "tsan"),
-    "wait one stage too deep": (
+    "no barrier before the outputs": (
+        "conv/epilogue.h",
+        "dev::sync();\n  if (n >= p.out_stride)",
+        "if (n >= p.out_stride)",
+        "tsan",
+        "deep",
+    ),
+    "no barrier before a CTA arrives": ("device/arrive.h", "fence();\n  sync();\n", "fence();\n", "tsan", "deep"),
+    "a CTA more than there are": (
         "conv/conv_kernel.h",
-        "dev::copy_wait<kStages - 2>()",
-        "dev::copy_wait<kStages - 1>()",
+        "blockIdx.x, p.chunks)",
+        "blockIdx.x, p.chunks + 1)",
+        "plain",
+        "deep",
+    ),
+    "wait one tap too deep": (
+        "conv/conv_kernel.h",
+        "dev::copy_wait<1>();",
+        "dev::copy_wait<2>();",
+        "plain",
+        "deep in little shared memory",
+    ),
+    "no wait where a barrier has three taps": (
+        "conv/conv_kernel.h",
+        "if (p.stage_taps > 1) {\n          dev::copy_wait<0>();",
+        "if (p.stage_taps > 1) {\n          dev::copy_wait<1>();",
         "plain",
     ),
-    "halo one row off": ("conv/conv_tile.h", "* p.sub_h - p.radius,", "* p.sub_h - p.radius + 1,", "plain"),
-    "no check of the right edge": ("conv/conv_tile.h", "&& x < p.width", "", "plain"),
+    "halo one row off": ("conv/conv_tile.h", "pass_y * p.sub_h - p.radius", "pass_y * p.sub_h - p.radius + 1", "plain"),
+    "no check of the right edge": (
+        "conv/conv_tile.h",
+        "static_cast<unsigned>(first_x + pixel.x) < static_cast<unsigned>(p.width) &&",
+        "",
+        "plain",
+    ),
+    "a pixel's neighbour mapped by another warp": (
+        "conv/conv_tile.h",
+        "warp * 4 + (lane & 3)",
+        "(warp ^ 1) * 4 + (lane & 3)",
+        "tsan",
+    ),
     "wrong half of the fragment": (
         "conv/conv_math.h",
-        "(chunk + (lane >> 4)) << 4",
-        "(chunk + (lane >> 3 & 1)) << 4",
+        "rows[m * 16 + (lane & 15)]",
+        "rows[m * 16 + (lane & 7)]",
         "plain",
     ),
-    "weights of the next stage": (
+    "the next row of the halo one pixel off": (
         "conv/conv_kernel.h",
-        "load_weights(step + kStages - 1);",
-        "load_weights(step + kStages);",
+        "(p.halo_w - p.kernel + 1) * kPixelBytes",
+        "(p.halo_w - p.kernel + 2) * kPixelBytes",
+        "plain",
+    ),
+    "weights of the next tap": (
+        "conv/conv_kernel.h",
+        "tap < p.ring_taps - p.stage_taps; ++tap",
+        "tap < p.ring_taps - p.stage_taps - 1; ++tap",
+        "plain",
+    ),
+    "weights that wrap too late": (
+        "conv/conv_kernel.h",
+        "place == ring) place = 0",
+        "place == ring + Shape::kTapBytes) place = 0",
         "plain",
     ),
 }
@@ -137,7 +184,7 @@ FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the c
 
 def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, folder: Path) -> Path:
     """The program with a mistake in a copy of ``csrc/cuda`` in ``folder``; of the copy it has the source ``mutant``."""
-    file, right, wrong, mode = mistake
+    file, right, wrong, mode, *_ = mistake
     shutil.copytree(emulation.REPOSITORY / "csrc/cuda", folder / "cuda")
     source = (folder / "cuda" / file).read_text()
     assert source.count(right) == 1, f"{file} has changed: find the place for this mistake again"
@@ -149,11 +196,13 @@ def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, fold
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
-    mode = MISTAKES[mistake][3]
+    mode, layers = (*MISTAKES[mistake][3:], "pairs")[:2]
     executable = mistaken(MISTAKES[mistake], "network", "conv/conv_bfloat16.cu", tmp_path)
-    done = emulation.run(executable, "1", "pairs bfloat16")
+    little = {"FCNTAG_EMULATED_SHARED_BYTES": "40000"} if "little" in layers else {}
+    done = emulation.run(executable, "1", f"{layers.split()[0]} bfloat16", **little)
     assert done.returncode != 0, done.stdout[-2000:]
-    assert ("ThreadSanitizer: data race" if mode == "tsan" else "relative L2") in done.stdout, done.stdout[-2000:]
+    seen = "ThreadSanitizer: data race" if mode == "tsan" else "relative L2|emulator: shared address"
+    assert re.search(seen, done.stdout), done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("mistake", FRONT_END_MISTAKES)

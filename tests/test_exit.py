@@ -6,6 +6,7 @@ Each case is a program of its own. What it tests is a race; the cases are the on
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from support.cli_runner import environment, interrupts
 from support.programs import FOREVER
 
 from fcntag import demo, process
+from fcntag.audio import readers
+from fcntag.audio.source import Source, Stream
 
 # Threads that never stop, and a main thread that ends while they are at work.
 CASES = {
@@ -196,6 +199,33 @@ def test_a_gate_that_is_never_left_holds_nothing_up_for_ever(monkeypatch):
         gate.after_fork()
         assert not gate.wait_until_empty()
     assert gate.wait_until_empty()
+
+
+def test_soundfile_opens_seeks_and_reads_inside_the_gate():
+    """Its calls of the file that it decodes tell where it is."""
+    inside: list[int] = []
+
+    class Watched(Stream):
+        def readinto(self, buffer) -> int:
+            inside.append(process.audio_libraries._inside)
+            return super().readinto(buffer)
+
+        def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+            inside.append(process.audio_libraries._inside)
+            return super().seek(offset, whence)
+
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((200_000, 2), np.float32), 44100, format="WAV")
+    file.seek(0)
+    source = Source("sound.wav", file, owned=False)
+    reader = readers.SndReader(source, pytest.fail, lambda: Watched(source, [(0, source.size)]))
+    buffer = np.empty((30_000, 2), np.float32)
+    for call in (lambda: reader.seek(150_000), lambda: reader.read_into(buffer), reader.close):
+        assert inside
+        assert min(inside) >= 1
+        inside.clear()
+        call()
+    assert process.audio_libraries.wait_until_empty()
 
 
 def test_at_the_end_a_thread_of_fcntag_s_own_unwinds_at_the_gate(monkeypatch):

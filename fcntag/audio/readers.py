@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import AudioError
-from ..process import resampling
+from ..process import audio_libraries
 from .levels import Stored
 from .source import Source, Stream
 
@@ -114,18 +114,32 @@ class ArrayReader:
 
 
 @lru_cache(maxsize=1)
-def _sequential_file() -> Any:
-    """soundfile's class without the seek to the present position that it makes after each read.
+def _file_class() -> Any:
+    """soundfile's class, which opens, seeks and reads inside the gate, and does not seek after each read.
 
-    Such a seek costs MP3 and Vorbis a partial decode, and fails where a stream cannot seek at all.
+    Such a seek, to the present position, costs MP3 and Vorbis a partial decode, and fails where a stream cannot seek at
+    all. The gate is for threads that fork while others decode. ``close`` stays outside: garbage collection calls it as
+    well, and may do so in the thread that forks.
     """
     import soundfile
 
-    class Sequential(soundfile.SoundFile):
+    class File(soundfile.SoundFile):
+        def __init__(self, file: int | Stream, closefd: bool = True) -> None:
+            with audio_libraries:
+                super().__init__(file, closefd=closefd)
+
         def seekable(self) -> bool:
             return False
 
-    return Sequential
+        def seek(self, frames: int, whence: int = os.SEEK_SET) -> int:
+            with audio_libraries:
+                return super().seek(frames, whence)
+
+        def buffer_read_into(self, buffer: Any, dtype: Any) -> int:
+            with audio_libraries:
+                return super().buffer_read_into(buffer, dtype)
+
+    return File
 
 
 class SndReader:
@@ -177,13 +191,11 @@ class SndReader:
         if stream is None and descriptor is not None:
             self._stream = None
             os.lseek(descriptor, 0, os.SEEK_SET)
-            with resampling:  # cffi has a lock that a fork must not find taken
-                self._file = _sequential_file()(descriptor, closefd=False)
+            self._file = _file_class()(descriptor, closefd=False)
         else:
             self._stream = stream = stream or Stream(self.source, [(0, self.source.size)])
             try:
-                with resampling:
-                    self._file = _sequential_file()(stream)
+                self._file = _file_class()(stream)
             finally:
                 stream.check()
         self.position = 0
@@ -223,8 +235,7 @@ class SndReader:
         marks = buffer[::MARK_EVERY, 0]
         marks[:] = np.nan
         try:
-            with resampling:
-                n = self._file.buffer_read_into(buffer, "float32")
+            n = self._file.buffer_read_into(buffer, "float32")
         except soundfile.LibsndfileError as error:
             unfilled = np.flatnonzero(np.isnan(marks))
             n = max(0, int(unfilled[0] if len(unfilled) else len(marks)) - 1) * MARK_EVERY

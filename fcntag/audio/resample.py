@@ -66,14 +66,14 @@ class Stream:
     def __init__(self, sample_rate: int, rate: int) -> None:
         import soxr
 
-        with process.resampling:
+        with process.audio_libraries:
             self._stream: Any = soxr.ResampleStream(sample_rate, rate, 1, dtype="float32", quality=QUALITY)
         self.thread = threading.get_ident()
         _streams.add(self)
 
     def resample_chunk(self, samples: np.ndarray, last: bool) -> np.ndarray:
         """The next of the output [m] for ``samples`` [n]; with ``last`` all that is left."""
-        with process.resampling:
+        with process.audio_libraries:
             output: np.ndarray = self._stream.resample_chunk(samples, last=last)
             return output
 
@@ -93,7 +93,7 @@ def _drop_streams() -> None:
 
 
 def _drop_streams_at_end() -> None:
-    if process.resampling.wait_until_empty():
+    if process.audio_libraries.wait_until_empty():
         _drop_streams()
 
 
@@ -120,7 +120,7 @@ def exact_step(sample_rate: int, rate: int) -> int | None:
 
     settle = int(SETTLE_S * rate)
     noise = np.random.default_rng(0).standard_normal(step + 2 * sample_rate, dtype=np.float32)
-    with process.resampling:
+    with process.audio_libraries:
         full = soxr.resample(noise, sample_rate, rate, quality=QUALITY)[step * rate // sample_rate :]
         again = soxr.resample(noise[step:], sample_rate, rate, quality=QUALITY)
     # The last samples are left out: the end of the signal is rounded like its middle only by chance.

@@ -159,7 +159,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
       Math::template map_rows<Shape::kHalves>(rows + pass * Shape::kWarpsM * Shape::kHalves * 8, halo, lane, pixels);
     }
     if (steps > 0) {
-      map_halo<Shape::kThreads>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
+      map_halo<Shape>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
       dev::sync_warp();
       next_halo.start(p, offsets, halo, first_block, thread);
       next_halo.copy_all();
@@ -256,7 +256,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     combine = true;
     steps = pass = pass_y = pass_x = 0;
   }
-  write_outputs<Shape::kTileN, Shape::kThreads>(p, tile, images, maxima, thread);
+  write_outputs<Shape>(p, tile, images, maxima, thread);
 }
 
 template <typename Shape>

@@ -26,14 +26,14 @@ FCNTAG_DEVICE ConvTile conv_tile(const ConvParams& p, int tile_channels) {
 // Offsets of the halo's pixels in the input, in 16-byte chunks. -1 stands for a pixel outside of the map, which is
 // zero. Eight threads copy one pixel, so a warp copies four at a time; it maps the pixels that it will copy and no
 // other.
-template <int kThreads>
+template <typename Shape>
 FCNTAG_DEVICE void map_halo(const ConvParams& p, const ConvTile& tile, int pass_y, int pass_x, int images, int* offsets,
                             int warp, int lane) {
   const int first_y = tile.y * p.stride_h + pass_y * p.sub_h - p.radius;
   const int first_x = tile.x * p.stride_w + pass_x * p.sub_w - p.radius;
   const int first = ((tile.image * p.height + first_y) * p.width + first_x) * p.pixel_chunks;
   const int end = images * p.height * p.width * p.pixel_chunks;
-  for (int i = warp * 4 + (lane & 3) + (lane >> 2) * (kThreads / 8); i < p.halo_pixels; i += kThreads) {
+  for (int i = warp * 4 + (lane & 3) + (lane >> 2) * Shape::kHaloTurn; i < p.halo_pixels; i += Shape::kThreads) {
     const TablePixel pixel = p.halo[i];
     const int offset = first + pixel.offset;
     const bool inside = static_cast<unsigned>(first_y + pixel.y) < static_cast<unsigned>(p.height) &&

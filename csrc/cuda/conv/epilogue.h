@@ -96,9 +96,10 @@ FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxim
   }
 }
 
-template <int kTileN, int kThreads>
+template <typename Shape>
 FCNTAG_DEVICE void write_outputs(const ConvParams& p, const ConvTile& tile, int images, const float* maxima,
                                  int thread) {
+  constexpr int kTileN = Shape::kTileN, kThreads = Shape::kThreads;
   constexpr int kPairs = kTileN / 2;  // a thread has the same two channels in every window
   static_assert(kThreads % kPairs == 0, "every thread has one pair");
   const int c = thread % kPairs * 2, n = tile.channel + c;
