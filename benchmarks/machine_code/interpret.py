@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 # Nothing that a later instruction could see: the time of these is the model's business.
 _NO_EFFECT = {
-    "NOP", "DEPBAR", "LDGDEPBAR", "ACQBULK", "PREEXIT", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "FENCE", "YIELD", "UTMACCTL",
+    "NOP", "DEPBAR", "LDGDEPBAR", "ACQBULK", "PREEXIT", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "FENCE", "YIELD",
 }  # fmt: skip
 _CONTROL = {"BRA", "BSSY", "BSYNC", "EXIT", "BAR", "WARPSYNC", "BREAK"}
 

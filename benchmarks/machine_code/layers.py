@@ -41,10 +41,11 @@ def network(name: str) -> Network:
 NETWORKS = ("fcn4", "fcn5-narrow", "mtt-vgg")
 
 
-def lines(names: str, precision: str, batch: int) -> list[str]:
+def lines(names: str, precision: str, batch: int, shapes: str = "best") -> list[str]:
     """Layers as plan_launches.cpp takes them.
 
     ``names``: networks, or single blocks such as ``fcn4/2``, with commas between. Block 1 has a kernel of its own.
+    ``shapes``: ``best`` for the planner's choice, ``all`` for every compiled shape of the kernel.
     """
     found = []
     for name in names.split(","):
@@ -55,7 +56,7 @@ def lines(names: str, precision: str, batch: int) -> list[str]:
             if n > 1 and wanted in ("", str(n)):
                 numbers = (channels, out, kernel, ACTIVATIONS.index(activation), *pool, *stride, height, width)
                 storage = "float32" if n == len(blocks) else "map"
-                found.append(f"{base}/{n} {precision} {batch} {' '.join(map(str, numbers))} {storage}")
+                found.append(f"{base}/{n} {precision} {batch} {' '.join(map(str, numbers))} {storage} {shapes}")
             height, width = (height - pool[0]) // stride[0] + 1, (width - pool[1]) // stride[1] + 1
             channels = out
     if not found:

@@ -27,7 +27,10 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Region:
-    """A part of global memory. Without ``content`` it holds zeros, and what is stored there is not kept."""
+    """A part of global memory. Without ``content`` it holds zeros, and what is stored there is not kept.
+
+    ``content`` that may not be written is constant for the kernel, too.
+    """
 
     name: str
     address: int
@@ -183,9 +186,22 @@ class State:
                 word[here] = value
         return words
 
-    def store_global(self, address: NDArray[np.uint64], size: int, mask: Mask, what: str) -> None:
-        if mask.any():
-            self._region(address, size, mask, what)
+    def store_global(self, address: NDArray[np.uint64], values: list[Words], size: int, mask: Mask, what: str) -> None:
+        """Stores to regions with content are kept; one that may not be written is an error."""
+        if not mask.any():
+            return
+        number = self._region(address, size, mask, what)
+        for n in np.unique(number[mask]):
+            region = self._regions[n]
+            if region.content is None:
+                continue
+            if not region.content.flags.writeable:
+                raise MachineError(f"{what}: {region.name} may not be written")
+            here = mask & (number == n)
+            offset = (address[here] - np.uint64(region.address)).astype(np.int64)
+            for k in range(size):
+                word = np.broadcast_to(values[k // 4], mask.shape)[here]
+                region.content[offset + k] = (word >> np.uint32(k % 4 * 8)).astype(np.uint8)
 
     def count_traffic(self, address: NDArray[np.uint64], size: int, mask: Mask) -> None:
         """Notes how many bytes the warps move: whole sectors of 32 bytes, each counted once."""

@@ -160,10 +160,11 @@ def _atomg(i: Instruction) -> Run:
 
 @operation("RED", "REDG")
 def _red(i: Instruction) -> Run:
+    """Only that it is allowed is looked at; the sum is not kept."""
     at = address(i.operands[0])
 
     def run(s: State, mask: Mask) -> None:
-        s.store_global(at(s), 4, mask, i.text)
+        s.load_global(at(s), 4, mask, i.text)
 
     return run
 
@@ -225,11 +226,11 @@ def _stl(i: Instruction) -> Run:
 @operation("STG", "ST")
 def _stg(i: Instruction) -> Run:
     size = access(i)
-    at = address(i.operands[0])
+    at, reads = address(i.operands[0]), registers(i.operands[1], max(1, size // 4))
 
     def run(s: State, mask: Mask) -> None:
         where = at(s)
-        s.store_global(where, size, mask, i.text)
+        s.store_global(where, [read(s) for read in reads], size, mask, i.text)
         s.count_traffic(where, size, mask)
 
     return run

@@ -102,14 +102,17 @@ class CtaReport:
         """Cycles outside of the steps."""
         return self.cycles - self.part_cycles["steps"]
 
-    def microseconds(self, batch: int, multiprocessors: int = 132, gigahertz: float = 1.755) -> float:
-        """A prediction of the layer's time a clip: whole rounds of CTAs on an H100."""
-        slots = multiprocessors * self.resident
-        full, rest = divmod(self.planned.ctas, slots)
+    def layer_cycles(self, multiprocessors: int = 132) -> float:
+        """A prediction of the layer's time in cycles: whole rounds of CTAs on a GPU."""
+        full, rest = divmod(self.planned.ctas, multiprocessors * self.resident)
         cycles = full * self.cycles_each * self.resident
         if rest:
             cycles += max(self.cycles, math.ceil(rest / multiprocessors) * self.cycles_each)
-        return cycles / gigahertz / 1e3 / batch
+        return cycles
+
+    def microseconds(self, batch: int, gigahertz: float = 1.755) -> float:
+        """The same a clip of a batch, on an H100."""
+        return self.layer_cycles() / gigahertz / 1e3 / batch
 
 
 @dataclass

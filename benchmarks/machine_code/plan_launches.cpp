@@ -2,8 +2,9 @@
 // and the bytes of its parameters. An interpreter of machine code can then run a CTA with the parameters of the engine.
 //
 // A line of standard input is a layer: name, precision, batch, Cin, Cout, kernel, activation (0, 1, 2), pool window and
-// stride (h, w each), height and width of the input, output storage ("map" or "float32"). It is compiled with the
-// emulator's headers and never runs a kernel, so that no emulator has to be linked.
+// stride (h, w each), height and width of the input, output storage ("map" or "float32"), and which of the compiled
+// shapes of the kernel to take ("best": the planner's choice; "all": each that can compute the layer). It is compiled
+// with the emulator's headers and never runs a kernel, so that no emulator has to be linked.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -87,8 +88,8 @@ void print_launch(const std::string& name, const ConvPlan& plan, const ConvParam
   std::printf("\"rows\": %d, \"channels\": %d, \"passes\": %d, \"channel_blocks\": %d, \"taps\": %d, ",
               8 * plan.kernel.halves * plan.kernel.warps_m, plan.kernel.tile_n(), p.passes_h * p.passes_w, blocks,
               p.taps);
-  std::printf("\"chunks\": %d, \"halo_pixels\": %d, \"params\": ", p.channel_blocks == 1 ? p.last_chunks : 8,
-              p.halo_pixels);
+  std::printf("\"chunks\": %d, \"stage_taps\": %d, \"halves\": %d, \"params\": ",
+              p.channel_blocks == 1 ? p.last_chunks : 8, p.stage_taps, plan.kernel.halves);
   print_hex(&p, sizeof p);
   std::printf(", \"regions\": [");
   for (std::size_t i = 0; i < regions.size(); ++i) {
@@ -123,11 +124,12 @@ int main() {
   std::printf("[");
   while (std::getline(std::cin, line)) {
     std::istringstream in(line);
-    std::string name, precision, storage;
+    std::string name, precision, storage, shapes;
     int batch, activation;
     ConvLayer layer{};
     in >> name >> precision >> batch >> layer.in_channels >> layer.out_channels >> layer.kernel >> activation >>
-        layer.pool_h >> layer.pool_w >> layer.stride_h >> layer.stride_w >> layer.height >> layer.width >> storage;
+        layer.pool_h >> layer.pool_w >> layer.stride_h >> layer.stride_w >> layer.height >> layer.width >> storage >>
+        shapes;
     if (!in) {
       std::fprintf(stderr, "not a layer: %s\n", line.c_str());
       return 2;
@@ -135,12 +137,23 @@ int main() {
     layer.activation = static_cast<Activation>(activation);
     layer.precision = precision_of(precision);
     layer.storage = storage == "float32" ? Storage::kFloat32 : map_storage(layer.precision);
-    const ConvPlan plan = plan_conv(layer, batch, device);
-    ConvParams params;
-    const std::vector<Region> regions = place(params, plan, layer, batch);
-    std::printf(first ? "\n" : ",\n");
-    first = false;
-    print_launch(name, plan, params, regions);
+    const auto print = [&](const ConvPlan& plan) {
+      ConvParams params;
+      const std::vector<Region> regions = place(params, plan, layer, batch);
+      std::printf(first ? "\n" : ",\n");
+      first = false;
+      print_launch(name, plan, params, regions);
+    };
+    if (shapes != "all") {
+      print(plan_conv(layer, batch, device));
+      continue;
+    }
+    for (const ConvKernel& kernel : conv_kernels(layer.precision)) {
+      try {
+        print(plan_conv(layer, batch, device, {kernel}));
+      } catch (const DeviceError&) {  // this shape cannot compute the layer
+      }
+    }
   }
   std::printf("\n]\n");
   return 0;

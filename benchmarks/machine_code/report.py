@@ -2,6 +2,10 @@
 
     python benchmarks/machine_code/report.py replay                  # CTAs of the networks' layers, by part
     python benchmarks/machine_code/report.py replay --source TREE --against OTHER --layers fcn4/2,fcn4/3,fcn5-narrow/2
+    python benchmarks/machine_code/report.py table --write           # table.txt anew, all architectures (minutes)
+    python benchmarks/machine_code/report.py table --module fcntag/_cuda*.so    # what is worse than its bound
+    python benchmarks/machine_code/report.py profile --layers fcn4/2 # where the cycles of its steps go
+    python benchmarks/machine_code/report.py constants               # what the planner's constants stand for
 
 Times are predictions of a model that has never been compared with hardware (model.py).
 """
@@ -9,16 +13,17 @@ Times are predictions of a model that has never been compared with hardware (mod
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine_code import layers
+from machine_code import constants, layers, profile, table
 from machine_code.machine import MachineError
 from machine_code.parts import PARTS, CtaReport, report_cta
-from machine_code.toolchain import REPOSITORY, Missing, Toolchain
+from machine_code.toolchain import REPOSITORY, Missing, Toolchain, architectures_of
 
 ARCHITECTURE = "90a"  # that the interpreter knows
 
@@ -35,9 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--batch", type=int, default=64)
     run.add_argument("--against", type=Path, help="another source tree, whose figures stand beside")
     run.add_argument("--block", type=int, help="which CTA; default: the one in the middle of the grid")
+    show = commands.add_parser("table", help="figures of every kernel; exit code 1 if one is worse than its bound")
+    show.add_argument("--module", type=Path, help="a built fcntag._cuda; default: every source file is compiled")
+    show.add_argument("--archs", help="architectures, such as 80,90a; default: the module's, or CMakeLists.txt's")
+    show.add_argument("--write", action="store_true", help=f"make these figures {table.TABLE.name}, with new bounds")
+    where = commands.add_parser("profile", help="where the cycles of a part go, by instruction")
+    where.add_argument("--layers", default="fcn4/2")
+    where.add_argument("--precision", default="bfloat16", choices=layers.PRECISIONS)
+    where.add_argument("--batch", type=int, default=64)
+    where.add_argument("--part", default="steps", choices=PARTS)
+    figures = commands.add_parser("constants", help="what the planner's constants stand for, by shape of the kernel")
+    figures.add_argument("--layers", default=",".join(layers.NETWORKS))
+    figures.add_argument("--precision", default="bfloat16", choices=layers.PRECISIONS)
+    figures.add_argument("--batch", type=int, default=64)
     arguments = parser.parse_args(argv)
     try:
-        return {"replay": replay_command}[arguments.command](arguments)
+        return {
+            "replay": replay_command,
+            "table": table_command,
+            "constants": constants_command,
+            "profile": profile_command,
+        }[arguments.command](arguments)
     except (Missing, MachineError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,9 +71,10 @@ def toolchain(arguments: argparse.Namespace, source: Path, name: str) -> Toolcha
 
 
 def replays(tools: Toolchain, arguments: argparse.Namespace) -> list[CtaReport]:
+    """A CTA of every layer that is asked for, as the planner cuts it."""
     planned = tools.plan(layers.lines(arguments.layers, arguments.precision, arguments.batch))
     built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
-    block = None if arguments.block is None else (arguments.block, 0, 0)
+    block = None if getattr(arguments, "block", None) is None else (arguments.block, 0, 0)
     return [report_cta(built, p, block) for p in planned]
 
 
@@ -88,6 +112,58 @@ def replay_command(arguments: argparse.Namespace) -> int:
             print(f"{name:<22}{cells[0]:>24}{cells[1]:>24}  {times[0]:.2f} {times[1]:.2f} {ratio}")
     return 0
 
+
+def table_command(arguments: argparse.Namespace) -> int:
+    tools = toolchain(arguments, arguments.source, "now")
+    if arguments.module:
+        architectures = architectures_of(arguments.module, tools.cuobjdump)
+    else:
+        text = (arguments.source / "CMakeLists.txt").read_text(encoding="utf-8")
+        architectures = [a for found in re.findall(r"FCNTAG_CUDA_ARCHS ([\da ]+)\)", text) for a in found.split()]
+    if arguments.archs:
+        architectures = arguments.archs.split(",")
+    if arguments.module:
+        built = tools.module(arguments.module, architectures, architectures)
+    else:
+        built = {a: tools.compiled(tools.sources(), a) for a in architectures}
+    rows = table.rows_of(built)
+    if arguments.write:
+        table.TABLE.write_text(table.format_table(rows), encoding="utf-8")
+        print(f"{table.TABLE}: {len(rows)} rows")
+        return 0
+    print(table.format_table(rows), end="")
+    wrong = table.compare(table.read(), rows)
+    print("\n".join(wrong), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def profile_command(arguments: argparse.Namespace) -> int:
+    tools = toolchain(arguments, arguments.source, "now")
+    built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
+    for planned in tools.plan(layers.lines(arguments.layers, arguments.precision, arguments.batch)):
+        print(profile.text(built, planned, arguments.part))
+    return 0
+
+
+def constants_command(arguments: argparse.Namespace) -> int:
+    tools = toolchain(arguments, arguments.source, "now")
+    planned = tools.plan(layers.lines(arguments.layers, arguments.precision, arguments.batch, "all"))
+    built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
+    reports = [report_cta(built, p) for p in planned]
+    print(constants.text(constants.constants(reports)))
+    print("\nlayer                    planner   replay, cycles of the whole layer (a prediction)")
+    for r in replays(tools, arguments):
+        ratio = r.planned.planned_cycles / r.layer_cycles()
+        print(f"{r.planned.launch.name:<20}{r.planned.planned_cycles:>12,.0f}{r.layer_cycles():>12,.0f}  {ratio:.2f}")
+    return 0
+
+
+COMMANDS = {
+    "replay": replay_command,
+    "profile": profile_command,
+    "constants": constants_command,
+    "table": table_command,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from machine_code.machine import Launch, Region
 from machine_code.sass import Kernel, dump, find_program, parse
+from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 # What of the memory of a launch the kernel before has written, or another CTA at the same time.
 COLD = ("x", "partial")
+WRITTEN = ("arrivals",)
 
 
 class Missing(Exception):
@@ -55,6 +57,8 @@ class Planned:
     channel_blocks: int
     taps: int
     chunks: int
+    stage_taps: int
+    halves: int
     planned_cycles: float
 
     @property
@@ -156,6 +160,41 @@ class Toolchain:
             raise RuntimeError(f"plan_launches: exit code {done.returncode}: {done.stderr.strip()}")
         return [_planned(entry) for entry in json.loads(done.stdout)]
 
+    def module(self, library: Path, architectures: Sequence[str], code: Sequence[str]) -> dict[str, Built]:
+        """The kernels of a built module, for ``architectures``; machine code for those of ``code`` alone.
+
+        Resources come from the headers of the cubins at once; to disassemble an architecture takes seconds.
+        """
+
+        def one(architecture: str) -> Built:
+            kernels = {}
+            if architecture in code:
+                text = dump(library, self.cuobjdump, "-sass", "-arch", f"sm_{architecture}")
+                kernels = {k.name: k for k in parse(text)}
+            usage = dump(library, self.cuobjdump, "-res-usage", "-arch", f"sm_{architecture}")
+            return Built(kernels, read_resources(usage))
+
+        with ThreadPoolExecutor(2) as pool:
+            return dict(zip(architectures, pool.map(one, architectures), strict=True))
+
+    def compiled(self, files: Sequence[str], architecture: str) -> Built:
+        """The kernels of several source files for one architecture."""
+        parts = self.built_many([(file, architecture) for file in files]).values()
+        return Built(
+            {name: kernel for b in parts for name, kernel in b.kernels.items()},
+            {name: usage for b in parts for name, usage in b.resources.items()},
+        )
+
+    def sources(self) -> list[str]:
+        """Every file with kernels, below csrc/cuda."""
+        folder = self.source / "csrc/cuda"
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.cu"))
+
+
+def architectures_of(library: Path, cuobjdump: Path) -> list[str]:
+    """The architectures that a module has machine code for, such as ``90a``."""
+    return list(dict.fromkeys(re.findall(r"\.sm_(\w+)\.cubin", dump(library, cuobjdump, "-lelf"))))
+
 
 def _planned(entry: dict) -> Planned:
     regions = [
@@ -163,7 +202,7 @@ def _planned(entry: dict) -> Planned:
             r["name"],
             r["address"],
             r["bytes"],
-            np.frombuffer(bytes.fromhex(r["content"]), np.uint8) if r["content"] else None,
+            _content(r),
             r["name"] in COLD,
         )
         for r in entry["regions"]
@@ -177,8 +216,15 @@ def _planned(entry: dict) -> Planned:
         bytes.fromhex(entry["params"]),
         regions,
     )
-    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "planned_cycles")
-    return Planned(launch, **{name: entry[name] for name in names})
+    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "stage_taps", "halves", "planned_cycles")
+    return Planned(launch, **{name: entry.get(name, 1) for name in names})
+
+
+def _content(region: dict) -> NDArray[np.uint8] | None:
+    if not region["content"]:
+        return None
+    constant = np.frombuffer(bytes.fromhex(region["content"]), np.uint8)
+    return constant.copy() if region["name"] in WRITTEN else constant
 
 
 def read_resources(text: str) -> dict[str, Resources]:
