@@ -1,6 +1,8 @@
 // The conv_block kernel; see conv_params.h for the idea and conv_math.h for the inner products.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/conv/conv_math.h"
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
@@ -46,8 +48,9 @@ struct WeightCopies {
   int left;                   // taps that are still to be copied
 
   FCNTAG_DEVICE void copy(int part) const {
-    if (left > 0)
+    if (left > 0) {
       dev::copy_async(target + place + part * Shape::kThreads * 16, source + part * Shape::kThreads * 16, true);
+    }
   }
   FCNTAG_DEVICE void advance() {
     source += step;
@@ -67,27 +70,27 @@ struct WeightCopies {
 template <typename Shape>
 struct HaloCopies {
   static constexpr int kPixels = Shape::kHaloTurn;
-  const int* offset;  // of the next pixel
+  const uint32_t* offset;  // of the next pixel
   dev::SharedAddress target;
-  const uint8_t* source;
-  bool inside;  // the thread's chunk exists in this block
-  int left;     // copies
+  const uint8_t* source;  // of the tile's first image and of the block, for all threads
+  bool inside;            // the thread's chunk exists in this block
+  int left;               // copies
 
-  FCNTAG_DEVICE void start(const ConvParams& p, const int* offsets, dev::SharedAddress halo, int block, int thread) {
-    const int chunk = block * 8 + (thread & 7);
+  FCNTAG_DEVICE void start(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
+                           int block, int thread) {
     offset = offsets + (thread >> 3);
     target = halo + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
-    source = static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(chunk) * 16;
-    inside = chunk < p.pixel_chunks;
+    source = x + block * kBlockBytes;
+    inside = block * kFullChunks + (thread & 7) < p.pixel_chunks;
     left = p.halo_turns;
   }
-  FCNTAG_DEVICE void copy() {
-    const bool valid = *offset >= 0 && inside;
-    dev::copy_async(target, source + (valid ? static_cast<int64_t>(*offset) * 16 : 0), valid);
+  FCNTAG_DEVICE void copy(int thread) {
+    const uint32_t from = *offset;
+    dev::copy_async(target, source + (from + (thread & 7) * 16), from != kOutside && inside);
     offset += kPixels;
     target += kPixels * kPixelBytes;
   }
-  FCNTAG_DEVICE void copy_all() { FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy(); }
+  FCNTAG_DEVICE void copy_all(int thread) { FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy(thread); }
 };
 
 template <typename Shape>
@@ -99,7 +102,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const ConvTile tile = conv_tile(p, Shape::kTileN);
 
   uint8_t* shared = dev::shared_memory();
-  int* offsets = reinterpret_cast<int*>(shared);
+  uint32_t* offsets = reinterpret_cast<uint32_t*>(shared);
   const int halo_start = (p.halo_pixels * 4 + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   const int halo_bytes = p.halo_pixels * kPixelBytes;
   const int weights_start = (halo_start + halo_bytes * p.halo_buffers + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
@@ -143,9 +146,11 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     return;
   }
 
-  // From a kernel row's last tap to the next one's first, and from the last tap of a block to the first.
-  const int next_row = (p.halo_w - p.kernel + 1) * kPixelBytes;
-  const int next_block = (1 - p.kernel) * (p.halo_w + 1) * kPixelBytes;
+  const uint8_t* x =
+      static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(tile.image) * (p.height * p.width) * p.pixel_chunks * 16;
+  // From the last stage of a kernel row to the first of the next one, and from the last stage of a block to the first.
+  const int next_row = (p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
+  const int next_block = ((1 - p.kernel) * p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
   Sums sums, total;
   // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
   // chunk, to add the chunks in order.
@@ -161,53 +166,64 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (steps > 0) {
       map_halo<Shape>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
       dev::sync_warp();
-      next_halo.start(p, offsets, halo, first_block, thread);
-      next_halo.copy_all();
+      next_halo.start(p, x, offsets, halo, first_block, thread);
+      next_halo.copy_all(thread);
       dev::copy_commit();
       dev::copy_wait<0>();
     }
     // All of this is counted along: divisions in every step would cost as much as a tap.
-    int block = first_block, column = 0, row = 0, until_barrier = 0, until_restart = p.chunk_blocks;
+    int block = first_block, column = 0, row = 0, until_restart = p.chunk_blocks;
     int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
     const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
-    for (int step = 0; step < steps; ++step) {
-      if (until_barrier == 0) {
-        until_barrier = p.stage_taps;
-        if (p.stage_taps > 1) {
-          dev::copy_wait<0>();
-        } else {
-          dev::copy_wait<1>();
-        }
-        dev::sync();
+    for (int step = 0; step < steps; step += p.stage_taps) {
+      if (p.stage_taps == 1) {
+        dev::copy_wait<1>();
+      } else {
+        dev::copy_wait<0>();
       }
-      --until_barrier;
-      const bool first_tap = row == 0 && column == 0;
-      if (first_tap && step > 0 && p.halo_buffers == 1) {
-        next_halo.start(p, offsets, halo, block, thread);
-        next_halo.copy_all();
+      dev::sync();
+      const bool first_stage = row == 0 && column == 0;
+      if (first_stage && step > 0 && p.halo_buffers == 1) {
+        next_halo.start(p, x, offsets, halo, block, thread);
+        next_halo.copy_all(thread);
         dev::copy_commit();
         dev::copy_wait<0>();
         dev::sync();
       }
-      if (first_tap && p.halo_buffers == 2)
-        next_halo.start(p, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
+      if (first_stage && p.halo_buffers == 2) {
+        next_halo.start(p, x, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
+      }
       int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
       due = due < next_halo.left ? due : next_halo.left;
       next_halo.left -= due;
-      const auto copy = [&](int turn) {
-        FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
-          if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
-        }
-        if (due > turn) next_halo.copy();
+      FCNTAG_NO_UNROLL for (int turn = p.stage_taps * kTurns; turn < due; ++turn) next_halo.copy(thread);
+      const int pairs = block + 1 == p.channel_blocks ? p.last_chunks / 2 : kFullPairs;
+      const auto multiply = [&](auto kPairs, int tap) {
+        const auto copy = [&](int turn) {
+          FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
+            if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
+          }
+          if (due > tap * kTurns + turn) next_halo.copy(thread);
+        };
+        Math::template multiply<Shape::kHalves, decltype(kPairs)::value>(
+            sums, pixels, tap * kPixelBytes, warp_weights + place + tap * Shape::kTapBytes, pairs, lane, copy);
+        weights.advance();
       };
-      Math::template multiply<Shape::kHalves>(sums, pixels, warp_weights + place,
-                                              block + 1 == p.channel_blocks ? p.last_chunks : kFullChunks, lane, copy);
-      FCNTAG_NO_UNROLL for (int turn = kTurns; turn < due; ++turn) next_halo.copy();
+      if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs) {
+        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs>{}, tap);
+      } else if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs / 2) {
+        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
+      } else if (Math::kUnrolled && p.stage_taps == 1 && pairs == kFullPairs) {
+        multiply(std::integral_constant<int, kFullPairs>{}, 0);
+      } else {
+        FCNTAG_NO_UNROLL for (int tap = 0; tap < p.stage_taps; ++tap) multiply(std::integral_constant<int, 0>{}, tap);
+      }
       dev::copy_commit();
-      weights.advance();
-      place = place + Shape::kTapBytes == weights.ring ? 0 : place + Shape::kTapBytes;
+      place += p.stage_taps * Shape::kTapBytes;
+      if (place == weights.ring) place = 0;
       int move = kPixelBytes;
-      if (++column == p.kernel) {
+      column += p.stage_taps;
+      if (column == p.kernel) {
         column = 0;
         move = next_row;
         if (++row == p.kernel) {

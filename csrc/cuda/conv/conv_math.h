@@ -25,7 +25,7 @@ namespace cuda {
 
 constexpr int kWarpChannels = kGroupChannels;
 constexpr int kLaneChannels = 8;  // values of a lane in one half
-constexpr int kFullChunks = kBlockBytes / 16;
+constexpr int kFullChunks = kBlockBytes / 16, kFullPairs = kFullChunks / 2;
 constexpr int kGroupBytes = kGroupChannels * kBlockBytes;  // weights of one tap for one warp
 constexpr int kTurns = 4;  // of the copies that run between the products of a full block
 
@@ -63,6 +63,7 @@ struct MmaSums {
 
 template <typename Multiply>
 struct MmaMath {
+  static constexpr bool kUnrolled = true;  // whole stages, so that loads and products overlap
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
   static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
   template <int kHalves>
@@ -78,25 +79,28 @@ struct MmaMath {
     }
   }
 
-  // One tap of one channel block. `weights` of the warp are in the order of the fragments (conv_pack.cpp). `between` is
-  // called kTurns times, while products run.
-  template <int kHalves, typename Between>
+  // One tap of one channel block, `offset` bytes behind the pixels. `weights` of the warp are in the order of the
+  // fragments (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called kTurns
+  // times, while products run.
+  template <int kHalves, int kPairs, typename Between>
   FCNTAG_DEVICE static void multiply(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
-                                     const uint8_t* weights, int chunks, int lane, const Between& between) {
+                                     int offset, const uint8_t* weights, int pairs, int lane, const Between& between) {
     const uint8_t* fragments = weights + lane * 16;
-    if (chunks == kFullChunks) {
-      FCNTAG_UNROLL for (int pair = 0; pair < kFullChunks / 2; ++pair) {
-        multiply_pair<kHalves>(sums, pixels, pair * 32, fragments + pair * 1024, [&] { between(pair); });
+    if constexpr (kPairs > 0) {
+      constexpr int kEach = kTurns / kPairs;  // turns in a pair
+      FCNTAG_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
+        multiply_pair<kHalves, kEach>(sums, pixels, offset + pair * 32, fragments + pair * 1024,
+                                      [&](int turn) { between(pair * kEach + turn); });
       }
-      return;
-    }
-    FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
-    FCNTAG_NO_UNROLL for (int pair = 0; pair < chunks / 2; ++pair) {
-      multiply_pair<kHalves>(sums, pixels, pair * 32, fragments + pair * 1024, [] {});
+    } else {
+      FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
+      FCNTAG_NO_UNROLL for (int pair = 0; pair < pairs; ++pair) {
+        multiply_pair<kHalves, 0>(sums, pixels, offset + pair * 32, fragments + pair * 1024, [](int) {});
+      }
     }
   }
 
-  template <int kHalves, typename Between>
+  template <int kHalves, int kEach, typename Between>
   FCNTAG_DEVICE static void multiply_pair(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
                                           int offset, const uint8_t* fragments, const Between& between) {
     uint32_t b[2][4];
@@ -111,7 +115,9 @@ struct MmaMath {
       uint32_t a[4];
       dev::load_matrix(a, pixels[m] + offset);
       Multiply::run(sums.c[m], a, b);
-      if (m == 0) between();
+      FCNTAG_UNROLL for (int turn = 0; turn < kEach; ++turn) {
+        if (m == turn * (kHalves / 2) / kEach) between(turn);
+      }
     }
   }
 };
@@ -198,6 +204,7 @@ struct SimtSums {
 };
 
 struct SimtMath {
+  static constexpr bool kUnrolled = false;
   static constexpr int kMinimumCapability = 75;
   static constexpr int kOtherRegisters = 100;
 
@@ -211,17 +218,17 @@ struct SimtMath {
   }
 
   // `weights` of the warp: [32 input channels][32 output channels].
-  template <int kHalves, typename Between>
-  FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves],
-                                     const uint8_t* weights, int chunks, int lane, const Between& between) {
+  template <int kHalves, int kPairs, typename Between>
+  FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves], int offset,
+                                     const uint8_t* weights, int pairs, int lane, const Between& between) {
     const uint8_t* shared = dev::shared_memory();
     const dev::SharedAddress base = dev::shared_address(shared);
     const float* w = reinterpret_cast<const float*>(weights) + (lane & 3) * 4;
     FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
-    FCNTAG_NO_UNROLL for (int chunk = 0; chunk < chunks; ++chunk) {
+    FCNTAG_NO_UNROLL for (int chunk = 0; chunk < 2 * pairs; ++chunk) {
       float4 x[kHalves];
       FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) {
-        x[h] = *reinterpret_cast<const float4*>(shared + (pixels[h] - base) + chunk * 16);
+        x[h] = *reinterpret_cast<const float4*>(shared + (pixels[h] - base) + offset + chunk * 16);
       }
       FCNTAG_UNROLL for (int k = 0; k < 4; ++k) {
         const float* row = w + (chunk * 4 + k) * kGroupChannels;

@@ -74,7 +74,7 @@ struct ConvParams {
   int pitch_h, pitch_w, halo_h, halo_w;  // a window's first pixel is at (wy * pitch_h, wx * pitch_w)
   int halo_pixels, halo_turns;           // rounded up to whole turns, in each of which eight threads copy a pixel
   int halo_buffers;                      // 2: the next channel block is loaded under the last one
-  int halo_copies;                       // turns of that block in one step
+  int halo_copies;                       // turns of that block in one stage
   int stage_taps, ring_taps;  // weights of so many taps arrive between two barriers; the ring has room for so many
   int chunk_blocks, chunks;   // sums restart after so many channel blocks
   Split split;

@@ -283,10 +283,10 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   const int64_t image_tiles = divide_up(batch, p.tile_n);
   best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
   p.pixel_tiles = static_cast<int>(image_tiles * p.tiles_h * p.tiles_w);
-  // A copy arrives by the barrier after the next one, or by the next one where a barrier has three taps.
-  const int copying_taps = p.stage_taps == 1 ? p.taps - 1 : p.taps;
+  // With a barrier a tap, what a tap's turn copies has arrived two barriers later: the last tap is too late.
+  const int copying_stages = p.stage_taps == 1 ? p.taps - 1 : p.taps / p.stage_taps;
   p.halo_turns = p.halo_pixels * 8 / best.kernel.threads();
-  p.halo_copies = p.halo_buffers == 2 ? divide_up(p.halo_turns, copying_taps) : 0;
+  p.halo_copies = p.halo_buffers == 2 ? divide_up(p.halo_turns, copying_stages) : 0;
   // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;

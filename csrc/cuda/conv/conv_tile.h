@@ -23,23 +23,24 @@ FCNTAG_DEVICE ConvTile conv_tile(const ConvParams& p, int tile_channels) {
           n_tile * tile_channels};
 }
 
-// Offsets of the halo's pixels in the input, in 16-byte chunks. -1 stands for a pixel outside of the map, which is
-// zero. Eight threads copy one pixel, so a warp copies four at a time; it maps the pixels that it will copy and no
-// other.
+// Stands for a pixel outside of the map, which is zero.
+constexpr uint32_t kOutside = 0xffffffffu;
+
+// Offsets of the halo's pixels in the input, in bytes from the first of the tile's images. Eight threads copy one
+// pixel, so a warp copies four at a time; it maps the pixels that it will copy and no other.
 template <typename Shape>
-FCNTAG_DEVICE void map_halo(const ConvParams& p, const ConvTile& tile, int pass_y, int pass_x, int images, int* offsets,
-                            int warp, int lane) {
+FCNTAG_DEVICE void map_halo(const ConvParams& p, const ConvTile& tile, int pass_y, int pass_x, int images,
+                            uint32_t* offsets, int warp, int lane) {
   const int first_y = tile.y * p.stride_h + pass_y * p.sub_h - p.radius;
   const int first_x = tile.x * p.stride_w + pass_x * p.sub_w - p.radius;
-  const int first = ((tile.image * p.height + first_y) * p.width + first_x) * p.pixel_chunks;
-  const int end = images * p.height * p.width * p.pixel_chunks;
+  const int first = (first_y * p.width + first_x) * p.pixel_chunks;
+  const uint32_t end = static_cast<uint32_t>((images - tile.image) * p.height * p.width * p.pixel_chunks);
   for (int i = warp * 4 + (lane & 3) + (lane >> 2) * Shape::kHaloTurn; i < p.halo_pixels; i += Shape::kThreads) {
     const TablePixel pixel = p.halo[i];
-    const int offset = first + pixel.offset;
+    const uint32_t offset = static_cast<uint32_t>(first + pixel.offset);
     const bool inside = static_cast<unsigned>(first_y + pixel.y) < static_cast<unsigned>(p.height) &&
-                        static_cast<unsigned>(first_x + pixel.x) < static_cast<unsigned>(p.width) &&
-                        static_cast<unsigned>(offset) < static_cast<unsigned>(end);
-    offsets[i] = inside ? offset : -1;
+                        static_cast<unsigned>(first_x + pixel.x) < static_cast<unsigned>(p.width) && offset < end;
+    offsets[i] = inside ? offset * 16 : kOutside;
   }
 }
 
