@@ -215,6 +215,20 @@ def test_the_model_waits_for_barriers_and_copies() -> None:
     assert alone.cycles < 60
 
 
+# ---- the planner ----
+
+# The planner knows no instructions, only constants. A factor of 1.4 between what it estimates and what the machine code
+# takes on the model still ranks tiles: the shapes that it chooses from differ by more.
+PLANNER_FACTOR = 1.4
+
+
+@pytest.mark.xfail(strict=True, reason="the constants of conv_plan.cpp are lower than what the machine code takes")
+def test_the_planner_agrees_with_the_machine_code(reports: dict[str, CtaReport]) -> None:
+    for name, r in reports.items():
+        ratio = r.planned.planned_cycles / r.layer_cycles()
+        assert 1 / PLANNER_FACTOR <= ratio <= PLANNER_FACTOR, (name, ratio)
+
+
 # ---- the table ----
 
 

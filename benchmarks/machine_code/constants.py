@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from machine_code.model import L2_BYTES_PER_CYCLE, SUB_PARTITIONS
 from machine_code.parts import CtaReport
 
 
@@ -57,6 +59,50 @@ def constants(reports: Iterable[CtaReport]) -> list[Constants]:
             )
         )
     return found
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The planner's form with the constants that come closest to the replays of CTAs alone on a multiprocessor:
+
+    cycles = products + halos + taps * tap + taps / stage_taps * barrier + start + passes * pass_ + outputs * output.
+
+    ``halos``: bytes of the first halo of every pass at the level-2 cache's rate. ``outputs``: pairs of channels that
+    a thread writes. ``ratios``: these cycles over the replay's, for each replay.
+    """
+
+    tap: float
+    barrier: float
+    start: float
+    pass_: float
+    output: float
+    ratios: Sequence[float]
+
+
+def fit(reports: Sequence[CtaReport]) -> Fit:
+    """One set of constants for all shapes, by least squares of the relative error; none is negative."""
+    terms = np.array([_terms(r) for r in reports])
+    known = np.array([r.product_cycles + _halos(r) for r in reports])
+    cycles = np.array([r.cycles for r in reports])
+    used = list(range(terms.shape[1]))
+    while True:
+        solved, *_ = np.linalg.lstsq(terms[:, used] / cycles[:, None], (cycles - known) / cycles, rcond=None)
+        if solved.min() >= 0:
+            break
+        used.pop(int(solved.argmin()))
+    values = np.zeros(terms.shape[1])
+    values[used] = solved
+    return Fit(*values.tolist(), ratios=((known + terms @ values) / cycles).tolist())
+
+
+def _halos(r: CtaReport) -> float:
+    return r.planned.passes * r.planned.halo_pixels * 128 / (L2_BYTES_PER_CYCLE * SUB_PARTITIONS)
+
+
+def _terms(r: CtaReport) -> list[float]:
+    p = r.planned
+    outputs = p.windows * p.channels / 2 / p.launch.threads
+    return [p.steps, p.steps / p.stage_taps, 1.0, p.passes, outputs]
 
 
 def text(found: Iterable[Constants]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine_code import constants, layers, profile, table
+from machine_code import constants, hot_spots, layers, table
 from machine_code.machine import MachineError
 from machine_code.parts import PARTS, CtaReport, report_cta
 from machine_code.toolchain import REPOSITORY, Missing, Toolchain, architectures_of
@@ -141,7 +141,7 @@ def profile_command(arguments: argparse.Namespace) -> int:
     tools = toolchain(arguments, arguments.source, "now")
     built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
     for planned in tools.plan(layers.lines(arguments.layers, arguments.precision, arguments.batch)):
-        print(profile.text(built, planned, arguments.part))
+        print(hot_spots.text(built, planned, arguments.part))
     return 0
 
 
@@ -151,6 +151,12 @@ def constants_command(arguments: argparse.Namespace) -> int:
     built = tools.built(f"conv/conv_{arguments.precision}.cu", ARCHITECTURE)
     reports = [report_cta(built, p) for p in planned]
     print(constants.text(constants.constants(reports)))
+    fit = constants.fit(reports)
+    print(
+        f"\nCycles of a CTA = products + halos + {fit.tap:,.0f} a tap + {fit.barrier:,.0f} a barrier\n"
+        f"+ {fit.start:,.0f} + {fit.pass_:,.0f} a pass + {fit.output:,.0f} a pair of channels that a thread writes: "
+        f"{min(fit.ratios):.2f} to {max(fit.ratios):.2f} of the replays."
+    )
     print("\nlayer                    planner   replay, cycles of the whole layer (a prediction)")
     for r in replays(tools, arguments):
         ratio = r.planned.planned_cycles / r.layer_cycles()

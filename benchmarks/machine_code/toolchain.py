@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ class Planned:
     chunks: int
     stage_taps: int
     halves: int
+    halo_pixels: int
+    windows: int
     planned_cycles: float
 
     @property
@@ -98,16 +101,9 @@ class Toolchain:
         if nvcc is None:
             raise Missing("nvcc was not found on PATH")
         target = self.work / f"{file.replace('/', '-').removesuffix('.cu')}-{architecture}.cubin"
-        if not target.exists():
-            part = target.with_suffix(".part")
-            _run(
-                [
-                    *(str(nvcc), "-cubin", f"-arch=sm_{architecture}", "-std=c++17", "-O3", "--fmad=true"),
-                    *("-I", str(self.source / "csrc"), str(self.source / "csrc/cuda" / file), "-o", str(part)),
-                ]
-            )
-            part.rename(target)
-        return target
+        command = [str(nvcc), "-cubin", f"-arch=sm_{architecture}", "-std=c++17", "-O3", "--fmad=true"]
+        command += ["-I", str(self.source / "csrc"), str(self.source / "csrc/cuda" / file), "-o"]
+        return _once(target, lambda part: _run([*command, str(part)]))
 
     def built(self, file: str, architecture: str) -> Built:
         """The kernels of a source file as :meth:`cubin` compiles it."""
@@ -126,9 +122,9 @@ class Toolchain:
 
     def planner(self) -> Path:
         """The program plan_launches, made of the planner of ``source``."""
-        target = self.work / "plan_launches"
-        if target.exists():
-            return target
+        return _once(self.work / "plan_launches", self._link_planner)
+
+    def _link_planner(self, target: Path) -> None:
         csrc = self.source / "csrc"
         # The tree's own, where it has one: the parameters of an older tree are others.
         main = self.source / "benchmarks/machine_code/plan_launches.cpp"
@@ -145,11 +141,8 @@ class Toolchain:
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_, sources))
         # The kernels are there for their names: they never run, and nothing that they call has to be.
-        part = self.work / "plan_launches.part"
         link = ["-rdynamic", "-Wl,--unresolved-symbols=ignore-all", "-ldl"]
-        _run([compiler, *map(str, objects), *link, "-o", str(part)])
-        part.rename(target)
-        return target
+        _run([compiler, *map(str, objects), *link, "-o", str(target)])
 
     def plan(self, layers: Sequence[str]) -> list[Planned]:
         """What the planner makes of ``layers``, lines as plan_launches.cpp takes them."""
@@ -216,8 +209,9 @@ def _planned(entry: dict) -> Planned:
         bytes.fromhex(entry["params"]),
         regions,
     )
-    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "stage_taps", "halves", "planned_cycles")
-    return Planned(launch, **{name: entry.get(name, 1) for name in names})
+    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "stage_taps", "halves")
+    names += ("halo_pixels", "windows", "planned_cycles")
+    return Planned(launch, **{name: entry[name] for name in names})
 
 
 def _content(region: dict) -> NDArray[np.uint8] | None:
@@ -234,6 +228,17 @@ def read_resources(text: str) -> dict[str, Resources]:
         numbers = {key: int(value) for key, value in re.findall(r"(\w+(?:\[0\])?):(\d+)", usage)}
         found[name] = Resources(numbers["REG"], numbers["STACK"], numbers["LOCAL"], numbers["CONSTANT[0]"])
     return found
+
+
+def _once(target: Path, make: Callable[[Path], object]) -> Path:
+    """``target``, made by ``make(path)`` where it is not there; processes that want the same wait for one another."""
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            part = target.with_name(f"{target.stem}-part{target.suffix}")
+            make(part)
+            part.rename(target)
+    return target
 
 
 def _run(command: list[str]) -> None:
