@@ -51,7 +51,7 @@ def constants(reports: Iterable[CtaReport]) -> list[Constants]:
                 channels=same[0].planned.channels,
                 layers=len(same),
                 step=[r.step_overhead for r in same],
-                barrier=[r.step_overhead * r.planned.stage_taps for r in same],
+                barrier=[r.step_overhead * r.planned.steps / max(1, r.barriers) for r in same],
                 start=[r.outside - r.part_cycles["between passes"] for r in same],
                 further_pass=further,
                 step_instructions=[r.instructions["steps"] / r.planned.steps for r in same],
@@ -65,7 +65,7 @@ def constants(reports: Iterable[CtaReport]) -> list[Constants]:
 class Fit:
     """The planner's form with the constants that come closest to the replays of CTAs alone on a multiprocessor:
 
-    cycles = products + halos + taps * tap + taps / stage_taps * barrier + start + passes * pass_ + outputs * output.
+    cycles = products + halos + taps * tap + barriers * barrier + start + passes * pass_ + outputs * output.
 
     ``halos``: bytes of the first halo of every pass at the level-2 cache's rate. ``outputs``: pairs of channels that
     a thread writes. ``ratios``: these cycles over the replay's, for each replay.
@@ -102,7 +102,7 @@ def _halos(r: CtaReport) -> float:
 def _terms(r: CtaReport) -> list[float]:
     p = r.planned
     outputs = p.windows * p.channels / 2 / p.launch.threads
-    return [p.steps, p.steps / p.stage_taps, 1.0, p.passes, outputs]
+    return [p.steps, r.barriers, 1.0, p.passes, outputs]
 
 
 def text(found: Iterable[Constants]) -> str:

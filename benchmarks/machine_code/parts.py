@@ -83,6 +83,7 @@ class CtaReport:
     instructions: dict[str, int]
     part_cycles: dict[str, float]
     products: int
+    barriers: int  # in the steps
     product_cycles: float  # that the products keep their unit busy
     resident: int  # CTAs that a multiprocessor holds
     cycles_each: float  # of a multiprocessor, a CTA, where it holds so many
@@ -163,6 +164,9 @@ def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | Non
         cycles=alone.cycles,
         instructions=instructions,
         part_cycles=cycles,
+        barriers=sum(
+            s.instruction.opcode == "BAR" and PARTS[n] == "steps" for s, n in zip(traces[0], labels, strict=True)
+        ),
         products=sum(s.instruction.opcode == product for s in traces[0]),
         product_cycles=alone.busy.get(unit, 0.0),
         resident=resident,

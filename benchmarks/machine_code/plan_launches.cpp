@@ -88,8 +88,8 @@ void print_launch(const std::string& name, const ConvPlan& plan, const ConvParam
   std::printf("\"rows\": %d, \"channels\": %d, \"passes\": %d, \"channel_blocks\": %d, \"taps\": %d, ",
               8 * plan.kernel.halves * plan.kernel.warps_m, plan.kernel.tile_n(), p.passes_h * p.passes_w, blocks,
               p.taps);
-  std::printf("\"chunks\": %d, \"stage_taps\": %d, \"halves\": %d, \"halo_pixels\": %d, \"windows\": %d, ",
-              p.channel_blocks == 1 ? p.last_chunks : 8, p.stage_taps, plan.kernel.halves, p.halo_pixels,
+  std::printf("\"chunks\": %d, \"halves\": %d, \"halo_pixels\": %d, \"windows\": %d, ",
+              p.channel_blocks == 1 ? p.last_chunks : 8, plan.kernel.halves, p.halo_pixels,
               p.tile_n * p.tile_h * p.tile_w);
   std::printf("\"params\": ");
   print_hex(&p, sizeof p);

@@ -58,7 +58,6 @@ class Planned:
     channel_blocks: int
     taps: int
     chunks: int
-    stage_taps: int
     halves: int
     halo_pixels: int
     windows: int
@@ -209,7 +208,7 @@ def _planned(entry: dict) -> Planned:
         bytes.fromhex(entry["params"]),
         regions,
     )
-    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "stage_taps", "halves")
+    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "halves")
     names += ("halo_pixels", "windows", "planned_cycles")
     return Planned(launch, **{name: entry[name] for name in names})
 
