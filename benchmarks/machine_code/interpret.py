@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import machine_code.operations_data  # noqa: F401 - fills OPERATIONS
+import machine_code.operations_data
+import machine_code.operations_lanes  # noqa: F401 - the same
 import numpy as np
 from machine_code.machine import WARP, Launch, MachineError, Mask, State
 from machine_code.operands import predicate
@@ -28,13 +29,14 @@ class Step:
     """One instruction of a warp's trace.
 
     ``active``: whether any lane's guard held. ``traffic``: bytes moved to or from global memory; ``cold``: some of
-    them are not likely to be in the level-2 cache.
+    them are not likely to be in the level-2 cache. ``key``: the barrier in shared memory that it is about, or 0.
     """
 
     instruction: Instruction
     active: bool
     traffic: int
     cold: bool
+    key: int = 0
 
 
 @dataclass
@@ -53,6 +55,7 @@ class _Event:
     active: NDArray[np.bool_] | None
     traffic: NDArray[np.int64] | None
     cold: bool = False
+    key: int = 0
 
 
 def run_cta(
@@ -170,7 +173,8 @@ class _Interpreter:
                     except MachineError as error:
                         raise MachineError(f"{self.kernel.name}+{i.address:#x}: {error}") from None
                     event.traffic, event.cold = state.traffic, state.cold
-                    state.traffic, state.cold = None, False
+                    event.key = state.key
+                    state.traffic, state.cold, state.key = None, False, 0
             position += 1
         return [Fragment(position, mask)]
 
@@ -185,7 +189,7 @@ class _Interpreter:
     def _control(self, i: Instruction, position: int, mask: Mask, active: Mask) -> list[Fragment] | None:
         """Fragments after a control instruction, or None for the next instruction."""
         if i.opcode == "BRA":
-            if i.modifiers and set(i.modifiers) - {"U", "DIV", "CONV"}:
+            if i.modifiers and set(i.modifiers) - {"U", "DIV", "CONV", "ANY"}:
                 raise MachineError(f"{i.text}: modifier not known")
             taken = active
             for text in i.operands[:-1]:
@@ -243,5 +247,5 @@ class _Interpreter:
                 if event.warps is None or event.warps[warp]:
                     active = event.active is None or bool(event.active[warp])
                     traffic = 0 if event.traffic is None else int(event.traffic[warp])
-                    traces[warp].append(Step(i, active, traffic, event.cold))
+                    traces[warp].append(Step(i, active, traffic, event.cold, event.key))
         return traces

@@ -103,6 +103,7 @@ class State:
         # One instruction's traffic in bytes, by warp; the interpreter puts it into the trace.
         self.traffic: NDArray[np.int64] | None = None
         self.cold = False
+        self.key = 0  # the barrier in shared memory that it is about
 
     # ---- registers ----
 
@@ -120,7 +121,8 @@ class State:
 
     # ---- shared memory ----
 
-    def _shared_words(self, address: NDArray[np.int64], size: int, mask: Mask, what: str) -> NDArray[np.int64]:
+    def check_shared(self, address: NDArray[np.int64], size: int, mask: Mask, what: str) -> NDArray[np.int64]:
+        """The index of each lane's first word; raises MachineError for one that is outside or not aligned."""
         used = address[mask]
         if used.size and (used.min() < RESERVED_SHARED or used.max() + size > 4 * self.shared.size):
             bad = used[(used < RESERVED_SHARED) | (used + size > 4 * self.shared.size)][0]
@@ -131,7 +133,7 @@ class State:
 
     def load_shared(self, address: NDArray[np.int64], size: int, mask: Mask, what: str) -> list[Words]:
         """Words of ``size`` bytes a lane; one or two bytes come back as a word."""
-        words = self._shared_words(address, size, mask, what)
+        words = self.check_shared(address, size, mask, what)
         if size >= 4:
             return [self.shared[words + n] if n == 0 else self._beyond(words + n) for n in range(size // 4)]
         shift = ((address & 3) * 8).astype(np.uint32)
@@ -141,7 +143,7 @@ class State:
         return self.shared[np.minimum(words, self.shared.size - 1)]
 
     def store_shared(self, address: NDArray[np.int64], values: list[Words], size: int, mask: Mask, what: str) -> None:
-        words = self._shared_words(address, size, mask, what)
+        words = self.check_shared(address, size, mask, what)
         if size >= 4:
             for n, value in enumerate(values):
                 self.shared[words[mask] + n] = np.broadcast_to(value, mask.shape)[mask]

@@ -4,11 +4,13 @@ The stall counts and scoreboards are those of ptxas. How long an instruction tak
 assumptions: public figures of Hopper, not measurements of ours. The model ranks versions of a kernel. It has never
 been compared with hardware, and a time that it gives may be off by a fifth or more.
 
-The rules are those of the expert's model that the first version of these kernels was reviewed with, and three more:
+The rules are those of the expert's model that the first version of these kernels was reviewed with, and four more:
 
 - A load or store of shared memory keeps the memory unit busy by its width: 512 bytes take 16 cycles.
 - Bytes from global memory arrive one after the other, at the share of a sub-partition in the level-2 cache's
   bandwidth, and waits for asynchronous copies (LDGDEPBAR, DEPBAR) take as long as the copies.
+- A wait for bulk copies (SYNCS.PHASECHK) takes as long as the copies (UBLKCP) that warps of the same sub-partition have
+  started; each is taken for a phase of its barrier.
 - A load from memory that is likely to be in the level-2 cache takes ``GLOBAL_LATENCY`` cycles, another one
   ``COLD_LATENCY``: the map that the layer before has written, and sums that are split.
 """
@@ -80,19 +82,21 @@ class Decoded:
     read: int
     waits: tuple[int, ...]
     traffic: int
+    key: int  # the barrier in shared memory that it is about
+    arrives: bool  # a bulk copy, which the barrier waits for
     groups_left: int  # of a DEPBAR: how many groups of copies may still be on their way
 
 
 def decode(trace: Sequence[Step]) -> list[Decoded]:
-    known: dict[tuple[int, bool, int, bool], Decoded] = {}
+    known: dict[tuple[int, bool, int, bool, int], Decoded] = {}
     decoded = []
     for step in trace:
         i = step.instruction
-        key = i.address, step.active, step.traffic, step.cold
+        key = i.address, step.active, step.traffic, step.cold, step.key
         if key not in known:
             unit, cycles = occupancy(step)
             latency = float(LATENCY.get(i.opcode, OTHER_LATENCY))
-            if i.opcode in ("LDG", "LDGSTS"):
+            if i.opcode in ("LDG", "LDGSTS", "UBLKCP"):
                 latency = COLD_LATENCY if step.cold else GLOBAL_LATENCY
             if i.never or (unit == "memory" and not step.active and i.opcode != "LDC"):
                 latency = 4.0
@@ -106,7 +110,9 @@ def decode(trace: Sequence[Step]) -> list[Decoded]:
                 write=i.write_scoreboard,
                 read=i.read_scoreboard,
                 waits=tuple(b for b in range(6) if i.wait_mask >> b & 1),
-                traffic=step.traffic if i.opcode in ("LDG", "LDGSTS") else 0,
+                traffic=step.traffic if i.opcode in ("LDG", "LDGSTS", "UBLKCP") else 0,
+                key=step.key if "PHASECHK" in i.modifiers or i.opcode == "UBLKCP" else 0,
+                arrives=i.opcode == "UBLKCP",
                 groups_left=left,
             )
         decoded.append(known[key])
@@ -125,13 +131,14 @@ class Warp:
     scoreboards: list[float] = field(default_factory=lambda: [0.0] * 8)
     copies: float = 0.0  # when the last asynchronous copy arrives
     groups: list[float] = field(default_factory=list)
+    phases: dict[int, int] = field(default_factory=dict)  # of each barrier of copies, that it has waited for
     times: list[float] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
         return self.position >= len(self.trace)
 
-    def earliest(self, units: dict[str, float]) -> float:
+    def earliest(self, units: dict[str, float], arrived: dict[tuple[int, int], list[float]]) -> float:
         """When its next instruction can issue."""
         d = self.trace[self.position]
         time = self.ready
@@ -142,6 +149,10 @@ class Warp:
             time = units[d.unit]
         if d.opcode == "DEPBAR" and len(self.groups) > d.groups_left:
             time = max(time, self.groups[-1 - d.groups_left])
+        if d.key and not d.arrives:
+            phases = arrived.get((self.cta, d.key), [])
+            phase = self.phases.get(d.key, 0)
+            time = max(time, phases[phase] if phase < len(phases) else 0.0)
         return time
 
 
@@ -170,6 +181,7 @@ def replay(ctas: Sequence[Sequence[Sequence[Step]]], starts: Sequence[float] | N
     ]
     units: dict[str, float] = {}
     busy: dict[str, float] = {}
+    arrived: dict[tuple[int, int], list[float]] = {}
     time, last, arrivals = 0.0, None, 0.0
     while True:
         order = [w for w in warps if not (w.done or w.at_barrier)]
@@ -180,7 +192,7 @@ def replay(ctas: Sequence[Sequence[Sequence[Step]]], starts: Sequence[float] | N
             order.remove(last)
             order.insert(0, last)
         for w in order:
-            earliest = w.earliest(units)
+            earliest = w.earliest(units, arrived)
             if earliest <= time + 1e-9:
                 chosen = w
                 break
@@ -201,6 +213,11 @@ def replay(ctas: Sequence[Sequence[Sequence[Step]]], starts: Sequence[float] | N
         if d.traffic:
             arrivals = max(arrivals, time) + d.traffic / L2_BYTES_PER_CYCLE
             finish = max(finish, arrivals + d.latency)
+        if d.arrives:
+            arrived.setdefault((chosen.cta, d.key), []).append(finish)
+            finish = time + d.stall
+        elif d.key:
+            chosen.phases[d.key] = chosen.phases.get(d.key, 0) + 1
         if d.opcode == "LDGSTS":
             chosen.copies = max(chosen.copies, finish)
             finish = time + LATENCY["LDGSTS"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from machine_code.machine import LOCAL_BYTES, MachineError, Mask, State
-from machine_code.operands import address, floats, is_predicate, predicate, set_predicate, source, target, targets
+from machine_code.operands import address, floats, is_predicate, pair, predicate, set_predicate, source, target, targets
 from machine_code.operations import Run, low, only, operation, signed
 from machine_code.sass import Instruction
 
@@ -108,7 +108,7 @@ def _ldsm(i: Instruction) -> Run:
 
     def run(s: State, mask: Mask) -> None:
         used = mask & np.tile(np.arange(32) < 8 * count, s.warps)  # the lanes whose addresses count
-        s._shared_words(at(s), 16, used, i.text)
+        s.check_shared(at(s), 16, used, i.text)
         for write in writes:
             write(s, zero, mask)
 
@@ -121,7 +121,7 @@ def _stsm(i: Instruction) -> Run:
     at = shared_address(i.operands[0])
 
     def run(s: State, mask: Mask) -> None:
-        s._shared_words(at(s), 16, mask, i.text)
+        s.check_shared(at(s), 16, mask, i.text)
 
     return run
 
@@ -178,6 +178,49 @@ def _b2r(i: Instruction) -> Run:
         value = np.full(s.lanes, int(s.barrier_result), np.uint32)
         write(s, value, mask)
         out(s, value != 0, mask)
+
+    return run
+
+
+@operation("SYNCS")
+def _syncs(i: Instruction) -> Run:
+    """Barriers of copies in shared memory. Whoever asks finds that everything has arrived: how long that takes is the
+    model's business, which needs to know the barrier.
+    """
+    only(i, "EXCH", "ARRIVE", "PHASECHK", "TRYWAIT", "TRANS64", "64", "A1T0", "A0T1", "ART0", "RED", "CCTL", "IV")
+    at = shared_address(next(text for text in i.operands if "[" in text))
+    out = set_predicate(i.operands[0]) if is_predicate(i.operands[0]) else None
+
+    def run(s: State, mask: Mask) -> None:
+        where = at(s)
+        s.check_shared(where, 8, mask, i.text)
+        s.key = int(where[mask][0])
+        if out:
+            out(s, np.ones(s.lanes, bool), mask)
+
+    return run
+
+
+@operation("UBLKCP")
+def _ublkcp(i: Instruction) -> Run:
+    """A bulk copy to shared memory: [target, barrier], [source], 16 bytes so many times. What it brings is zero."""
+    only(i, "S", "G")
+    n = int(i.operands[0].strip("[]").removeprefix("UR"))
+    into, barrier = source(f"UR{n}"), source(f"UR{n + 1}")
+    at, count = pair(i.operands[1].strip("[]")), source(i.operands[2])
+
+    def run(s: State, mask: Mask) -> None:
+        lane = int(np.flatnonzero(mask)[0])
+        size = 16 * int(count(s)[lane])
+        one = np.zeros(s.lanes, bool)
+        one[lane] = True
+        s.check_shared(into(s).astype(np.int64), 16, one, i.text)
+        s.check_shared(into(s).astype(np.int64) + size - 16, 16, one, i.text)
+        s.load_global(at(s), 16, one, i.text)
+        s.load_global(at(s) + np.uint64(size - 16), 16, one, i.text)
+        s.traffic = np.zeros(s.warps, np.int64)
+        s.traffic[lane // 32] = size
+        s.key = int(barrier(s)[lane])
 
     return run
 

@@ -16,6 +16,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = commands.add_parser("table", help="figures of every kernel; exit code 1 if one is worse than its bound")
     show.add_argument("--module", type=Path, help="a built fcntag._cuda; default: every source file is compiled")
     show.add_argument("--archs", help="architectures, such as 80,90a; default: the module's, or CMakeLists.txt's")
+    show.add_argument("--files", default="*.cu", help="which files below csrc/cuda to compile, such as conv/conv_*.cu")
     show.add_argument("--write", action="store_true", help=f"make these figures {table.TABLE.name}, with new bounds")
     where = commands.add_parser("profile", help="where the cycles of a part go, by instruction")
     where.add_argument("--layers", default="fcn4/2")
@@ -125,9 +127,12 @@ def table_command(arguments: argparse.Namespace) -> int:
     if arguments.module:
         built = tools.module(arguments.module, architectures, architectures)
     else:
-        built = {a: tools.compiled(tools.sources(), a) for a in architectures}
+        files = [file for file in tools.sources() if fnmatch(file, arguments.files)]
+        built = {a: tools.compiled(files, a) for a in architectures}
     rows = table.rows_of(built)
     if arguments.write:
+        kept = table.figures(table.read()) if table.TABLE.exists() else {}
+        rows = table.replaced(kept, rows)
         table.TABLE.write_text(table.format_table(rows), encoding="utf-8")
         print(f"{table.TABLE}: {len(rows)} rows")
         return 0

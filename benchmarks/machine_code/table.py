@@ -206,6 +206,18 @@ def read(path: Path = TABLE) -> dict[Key, dict[str, tuple[float, float]]]:
     return table
 
 
+def figures(table: Mapping[Key, Mapping[str, tuple[float, float]]]) -> dict[Key, Row]:
+    """The figures of a table that was read, without their bounds."""
+    return {key: {name: value for name, (value, _) in row.items()} for key, row in table.items()}
+
+
+def replaced(old: Mapping[Key, Row], new: Mapping[Key, Row]) -> dict[Key, Row]:
+    """``old`` with ``new`` in the place of every row of the same templates and architectures."""
+    templates = {(kernel.split("<")[0], architecture) for kernel, architecture in new}
+    kept = {key: row for key, row in old.items() if (key[0].split("<")[0], key[1]) not in templates}
+    return {**kept, **new}
+
+
 def format_table(rows: Mapping[Key, Row]) -> str:
     lines = [
         "# Machine code of the kernels, read without a GPU: python benchmarks/machine_code/report.py table --write",
