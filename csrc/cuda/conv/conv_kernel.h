@@ -22,11 +22,15 @@ namespace cuda {
 // CTAs of so many threads whose registers a multiprocessor has.
 constexpr int registers_allow(int threads, int registers) { return 65536 / ((registers + 7) / 8 * 8 * threads); }
 
-template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_>
+//
+// The weights of kStageTaps taps arrive between two barriers, in half of the ring or in one of its three places: those
+// of a kernel row, or of one tap where shared memory is short or the kernel is 1x1.
+template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, bool kChunked_, int kStageTaps_>
 struct ConvShape {
   using Math = Math_;
   static constexpr int kHalves = kHalves_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
   static constexpr bool kChunked = kChunked_;
+  static constexpr int kStageTaps = kStageTaps_, kRingTaps = ring_taps(kStageTaps);
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kTileN = kWarpsN * kWarpChannels;
   static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
@@ -65,6 +69,58 @@ struct WeightCopies {
   }
 };
 
+// Where the sums are, between two barriers: a kernel row, or one tap. Counted along without branches, as the products
+// run beside it.
+template <typename Shape>
+struct Stage {
+  int block, last_block, row, column;
+  int pairs;                 // of chunks, in this block
+  int place;                 // of its weights in the ring, bytes
+  int toggle;                // from the halo of this block to that of the next one, bytes
+  int next_row, next_block;  // moves, in bytes
+  bool first;                // of its block
+
+  FCNTAG_DEVICE void start(const ConvParams& p, int first_block, int end_block, int to_next_row, int to_next_block,
+                           int halo_bytes) {
+    block = first_block;
+    last_block = end_block;
+    row = column = place = 0;
+    next_row = to_next_row;
+    next_block = to_next_block;
+    toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    first = true;
+    set_pairs(p);
+  }
+  FCNTAG_DEVICE void set_pairs(const ConvParams& p) {
+    pairs = block + 1 == p.channel_blocks ? p.last_chunks / 2 : kFullPairs;
+  }
+  // Where the next block's halo lies.
+  FCNTAG_DEVICE int other_halo() const { return toggle > 0 ? toggle : 0; }
+  // Turns of the next block's halo to copy in this stage, of those that are left.
+  FCNTAG_DEVICE int copies(const ConvParams& p, int& left) const {
+    int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
+    due = due < left ? due : left;
+    left -= due;
+    return due;
+  }
+  // Returns how far the pixels move.
+  FCNTAG_DEVICE int advance(const ConvParams& p, int bytes, int ring) {
+    place += bytes;
+    place = place == ring ? 0 : place;
+    column += Shape::kStageTaps;
+    const bool row_ends = column == p.kernel;
+    column = row_ends ? 0 : column;
+    row += row_ends ? 1 : 0;
+    first = row == p.kernel;
+    row = first ? 0 : row;
+    block += first ? 1 : 0;
+    const int move = first ? next_block + toggle : row_ends ? next_row : kPixelBytes;
+    toggle = first ? -toggle : toggle;
+    set_pairs(p);
+    return move;
+  }
+};
+
 // Copies a channel block of the halo. Eight threads copy the chunks of one pixel; the halo ends on a whole number of
 // turns of the CTA's threads.
 template <typename Shape>
@@ -77,12 +133,23 @@ struct HaloCopies {
   int left;               // copies
 
   FCNTAG_DEVICE void start(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
-                           int block, int thread) {
+                           int block, int buffer, int thread) {
     offset = offsets + (thread >> 3);
-    target = halo + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
+    target = halo + buffer + (thread >> 3) * kPixelBytes + (thread & 7) * 16;
     source = x + block * kBlockBytes;
     inside = block * kFullChunks + (thread & 7) < p.pixel_chunks;
     left = p.halo_turns;
+  }
+  // start() for the block after the stage's, if the stage is the first of its block; without a branch.
+  FCNTAG_DEVICE void restart(const ConvParams& p, const uint8_t* x, const uint32_t* offsets, dev::SharedAddress halo,
+                             const Stage<Shape>& stage, int thread) {
+    HaloCopies next;
+    next.start(p, x, offsets, halo, stage.block + 1, stage.other_halo(), thread);
+    offset = stage.first ? next.offset : offset;
+    target = stage.first ? next.target : target;
+    source = stage.first ? next.source : source;
+    inside = stage.first ? next.inside : inside;
+    left = stage.first ? next.left : left;
   }
   FCNTAG_DEVICE void copy(int thread) {
     const uint32_t from = *offset;
@@ -107,8 +174,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const int halo_bytes = p.halo_pixels * kPixelBytes;
   const int weights_start = (halo_start + halo_bytes * p.halo_buffers + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   const int passes = p.passes_h * p.passes_w;
-  float* maxima =
-      reinterpret_cast<float*>(shared + (passes > 1 ? weights_start + p.ring_taps * Shape::kTapBytes : halo_start));
+  float* maxima = reinterpret_cast<float*>(
+      shared + (passes > 1 ? weights_start + Shape::kRingTaps * Shape::kTapBytes : halo_start));
   const dev::SharedAddress halo = dev::shared_address(shared) + halo_start;
 
   const int chunk = p.split == Split::kPartial ? static_cast<int>(blockIdx.y) : 0;
@@ -126,9 +193,9 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
                      static_cast<int64_t>(tile.channel) * kBlockBytes + thread * 16;
     weights.target = dev::shared_address(shared) + weights_start + thread * 16;
     weights.place = 0;
-    weights.ring = p.ring_taps * Shape::kTapBytes;
+    weights.ring = Shape::kRingTaps * Shape::kTapBytes;
     weights.left = steps;
-    FCNTAG_NO_UNROLL for (int tap = 0; tap < p.ring_taps - p.stage_taps; ++tap) weights.copy_tap();
+    FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kRingTaps - Shape::kStageTaps; ++tap) weights.copy_tap();
   };
 
   // No kernel writes weights or tables, so that they may be read while the kernel before this one still runs.
@@ -149,8 +216,8 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   const uint8_t* x =
       static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(tile.image) * (p.height * p.width) * p.pixel_chunks * 16;
   // From the last stage of a kernel row to the first of the next one, and from the last stage of a block to the first.
-  const int next_row = (p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
-  const int next_block = ((1 - p.kernel) * p.halo_w - p.kernel + p.stage_taps) * kPixelBytes;
+  const int next_row = (p.halo_w - p.kernel + Shape::kStageTaps) * kPixelBytes;
+  const int next_block = ((1 - p.kernel) * p.halo_w - p.kernel + Shape::kStageTaps) * kPixelBytes;
   Sums sums, total;
   // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
   // chunk, to add the chunks in order.
@@ -166,79 +233,69 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (steps > 0) {
       map_halo<Shape>(p, tile, pass_y, pass_x, images, offsets, warp, lane);
       dev::sync_warp();
-      next_halo.start(p, x, offsets, halo, first_block, thread);
+      next_halo.start(p, x, offsets, halo, first_block, 0, thread);
       next_halo.copy_all(thread);
       dev::copy_commit();
       dev::copy_wait<0>();
     }
-    // All of this is counted along: divisions in every step would cost as much as a tap.
-    int block = first_block, column = 0, row = 0, until_restart = p.chunk_blocks;
-    int place = 0, toggle = p.halo_buffers == 2 ? halo_bytes : 0;
+    Stage<Shape> stage;
+    stage.start(p, first_block, last_block, next_row, next_block, halo_bytes);
+    next_halo.start(p, x, offsets, halo, first_block + 1, stage.other_halo(), thread);
+    int due = stage.copies(p, next_halo.left);
+    int until_restart = p.chunk_blocks;
     const uint8_t* warp_weights = shared + weights_start + warp_n * kGroupBytes;
-    for (int step = 0; step < steps; step += p.stage_taps) {
-      if (p.stage_taps == 1) {
-        dev::copy_wait<1>();
-      } else {
-        dev::copy_wait<0>();
-      }
+    for (int step = 0; step < steps; step += Shape::kStageTaps) {
+      dev::copy_wait<Shape::kStageTaps == 1 ? 1 : 0>();
       dev::sync();
-      const bool first_stage = row == 0 && column == 0;
-      if (first_stage && step > 0 && p.halo_buffers == 1) {
-        next_halo.start(p, x, offsets, halo, block, thread);
+      if (p.halo_buffers == 1 && stage.first && step > 0) {
+        next_halo.start(p, x, offsets, halo, stage.block, 0, thread);
         next_halo.copy_all(thread);
         dev::copy_commit();
         dev::copy_wait<0>();
         dev::sync();
       }
-      if (first_stage && p.halo_buffers == 2) {
-        next_halo.start(p, x, offsets, halo + (toggle > 0 ? toggle : 0), block + 1, thread);
-      }
-      int due = p.halo_buffers == 2 && block + 1 < last_block ? p.halo_copies : 0;
-      due = due < next_halo.left ? due : next_halo.left;
-      next_halo.left -= due;
-      FCNTAG_NO_UNROLL for (int turn = p.stage_taps * kTurns; turn < due; ++turn) next_halo.copy(thread);
-      const int pairs = block + 1 == p.channel_blocks ? p.last_chunks / 2 : kFullPairs;
       const auto multiply = [&](auto kPairs, int tap) {
         const auto copy = [&](int turn) {
           FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
-            if (part * kTurns / Shape::kCopies == turn) weights.copy(part);
+            if (part * kCopyTurns / Shape::kCopies == turn) weights.copy(part);
           }
-          if (due > tap * kTurns + turn) next_halo.copy(thread);
+          if (due > tap * kCopyTurns + turn) next_halo.copy(thread);
         };
         Math::template multiply<Shape::kHalves, decltype(kPairs)::value>(
-            sums, pixels, tap * kPixelBytes, warp_weights + place + tap * Shape::kTapBytes, pairs, lane, copy);
+            sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, lane,
+            copy);
         weights.advance();
       };
-      if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs) {
-        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs>{}, tap);
-      } else if (Math::kUnrolled && p.stage_taps == 3 && pairs == kFullPairs / 2) {
-        FCNTAG_UNROLL for (int tap = 0; tap < 3; ++tap) multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
-      } else if (Math::kUnrolled && p.stage_taps == 1 && pairs == kFullPairs) {
-        multiply(std::integral_constant<int, kFullPairs>{}, 0);
-      } else {
-        FCNTAG_NO_UNROLL for (int tap = 0; tap < p.stage_taps; ++tap) multiply(std::integral_constant<int, 0>{}, tap);
-      }
-      dev::copy_commit();
-      place += p.stage_taps * Shape::kTapBytes;
-      if (place == weights.ring) place = 0;
-      int move = kPixelBytes;
-      column += p.stage_taps;
-      if (column == p.kernel) {
-        column = 0;
-        move = next_row;
-        if (++row == p.kernel) {
-          row = 0;
-          ++block;
-          move = next_block + toggle;
-          toggle = -toggle;
-          if (Shape::kChunked && p.split == Split::kWhole && --until_restart == 0) {
-            until_restart = p.chunk_blocks;
-            total.add(sums);
-            sums.clear();
-          }
+      // What the next stage needs is computed here, beside the products: behind them, or behind the barrier, the tensor
+      // cores would wait for it.
+      const auto advance = [&] {
+        dev::copy_commit();
+        const int move = stage.advance(p, Shape::kStageTaps * Shape::kTapBytes, weights.ring);
+        FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
+        next_halo.restart(p, x, offsets, halo, stage, thread);
+        due = stage.copies(p, next_halo.left);
+      };
+      if (Math::kUnrolled && stage.pairs == kFullPairs) {
+        FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, kFullPairs>{}, tap);
         }
+        advance();
+      } else if (Math::kUnrolled && stage.pairs == kFullPairs / 2) {
+        FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, kFullPairs / 2>{}, tap);
+        }
+        advance();
+      } else {
+        FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+          multiply(std::integral_constant<int, 0>{}, tap);
+        }
+        advance();
       }
-      FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
+      if (Shape::kChunked && stage.first && p.split == Split::kWhole && --until_restart == 0) {
+        until_restart = p.chunk_blocks;
+        total.add(sums);
+        sums.clear();
+      }
     }
     dev::copy_wait<0>();
     if (split) {

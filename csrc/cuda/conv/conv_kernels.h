@@ -12,7 +12,7 @@
 namespace fcntag {
 namespace cuda {
 
-// Parameters of a ConvShape.
+// Parameters of a ConvShape, but for the taps of a stage.
 struct TileShape {
   int halves, warps_m, warps_n;
   bool chunked;
@@ -42,20 +42,26 @@ inline constexpr TileShape kBuiltFloat32[] = {
 
 template <typename Shape>
 ConvKernel conv_kernel() {
-  return {Shape::kHalves,    Shape::kWarpsM, Shape::kWarpsN, Shape::kChunked, Shape::kMinimumCapability,
+  return {Shape::kHalves,    Shape::kWarpsM,    Shape::kWarpsN,
+          Shape::kChunked,   Shape::kStageTaps, Shape::kMinimumCapability,
           &conv_block<Shape>};
 }
 
-template <typename Math, const auto& kBuilt, std::size_t... kIndex>
-std::vector<ConvKernel> built_kernels(std::index_sequence<kIndex...>) {
-  return {conv_kernel<ConvShape<Math, kBuilt[kIndex].halves, kBuilt[kIndex].warps_m, kBuilt[kIndex].warps_n,
-                                kBuilt[kIndex].chunked>>()...};
+// The kernels of a list, in its order: all with one tap a stage, and those of 16-bit types and tf32 with three once
+// more. Where a tap takes longer, as in float32, a barrier is little of it.
+template <typename Math, const auto& kBuilt, int kStageTaps, std::size_t... kIndex>
+void append_kernels(std::vector<ConvKernel>& kernels, std::index_sequence<kIndex...>) {
+  (kernels.push_back(conv_kernel<ConvShape<Math, kBuilt[kIndex].halves, kBuilt[kIndex].warps_m, kBuilt[kIndex].warps_n,
+                                           kBuilt[kIndex].chunked, kStageTaps>>()),
+   ...);
 }
-
-// The kernels of a list, in its order.
 template <typename Math, const auto& kBuilt>
 std::vector<ConvKernel> built_kernels() {
-  return built_kernels<Math, kBuilt>(std::make_index_sequence<std::size(kBuilt)>());
+  constexpr auto kIndices = std::make_index_sequence<std::size(kBuilt)>();
+  std::vector<ConvKernel> kernels;
+  append_kernels<Math, kBuilt, 1>(kernels, kIndices);
+  if constexpr (Math::kRowStages) append_kernels<Math, kBuilt, 3>(kernels, kIndices);
+  return kernels;
 }
 
 // One function a .cu file; conv_kernels() chooses.

@@ -27,7 +27,6 @@ constexpr int kWarpChannels = kGroupChannels;
 constexpr int kLaneChannels = 8;  // values of a lane in one half
 constexpr int kFullChunks = kBlockBytes / 16, kFullPairs = kFullChunks / 2;
 constexpr int kGroupBytes = kGroupChannels * kBlockBytes;  // weights of one tap for one warp
-constexpr int kTurns = 4;  // of the copies that run between the products of a full block
 
 // ---- tensor cores: m16n8k16 (16-bit types) and m16n8k8 (tf32); both take two 16-byte chunks of a row at a time ----
 
@@ -64,6 +63,7 @@ struct MmaSums {
 template <typename Multiply>
 struct MmaMath {
   static constexpr bool kUnrolled = true;  // whole stages, so that loads and products overlap
+  static constexpr bool kRowStages = Multiply::kRowStages;
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
   static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
   template <int kHalves>
@@ -80,20 +80,20 @@ struct MmaMath {
   }
 
   // One tap of one channel block, `offset` bytes behind the pixels. `weights` of the warp are in the order of the
-  // fragments (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called kTurns
-  // times, while products run.
+  // fragments (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called
+  // kCopyTurns times, while products run.
   template <int kHalves, int kPairs, typename Between>
   FCNTAG_DEVICE static void multiply(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
                                      int offset, const uint8_t* weights, int pairs, int lane, const Between& between) {
     const uint8_t* fragments = weights + lane * 16;
     if constexpr (kPairs > 0) {
-      constexpr int kEach = kTurns / kPairs;  // turns in a pair
+      constexpr int kEach = kCopyTurns / (kPairs > 0 ? kPairs : 1);  // turns in a pair
       FCNTAG_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
         multiply_pair<kHalves, kEach>(sums, pixels, offset + pair * 32, fragments + pair * 1024,
                                       [&](int turn) { between(pair * kEach + turn); });
       }
     } else {
-      FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
+      FCNTAG_UNROLL for (int turn = 0; turn < kCopyTurns; ++turn) between(turn);
       FCNTAG_NO_UNROLL for (int pair = 0; pair < pairs; ++pair) {
         multiply_pair<kHalves, 0>(sums, pixels, offset + pair * 32, fragments + pair * 1024, [](int) {});
       }
@@ -116,7 +116,7 @@ struct MmaMath {
       dev::load_matrix(a, pixels[m] + offset);
       Multiply::run(sums.c[m], a, b);
       FCNTAG_UNROLL for (int turn = 0; turn < kEach; ++turn) {
-        if (m == turn * (kHalves / 2) / kEach) between(turn);
+        if (m * kEach == turn * (kHalves / 2)) between(turn);
       }
     }
   }
@@ -124,6 +124,7 @@ struct MmaMath {
 
 struct Bfloat16 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr bool kRowStages = true;
   static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_bfloat16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -131,6 +132,7 @@ struct Bfloat16 {
 };
 struct Float16 {
   static constexpr int kMinimumCapability = 75;
+  static constexpr bool kRowStages = true;
   static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_float16(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -138,6 +140,7 @@ struct Float16 {
 };
 struct Tf32 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr bool kRowStages = true;
   static constexpr int kOtherRegisters = 64;
   FCNTAG_DEVICE static void run(float (&c)[4][4], const uint32_t (&a)[4], const uint32_t (&b)[2][4]) {
     FCNTAG_UNROLL for (int j = 0; j < 4; ++j) dev::mma_tf32(c[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -148,6 +151,7 @@ struct Tf32 {
 // error. So the products of one step are a sum of their own, and an ordinary addition puts it to the rest.
 struct Tf32x3 {
   static constexpr int kMinimumCapability = 80;
+  static constexpr bool kRowStages = false;
   static constexpr int kOtherRegisters = 104;
 
   FCNTAG_DEVICE static uint32_t high(uint32_t x) { return x & 0xffffe000u; }
@@ -204,7 +208,7 @@ struct SimtSums {
 };
 
 struct SimtMath {
-  static constexpr bool kUnrolled = false;
+  static constexpr bool kUnrolled = false, kRowStages = false;
   static constexpr int kMinimumCapability = 75;
   static constexpr int kOtherRegisters = 100;
 
@@ -224,7 +228,7 @@ struct SimtMath {
     const uint8_t* shared = dev::shared_memory();
     const dev::SharedAddress base = dev::shared_address(shared);
     const float* w = reinterpret_cast<const float*>(weights) + (lane & 3) * 4;
-    FCNTAG_UNROLL for (int turn = 0; turn < kTurns; ++turn) between(turn);
+    FCNTAG_UNROLL for (int turn = 0; turn < kCopyTurns; ++turn) between(turn);
     FCNTAG_NO_UNROLL for (int chunk = 0; chunk < 2 * pairs; ++chunk) {
       float4 x[kHalves];
       FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) {

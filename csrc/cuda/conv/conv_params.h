@@ -40,6 +40,11 @@ constexpr int kGroupChannels = 32;  // output channels of a warp; weights are pa
 // and the address of another tap or chunk is a sum.
 constexpr int kPixelBytes = kBlockBytes + 16;
 
+constexpr int kCopyTurns = 4;  // of the next halo's copies, at most, beside the products of a tap
+
+// Taps whose weights have room in shared memory, if those of `stage_taps` arrive between two barriers.
+constexpr int ring_taps(int stage_taps) { return stage_taps == 1 ? 3 : 2 * stage_taps; }
+
 // A pixel of the halo, relative to the first one of the tile; or a pooled pixel, relative to the tile's first.
 struct alignas(8) TablePixel {
   int32_t offset;  // in the map; 16-byte chunks in the input, pixels in the output
@@ -75,8 +80,7 @@ struct ConvParams {
   int halo_pixels, halo_turns;           // rounded up to whole turns, in each of which eight threads copy a pixel
   int halo_buffers;                      // 2: the next channel block is loaded under the last one
   int halo_copies;                       // turns of that block in one stage
-  int stage_taps, ring_taps;  // weights of so many taps arrive between two barriers; the ring has room for so many
-  int chunk_blocks, chunks;   // sums restart after so many channel blocks
+  int chunk_blocks, chunks;              // sums restart after so many channel blocks
   Split split;
   Activation activation;
   Storage storage;  // of y

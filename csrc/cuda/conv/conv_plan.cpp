@@ -75,7 +75,7 @@ Shared shared_memory(const ConvParams& p, const ConvKernel& kernel) {
   const int pixels = round_up(p.tile_n * p.halo_h * p.halo_w, kernel.threads() / 8);
   const std::size_t halo = round_up(pixels * 4, kBlockBytes);
   const std::size_t weights = round_up(static_cast<int>(halo) + pixels * kPixelBytes * p.halo_buffers, kBlockBytes);
-  const std::size_t staged = weights + static_cast<std::size_t>(p.ring_taps) * kernel.tile_n() * kBlockBytes;
+  const std::size_t staged = weights + static_cast<std::size_t>(kernel.ring_taps()) * kernel.tile_n() * kBlockBytes;
   const int windows = kernel.warps_m * p.groups * p.windows_per_group;
   const std::size_t maxima = static_cast<std::size_t>(windows) * (kernel.tile_n() + kStagePad) * sizeof(float);
   const bool one_pass = p.passes_h * p.passes_w == 1;
@@ -119,7 +119,7 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const int resident_ctas = resident(kernel, shared_memory(p, kernel).bytes, device);
   double busy = passes * blocks * p.taps * work + halos;
   double alone =
-      passes * blocks * p.taps * (work + kStepCycles / p.stage_taps) + halos + kStartCycles + passes * kPassCycles;
+      passes * blocks * p.taps * (work + kStepCycles / kernel.stage_taps) + halos + kStartCycles + passes * kPassCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
   if (p.split == Split::kPartial) {
@@ -131,6 +131,13 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double each = std::ceil(1.0 * ctas / device.multiprocessors);
   const double rounds = std::ceil(each / resident_ctas);
   return std::max(each * busy, rounds * alone) + finish;
+}
+
+// Turns of the next block's halo that are copied in one stage.
+int halo_copies(const ConvParams& p, const ConvKernel& kernel) {
+  // With a barrier a tap, what a tap's turn copies has arrived two barriers later: the last tap is too late.
+  const int stages = kernel.stage_taps == 1 ? p.taps - 1 : p.taps / kernel.stage_taps;
+  return divide_up(shared_memory(p, kernel).halo_pixels * 8 / kernel.threads(), stages);
 }
 
 // Padding of the halo's rows with the fewest bank conflicts that still fits. Returns the turns of a matrix load.
@@ -218,24 +225,21 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   const auto try_stages = [&](ConvParams p, const ConvKernel& kernel) {
     if ((p.tile_h - 1) * p.stride_h + p.pool_h + 2 > kLargestStretch) return;
     if ((p.tile_w - 1) * p.stride_w + p.pool_w + 2 > kLargestStretch) return;
-    for (const int stage_taps : {1, 3}) {
-      if (stage_taps > p.kernel) break;
-      p.stage_taps = stage_taps;
-      p.ring_taps = stage_taps == 1 ? 3 : 6;
-      for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1); ++p.halo_buffers) {
-        set_halo(p, 0);
-        if (shared_memory(p, kernel).bytes > device.shared_bytes) break;
-        for (const Split split : {Split::kWhole, Split::kPartial}) {
-          if (split == Split::kPartial && p.chunks == 1) continue;
-          p.split = split;
-          if (estimate(p, kernel, layer, batch, 1, device) >= best.cycles) continue;
-          const double turns = choose_padding(p, kernel, device.shared_bytes);
-          const double cycles = estimate(p, kernel, layer, batch, turns, device);
-          if (cycles >= best.cycles) continue;
-          best.params = p;
-          best.kernel = kernel;
-          best.cycles = cycles;
-        }
+    if (kernel.stage_taps > p.kernel) return;
+    for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1); ++p.halo_buffers) {
+      set_halo(p, 0);
+      if (shared_memory(p, kernel).bytes > device.shared_bytes) break;
+      if (p.halo_buffers == 2 && halo_copies(p, kernel) > kernel.stage_taps * kCopyTurns) break;
+      for (const Split split : {Split::kWhole, Split::kPartial}) {
+        if (split == Split::kPartial && p.chunks == 1) continue;
+        p.split = split;
+        if (estimate(p, kernel, layer, batch, 1, device) >= best.cycles) continue;
+        const double turns = choose_padding(p, kernel, device.shared_bytes);
+        const double cycles = estimate(p, kernel, layer, batch, turns, device);
+        if (cycles >= best.cycles) continue;
+        best.params = p;
+        best.kernel = kernel;
+        best.cycles = cycles;
       }
     }
   };
@@ -283,10 +287,8 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
   const int64_t image_tiles = divide_up(batch, p.tile_n);
   best.ctas = static_cast<unsigned>(image_tiles * p.tiles_h * p.tiles_w * p.n_tiles);
   p.pixel_tiles = static_cast<int>(image_tiles * p.tiles_h * p.tiles_w);
-  // With a barrier a tap, what a tap's turn copies has arrived two barriers later: the last tap is too late.
-  const int copying_stages = p.stage_taps == 1 ? p.taps - 1 : p.taps / p.stage_taps;
   p.halo_turns = p.halo_pixels * 8 / best.kernel.threads();
-  p.halo_copies = p.halo_buffers == 2 ? divide_up(p.halo_turns, copying_stages) : 0;
+  p.halo_copies = p.halo_buffers == 2 ? halo_copies(p, best.kernel) : 0;
   // Neighbours in a wave share the larger of two: the pixels, or in a deep layer the weights.
   const double weight_bytes = 1.0 * p.taps * p.channel_blocks * kBlockBytes * p.n_padded;
   const double map_bytes = 16.0 * batch * p.height * p.width * p.pixel_chunks;

@@ -16,11 +16,13 @@ namespace cuda {
 struct ConvKernel {
   int halves, warps_m, warps_n;
   bool chunked;
+  int stage_taps;          // taps between two barriers: 1, or a kernel row of 3
   int minimum_capability;  // times 10
   void (*launch)(ConvParams);
 
   int threads() const { return 32 * warps_m * warps_n; }
   int tile_n() const { return 32 * warps_n; }
+  int ring_taps() const { return cuda::ring_taps(stage_taps); }
   int sums() const { return halves * 8; }  // accumulators of a thread
 };
 
