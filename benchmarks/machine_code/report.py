@@ -57,12 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures.add_argument("--batch", type=int, default=64)
     arguments = parser.parse_args(argv)
     try:
-        return {
-            "replay": replay_command,
-            "table": table_command,
-            "constants": constants_command,
-            "profile": profile_command,
-        }[arguments.command](arguments)
+        return COMMANDS[arguments.command](arguments)
     except (Missing, MachineError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -112,6 +107,12 @@ def replay_command(arguments: argparse.Namespace) -> int:
             times = [r.microseconds(arguments.batch) if r else 0.0 for r in row]
             ratio = f"{times[0] / times[1]:.2f}x" if all(times) else ""
             print(f"{name:<22}{cells[0]:>24}{cells[1]:>24}  {times[0]:.2f} {times[1]:.2f} {ratio}")
+        for name in dict.fromkeys(r.planned.launch.name.split("/")[0] for r in now):
+            sums = [
+                sum(r.microseconds(arguments.batch) for r in side if r.planned.launch.name.startswith(f"{name}/"))
+                for side in (before, now)
+            ]
+            print(f"{name + ', all':<70}  {sums[0]:.2f} {sums[1]:.2f} {sums[0] / sums[1]:.2f}x")
     return 0
 
 
