@@ -233,6 +233,14 @@ def test_ctas_that_share_a_multiprocessor_hide_one_another(reports: dict[str, Ct
         assert r.cycles_each >= r.product_cycles, name
 
 
+def test_the_last_cta_of_split_sums_has_more_to_do(tools: Toolchain) -> None:
+    built = tools.built("conv/conv_bfloat16.cu", ARCHITECTURE)
+    (split,) = (p for p in tools.plan(layers.lines("fcn5-narrow/5", "bfloat16", 1)))
+    assert split.launch.grid[1] > 1, "the planner no longer splits this layer: take another one"
+    r = report_cta(built, split)
+    assert r.cycles_mean < r.cycles_each
+
+
 def test_residency() -> None:
     assert resident_ctas(255, 256, 200_000) == 1
     assert resident_ctas(128, 128, 50_000) == 4

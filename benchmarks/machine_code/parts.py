@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from machine_code.interpret import Step, run_cta
+from machine_code.machine import Launch
 from machine_code.model import Replay, replay, sub_partition
 from machine_code.sass import Kernel
 from machine_code.toolchain import Built, Planned
@@ -87,6 +89,7 @@ class CtaReport:
     product_cycles: float  # that the products keep their unit busy
     resident: int  # CTAs that a multiprocessor holds
     cycles_each: float  # of a multiprocessor, a CTA, where it holds so many
+    cycles_mean: float  # of cycles_each over all CTAs: where sums are split, the last of a tile has more to do
     busy: float  # share of the time in which the tensor cores work, with as many CTAs as fit
 
     @property
@@ -106,9 +109,9 @@ class CtaReport:
     def layer_cycles(self, multiprocessors: int = 132) -> float:
         """A prediction of the layer's time in cycles: whole rounds of CTAs on a GPU."""
         full, rest = divmod(self.planned.ctas, multiprocessors * self.resident)
-        cycles = full * self.cycles_each * self.resident
+        cycles = full * self.cycles_mean * self.resident
         if rest:
-            cycles += max(self.cycles, math.ceil(rest / multiprocessors) * self.cycles_each)
+            cycles += max(self.cycles, math.ceil(rest / multiprocessors) * self.cycles_mean)
         return cycles
 
     def microseconds(self, batch: int, gigahertz: float = 1.755) -> float:
@@ -133,6 +136,15 @@ def resident_ctas(registers: int, threads: int, shared_bytes: int) -> int:
     return max(1, min(u.shared // (shared_bytes + u.reserved), by_registers, u.threads // threads, u.ctas))
 
 
+def not_last(launch: Launch) -> Launch:
+    """``launch`` as the first CTA of every tile finds it: no other one has arrived."""
+    regions = [
+        replace(r, content=np.zeros_like(r.content)) if r.name == "arrivals" and r.content is not None else r
+        for r in launch.regions
+    ]
+    return replace(launch, regions=regions)
+
+
 def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | None = None) -> CtaReport:
     """Run and replay a CTA; the one in the middle of the grid, where ``block`` does not say which.
 
@@ -146,7 +158,8 @@ def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | Non
         raise RuntimeError(f"the cubin has no kernel {launch.kernel}")
     kernel, resources = built.kernels[launch.kernel], built.resources[launch.kernel]
     block = block or (launch.grid[0] // 2, launch.grid[1] // 2, 0)
-    traces = run_cta(kernel, launch, block, param_base=resources.constants - len(launch.params))
+    base = resources.constants - len(launch.params)
+    traces = run_cta(kernel, launch, block, param_base=base)
     mine = sub_partition(traces)
     alone = replay([mine])
     labels = label(kernel, traces[0])
@@ -158,7 +171,12 @@ def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | Non
     product = product_opcode(kernel)
     unit = "tensor" if product == "HMMA" else "fma"
     resident = resident_ctas(resources.registers, launch.threads, launch.shared_bytes)
-    each = alone.cycles if resident == 1 else _steady(mine, resident, alone)
+    each = mean = alone.cycles if resident == 1 else _steady(mine, resident, alone)
+    if launch.grid[1] > 1:  # the one that was looked at adds the sums of all chunks
+        other = sub_partition(run_cta(kernel, not_last(launch), block, param_base=base))
+        done = replay([other])
+        first = done.cycles if resident == 1 else _steady(other, resident, done)
+        mean = (each + (launch.grid[1] - 1) * first) / launch.grid[1]
     return CtaReport(
         planned=planned,
         cycles=alone.cycles,
@@ -171,6 +189,7 @@ def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | Non
         product_cycles=alone.busy.get(unit, 0.0),
         resident=resident,
         cycles_each=each,
+        cycles_mean=mean,
         busy=alone.busy.get(unit, 0.0) / each,
     )
 
