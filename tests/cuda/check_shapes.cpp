@@ -111,8 +111,9 @@ bool check(const LayerCase& c, Precision precision, const DeviceInfo& device) {
     ++shapes;
     const std::vector<float> y = outputs(layer, plan, tensors);
     if (plan.kernel.launch != kernel.launch || std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) != 0) {
-      std::printf("  %s %s: the shape of %d halves, %d x %d warps gives other bits\n", c.name,
-                  precision_name(precision), kernel.halves, kernel.warps_m, kernel.warps_n);
+      std::printf("  %s %s: the shape of %d halves, %d x %d warps, %d groups and %d taps a stage gives other bits\n",
+                  c.name, precision_name(precision), kernel.halves, kernel.warps_m, kernel.warps_n, kernel.groups,
+                  kernel.stage_taps);
       good = false;
     }
   }

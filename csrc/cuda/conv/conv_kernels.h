@@ -14,54 +14,65 @@ namespace cuda {
 
 // Parameters of a ConvShape, but for the taps of a stage.
 struct TileShape {
-  int halves, warps_m, warps_n;
+  int halves, warps_m, warps_n, groups;
   bool chunked;
 };
 
 // Every shape that is compiled, and the only place that names them. A CTA of one computes 8 * halves * warps_m rows by
-// 32 * warps_n channels; the planner takes the cheapest. One more is one more entry here.
+// 32 * groups * warps_n channels; the planner takes the cheapest. One more is one more entry here.
 inline constexpr TileShape kBuiltTensorCore[] = {
-    {20, 2, 4, false},                     // windows of 20 elements: (4, 5), the heart of FCN-4
-    {16, 2, 4, false}, {16, 4, 2, false},  // up to 64 output channels
-    {8, 8, 1, false},                      // up to 32
-    {8, 2, 4, true},                       // deep layers, whose sums may be split
-    {8, 1, 4, true},   {4, 1, 4, true},    // small batches
-    {4, 2, 2, true},
+    {20, 2, 4, 1, false},  // windows of 20 elements: (4, 5), the heart of FCN-4
+    {10, 2, 2, 2, false},  // the same
+    {16, 2, 4, 1, false}, {8, 2, 2, 2, false}, {16, 4, 2, 1, false}, {8, 4, 1, 2, false},  // up to 64 output channels
+    {8, 8, 1, 1, false},                                                                   // up to 32
+    {8, 2, 4, 1, true},                        // deep layers, whose sums may be split
+    {8, 1, 4, 1, true},   {4, 1, 4, 1, true},  // small batches
+    {4, 2, 2, 1, true},
 };  // bfloat16, float16 and tf32
 inline constexpr TileShape kBuiltTf32x3[] = {
-    {4, 2, 4, true},  // with 8 halves, sums and totals would spill registers
-    {4, 8, 1, true},
-    {4, 1, 4, true},
+    {4, 2, 4, 1, true},  // with 8 halves, sums and totals would spill registers
+    {4, 8, 1, 1, true},
+    {4, 1, 4, 1, true},
 };
 inline constexpr TileShape kBuiltFloat32[] = {
-    {8, 2, 4, true},
-    {8, 4, 2, true},
-    {8, 8, 1, true},
-    {8, 1, 2, true},
+    {8, 2, 4, 1, true},
+    {8, 4, 2, 1, true},
+    {8, 8, 1, 1, true},
+    {8, 1, 2, 1, true},
 };
 
 template <typename Shape>
 ConvKernel conv_kernel() {
-  return {Shape::kHalves,    Shape::kWarpsM,    Shape::kWarpsN,
-          Shape::kChunked,   Shape::kStageTaps, Shape::kMinimumCapability,
+  return {Shape::kHalves,
+          Shape::kWarpsM,
+          Shape::kWarpsN,
+          Shape::kGroups,
+          Shape::kChunked,
+          Shape::kStageTaps,
+          Shape::kMinimumCapability,
           &conv_block<Shape>};
 }
 
-// The kernels of a list, in its order: all with one tap a stage, and those of 16-bit types and tf32 with three once
-// more. Where a tap takes longer, as in float32, a barrier is little of it.
-template <typename Math, const auto& kBuilt, int kStageTaps, std::size_t... kIndex>
-void append_kernels(std::vector<ConvKernel>& kernels, std::index_sequence<kIndex...>) {
-  (kernels.push_back(conv_kernel<ConvShape<Math, kBuilt[kIndex].halves, kBuilt[kIndex].warps_m, kBuilt[kIndex].warps_n,
-                                           kBuilt[kIndex].chunked, kStageTaps>>()),
-   ...);
+// The kernels of a list, in its order: all with one tap a stage; and those of 16-bit types and tf32 with three once
+// more, but for wide shapes, whose CTAs hide each other's barriers. Where a tap takes longer, as in float32, a barrier
+// is little of it.
+template <typename Math, const auto& kBuilt, std::size_t kIndex, int kStageTaps>
+void append_kernel(std::vector<ConvKernel>& kernels) {
+  constexpr TileShape s = kBuilt[kIndex];
+  if constexpr (kStageTaps == 1 || (Math::kRowStages && s.groups == 1)) {
+    kernels.push_back(conv_kernel<ConvShape<Math, s.halves, s.warps_m, s.warps_n, s.groups, s.chunked, kStageTaps>>());
+  }
+}
+template <typename Math, const auto& kBuilt, std::size_t... kIndex>
+std::vector<ConvKernel> built_kernels(std::index_sequence<kIndex...>) {
+  std::vector<ConvKernel> kernels;
+  (append_kernel<Math, kBuilt, kIndex, 1>(kernels), ...);
+  (append_kernel<Math, kBuilt, kIndex, 3>(kernels), ...);
+  return kernels;
 }
 template <typename Math, const auto& kBuilt>
 std::vector<ConvKernel> built_kernels() {
-  constexpr auto kIndices = std::make_index_sequence<std::size(kBuilt)>();
-  std::vector<ConvKernel> kernels;
-  append_kernels<Math, kBuilt, 1>(kernels, kIndices);
-  if constexpr (Math::kRowStages) append_kernels<Math, kBuilt, 3>(kernels, kIndices);
-  return kernels;
+  return built_kernels<Math, kBuilt>(std::make_index_sequence<std::size(kBuilt)>());
 }
 
 // One function a .cu file; conv_kernels() chooses.

@@ -1,7 +1,7 @@
 // The inner products of conv_block: how a warp multiplies staged pixels by staged weights, and where it holds the sums.
 //
-// Every warp has kWarpChannels = 32 output channels. Its sums of one half are a fragment of 8 rows by 4 columns of
-// lanes:
+// A warp has one or two groups of 32 output channels. Its sums of one half and one group are a fragment of 8 rows by 4
+// columns of lanes:
 //
 //             column 0   column 1   column 2   column 3
 //    slot 0   lane 0     lane 1     lane 2     lane 3
@@ -9,7 +9,7 @@
 //    ...
 //    slot 7   lane 28    lane 29    lane 30    lane 31
 //
-// A lane has kLaneChannels = 8 values of it, all in the row lane / 4, its slot, and in the channels of its column
+// A lane has kGroupLaneChannels = 8 values of it, all in the row lane / 4, its slot, and in the channels of its column
 // q = lane % 4. On the tensor cores these are 8 j + 2 q and 8 j + 2 q + 1 for each of the n8 tiles j = 0 to 3; on the
 // float32 units they are 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
 #pragma once
@@ -23,40 +23,30 @@
 namespace fcntag {
 namespace cuda {
 
-constexpr int kWarpChannels = kGroupChannels;
-constexpr int kLaneChannels = 8;  // values of a lane in one half
+constexpr int kGroupLaneChannels = 8;  // values of a lane in one half of a group of channels
 constexpr int kFullChunks = kBlockBytes / 16, kFullPairs = kFullChunks / 2;
 constexpr int kGroupBytes = kGroupChannels * kBlockBytes;  // weights of one tap for one warp
 
 // ---- tensor cores: m16n8k16 (16-bit types) and m16n8k8 (tf32); both take two 16-byte chunks of a row at a time ----
 
-template <int kHalves>
+template <int kHalves, int kGroups>
 struct MmaSums {
-  static constexpr int kTiles = kHalves / 2, kCount = kHalves * kLaneChannels;
+  static constexpr int kTiles = kHalves / 2, kLaneChannels = kGroups * kGroupLaneChannels;
+  static constexpr int kCount = kHalves * kLaneChannels;
   static constexpr int kPixels = kTiles;  // rows that a lane addresses
-  float c[kTiles][4][4];                  // [m16 tile][n8 tile][fragment]
+  float c[kTiles][kGroups][4][4];         // [m16 tile][group of channels][n8 tile][fragment]
 
-  FCNTAG_DEVICE void clear() {
-    FCNTAG_UNROLL for (int m = 0; m < kTiles; ++m) {
-      FCNTAG_UNROLL for (int j = 0; j < 4; ++j) { FCNTAG_UNROLL for (int i = 0; i < 4; ++i) c[m][j][i] = 0.0f; }
-    }
-  }
-  FCNTAG_DEVICE void add(const MmaSums& other) {
-    FCNTAG_UNROLL for (int m = 0; m < kTiles; ++m) {
-      FCNTAG_UNROLL for (int j = 0; j < 4; ++j) {
-        FCNTAG_UNROLL for (int i = 0; i < 4; ++i) c[m][j][i] += other.c[m][j][i];
-      }
-    }
-  }
-  FCNTAG_DEVICE float& at(int i) { return c[i / 16][i / 4 % 4][i % 4]; }
+  FCNTAG_DEVICE void clear() { FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = 0.0f; }
+  FCNTAG_DEVICE void add(MmaSums& other) { FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) += other.at(i); }
+  FCNTAG_DEVICE float& at(int i) { return c[i / (16 * kGroups)][i / 16 % kGroups][i / 4 % 4][i % 4]; }
   FCNTAG_DEVICE void store(float* p, int stride) {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) p[static_cast<int64_t>(i) * stride] = at(i);
   }
   FCNTAG_DEVICE void load(const float* p, int stride) {
     FCNTAG_UNROLL for (int i = 0; i < kCount; ++i) at(i) = dev::load_fresh(p + static_cast<int64_t>(i) * stride);
   }
-  // Value i of a half, and its channel among the warp's 32.
-  FCNTAG_DEVICE float value(int half, int i) const { return c[half / 2][i / 2][half % 2 * 2 + i % 2]; }
+  // Value i of a half, and its channel among the warp's.
+  FCNTAG_DEVICE float value(int half, int i) const { return c[half / 2][i / 8][i / 2 % 4][half % 2 * 2 + i % 2]; }
   FCNTAG_DEVICE static int channel(int i, int lane) { return i / 2 * 8 + (lane & 3) * 2 + i % 2; }
 };
 
@@ -66,8 +56,8 @@ struct MmaMath {
   static constexpr bool kRowStages = Multiply::kRowStages;
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
   static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
-  template <int kHalves>
-  using Sums = MmaSums<kHalves>;
+  template <int kHalves, int kGroups>
+  using Sums = MmaSums<kHalves, kGroups>;
 
   // Addresses of the rows that a lane names to load_matrix, at the first tap. Lanes 0-7 and 16-23 name those of the
   // first half of a tile, lanes 8-15 and 24-31 those of the second; from lane 16 on the second of two chunks.
@@ -79,44 +69,49 @@ struct MmaMath {
     }
   }
 
-  // One tap of one channel block, `offset` bytes behind the pixels. `weights` of the warp are in the order of the
-  // fragments (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called
+  // Where a lane's weights of a tap lie, for the warp's first group.
+  FCNTAG_DEVICE static int weights_of(int group, int lane) { return group * kGroupBytes + lane * 16; }
+
+  // One tap of one channel block, `offset` bytes behind the pixels. `fragments` are the lane's weights
+  // (conv_pack.cpp). kPairs pairs of chunks; 0: the number is `pairs`, in a loop. `between` is called
   // kCopyTurns times, while products run.
-  template <int kHalves, int kPairs, typename Between>
-  FCNTAG_DEVICE static void multiply(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
-                                     int offset, const uint8_t* weights, int pairs, int lane, const Between& between) {
-    const uint8_t* fragments = weights + lane * 16;
+  template <int kPairs, int kHalves, int kGroups, typename Between>
+  FCNTAG_DEVICE static void multiply(MmaSums<kHalves, kGroups>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
+                                     int offset, const uint8_t* fragments, int pairs, const Between& between) {
     if constexpr (kPairs > 0) {
       constexpr int kEach = kCopyTurns / (kPairs > 0 ? kPairs : 1);  // turns in a pair
       FCNTAG_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
-        multiply_pair<kHalves, kEach>(sums, pixels, offset + pair * 32, fragments + pair * 1024,
-                                      [&](int turn) { between(pair * kEach + turn); });
+        multiply_pair<kEach>(sums, pixels, offset + pair * 32, fragments + pair * 1024,
+                             [&](int turn) { between(pair * kEach + turn); });
       }
     } else {
       FCNTAG_UNROLL for (int turn = 0; turn < kCopyTurns; ++turn) between(turn);
       FCNTAG_NO_UNROLL for (int pair = 0; pair < pairs; ++pair) {
-        multiply_pair<kHalves, 0>(sums, pixels, offset + pair * 32, fragments + pair * 1024, [](int) {});
+        multiply_pair<0>(sums, pixels, offset + pair * 32, fragments + pair * 1024, [](int) {});
       }
     }
   }
 
-  template <int kHalves, int kEach, typename Between>
-  FCNTAG_DEVICE static void multiply_pair(MmaSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves / 2],
-                                          int offset, const uint8_t* fragments, const Between& between) {
-    uint32_t b[2][4];
-    FCNTAG_UNROLL for (int h = 0; h < 2; ++h) {
-      const uint4 words = *reinterpret_cast<const uint4*>(fragments + h * 512);
-      b[h][0] = words.x;
-      b[h][1] = words.y;
-      b[h][2] = words.z;
-      b[h][3] = words.w;
+  template <int kEach, int kHalves, int kGroups, typename Between>
+  FCNTAG_DEVICE static void multiply_pair(MmaSums<kHalves, kGroups>& sums,
+                                          const dev::SharedAddress (&pixels)[kHalves / 2], int offset,
+                                          const uint8_t* fragments, const Between& between) {
+    uint32_t b[kGroups][2][4];
+    FCNTAG_UNROLL for (int g = 0; g < kGroups; ++g) {
+      FCNTAG_UNROLL for (int h = 0; h < 2; ++h) {
+        const uint4 words = *reinterpret_cast<const uint4*>(fragments + g * kGroupBytes + h * 512);
+        b[g][h][0] = words.x;
+        b[g][h][1] = words.y;
+        b[g][h][2] = words.z;
+        b[g][h][3] = words.w;
+      }
     }
     FCNTAG_UNROLL for (int m = 0; m < kHalves / 2; ++m) {
       uint32_t a[4];
       dev::load_matrix(a, pixels[m] + offset);
-      Multiply::run(sums.c[m], a, b);
+      FCNTAG_UNROLL for (int g = 0; g < kGroups; ++g) Multiply::run(sums.c[m][g], a, b[g]);
       FCNTAG_UNROLL for (int turn = 0; turn < kEach; ++turn) {
-        if (m * kEach == turn * (kHalves / 2)) between(turn);
+        if (m == turn * (kHalves / 2) / (kEach > 0 ? kEach : 1)) between(turn);
       }
     }
   }
@@ -181,7 +176,7 @@ struct Tf32x3 {
 
 template <int kHalves>
 struct SimtSums {
-  static constexpr int kCount = kHalves * kLaneChannels;
+  static constexpr int kLaneChannels = kGroupLaneChannels, kCount = kHalves * kLaneChannels;
   static constexpr int kPixels = kHalves;
   float c[kHalves][kLaneChannels];
 
@@ -212,7 +207,7 @@ struct SimtMath {
   static constexpr int kMinimumCapability = 75;
   static constexpr int kOtherRegisters = 100;
 
-  template <int kHalves>
+  template <int kHalves, int kGroups>
   using Sums = SimtSums<kHalves>;
 
   template <int kHalves>
@@ -221,13 +216,15 @@ struct SimtMath {
     FCNTAG_UNROLL for (int h = 0; h < kHalves; ++h) pixels[h] = halo + rows[h * 8 + (lane >> 2)] * 16;
   }
 
+  FCNTAG_DEVICE static int weights_of(int group, int lane) { return group * kGroupBytes + (lane & 3) * 16; }
+
   // `weights` of the warp: [32 input channels][32 output channels].
-  template <int kHalves, int kPairs, typename Between>
+  template <int kPairs, int kHalves, typename Between>
   FCNTAG_DEVICE static void multiply(SimtSums<kHalves>& sums, const dev::SharedAddress (&pixels)[kHalves], int offset,
-                                     const uint8_t* weights, int pairs, int lane, const Between& between) {
+                                     const uint8_t* weights, int pairs, const Between& between) {
     const uint8_t* shared = dev::shared_memory();
     const dev::SharedAddress base = dev::shared_address(shared);
-    const float* w = reinterpret_cast<const float*>(weights) + (lane & 3) * 4;
+    const float* w = reinterpret_cast<const float*>(weights);
     FCNTAG_UNROLL for (int turn = 0; turn < kCopyTurns; ++turn) between(turn);
     FCNTAG_NO_UNROLL for (int chunk = 0; chunk < 2 * pairs; ++chunk) {
       float4 x[kHalves];

@@ -42,8 +42,9 @@ constexpr int kPixelBytes = kBlockBytes + 16;
 
 constexpr int kCopyTurns = 4;  // of the next halo's copies, at most, beside the products of a tap
 
-// Taps whose weights have room in shared memory, if those of `stage_taps` arrive between two barriers.
-constexpr int ring_taps(int stage_taps) { return stage_taps == 1 ? 3 : 2 * stage_taps; }
+// Taps whose weights have room in shared memory, if those of `stage_taps` arrive between two barriers. Two CTAs of a
+// wide shape share the memory, and each has twice the time for a copy.
+constexpr int ring_taps(int stage_taps, int groups) { return stage_taps == 1 && groups == 1 ? 3 : 2 * stage_taps; }
 
 // A pixel of the halo, relative to the first one of the tile; or a pooled pixel, relative to the tile's first.
 struct alignas(8) TablePixel {

@@ -101,14 +101,15 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
                 const DeviceInfo& device) {
   const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
   const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per tap
-  const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2;
+  const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2, groups = kernel.groups;
   double arithmetic, shared;
   if (layer.precision == Precision::kFloat32) {
     arithmetic = warps * kernel.halves * 8.0 * 32 * chunks * 4 / kSimtFmaPerCycle;
     shared = 0;
   } else {
-    arithmetic = warps * tiles * 4.0 * (chunks / 2) * kMmaCycles * products;
-    shared = warps * (tiles * turns + 2) * (chunks / 2) * 512 / kSharedBytesPerCycle;  // a matrix load moves 512 bytes
+    arithmetic = warps * tiles * groups * 4.0 * (chunks / 2) * kMmaCycles * products;
+    shared = warps * (tiles * turns + 2 * groups) * (chunks / 2) * 512 /
+             kSharedBytesPerCycle;  // a matrix load moves 512 bytes
   }
   const double weights = kernel.tile_n() * kBlockBytes / kL2BytesPerCycle;
   const double work = std::max({arithmetic, shared, weights});
@@ -135,8 +136,8 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
 
 // Turns of the next block's halo that are copied in one stage.
 int halo_copies(const ConvParams& p, const ConvKernel& kernel) {
-  // With a barrier a tap, what a tap's turn copies has arrived two barriers later: the last tap is too late.
-  const int stages = kernel.stage_taps == 1 ? p.taps - 1 : p.taps / kernel.stage_taps;
+  // With three places in the ring, what a tap's turn copies has arrived two barriers later: the last tap is too late.
+  const int stages = kernel.ring_taps() == 3 ? p.taps - 1 : p.taps / kernel.stage_taps;
   return divide_up(shared_memory(p, kernel).halo_pixels * 8 / kernel.threads(), stages);
 }
 

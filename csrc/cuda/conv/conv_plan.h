@@ -15,15 +15,16 @@ namespace cuda {
 // One compiled shape of the kernel, which is to say the size of a CTA's work.
 struct ConvKernel {
   int halves, warps_m, warps_n;
+  int groups;  // of 32 channels that a warp has
   bool chunked;
   int stage_taps;          // taps between two barriers: 1, or a kernel row of 3
   int minimum_capability;  // times 10
   void (*launch)(ConvParams);
 
   int threads() const { return 32 * warps_m * warps_n; }
-  int tile_n() const { return 32 * warps_n; }
-  int ring_taps() const { return cuda::ring_taps(stage_taps); }
-  int sums() const { return halves * 8; }  // accumulators of a thread
+  int tile_n() const { return 32 * warps_n * groups; }
+  int ring_taps() const { return cuda::ring_taps(stage_taps, groups); }
+  int sums() const { return halves * 8 * groups; }  // accumulators of a thread
 };
 
 // All shapes that are built for a precision.

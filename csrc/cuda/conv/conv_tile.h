@@ -7,6 +7,19 @@
 namespace fcntag {
 namespace cuda {
 
+// Which of a CTA's threads this is. Made anew wherever it is needed: registers are what the sums want.
+template <typename Shape>
+struct ThreadPlace {
+  int thread, lane, warp, warp_m, warp_n;
+  FCNTAG_DEVICE ThreadPlace() {
+    thread = dev::thread_index();
+    lane = thread & 31;
+    warp = thread >> 5;
+    warp_m = warp / Shape::kWarpsN;
+    warp_n = warp % Shape::kWarpsN;
+  }
+};
+
 // Where a CTA works.
 struct ConvTile {
   int image, y, x;  // first image and pooled position
@@ -14,7 +27,7 @@ struct ConvTile {
 };
 
 FCNTAG_DEVICE ConvTile conv_tile(const ConvParams& p, int tile_channels) {
-  const int cta = static_cast<int>(blockIdx.x);
+  const int cta = dev::block_index();
   const int quotient = divide(cta, p.by_first);
   const int n_tile = p.channels_first ? cta - quotient * p.n_tiles : quotient;
   const int pixel_tile = p.channels_first ? quotient : cta - quotient * p.pixel_tiles;
@@ -29,8 +42,11 @@ constexpr uint32_t kOutside = 0xffffffffu;
 // Offsets of the halo's pixels in the input, in bytes from the first of the tile's images. Eight threads copy one
 // pixel, so a warp copies four at a time; it maps the pixels that it will copy and no other.
 template <typename Shape>
-FCNTAG_DEVICE void map_halo(const ConvParams& p, const ConvTile& tile, int pass_y, int pass_x, int images,
-                            uint32_t* offsets, int warp, int lane) {
+FCNTAG_DEVICE void map_halo(const ConvParams& p, int pass_y, int pass_x) {
+  const int thread = dev::thread_index(), warp = thread >> 5, lane = thread & 31;
+  const ConvTile tile = conv_tile(p, Shape::kTileN);
+  const int images = p.io->count;
+  uint32_t* offsets = reinterpret_cast<uint32_t*>(dev::shared_memory());
   const int first_y = tile.y * p.stride_h + pass_y * p.sub_h - p.radius;
   const int first_x = tile.x * p.stride_w + pass_x * p.sub_w - p.radius;
   const int first = (first_y * p.width + first_x) * p.pixel_chunks;

@@ -53,31 +53,32 @@ FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage 
   }
 }
 
-// Writes the maxima of the warp's windows to maxima [windows of the tile][kTileN + kStagePad]. With `accumulate`, a
-// larger value that is there already stays.
-template <typename Math, int kHalves, int kTileN, typename Sums>
-FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, int first_group, int warp_n,
-                             int lane, bool accumulate) {
+// Writes the maxima of the warp's windows to maxima [windows of the tile][Shape::kTileN + kStagePad]. With
+// `accumulate`, a larger value that is there already stays.
+template <typename Shape, typename Sums>
+FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxima, const ThreadPlace<Shape>& me,
+                             bool accumulate) {
+  const int first_group = me.warp_m * p.groups, warp_n = me.warp_n, lane = me.lane;
   const int windows_per_group = p.windows_per_group;
   const int slot = lane >> 2;
-  float best[kLaneChannels];
+  float best[Sums::kLaneChannels];
   int group = 0, element = 0;
-  FCNTAG_UNROLL for (int half = 0; half < kHalves; ++half) {
-    FCNTAG_UNROLL for (int i = 0; i < kLaneChannels; ++i) {
+  FCNTAG_UNROLL for (int half = 0; half < Shape::kHalves; ++half) {
+    FCNTAG_UNROLL for (int i = 0; i < Sums::kLaneChannels; ++i) {
       const float v = sums.value(half, i);
       best[i] = element == 0 ? v : fmaxf(best[i], v);
     }
     if (++element == p.elements) {
       if (group < p.groups) {
         FCNTAG_NO_UNROLL for (int other = windows_per_group; other < 8; other *= 2) {  // slots of the same window
-          FCNTAG_UNROLL for (int i = 0; i < kLaneChannels; ++i) {
+          FCNTAG_UNROLL for (int i = 0; i < Sums::kLaneChannels; ++i) {
             best[i] = fmaxf(best[i], dev::shuffle_xor(best[i], other * 4));
           }
         }
         if (slot < windows_per_group) {
           const int window = (first_group + group) * windows_per_group + slot;
-          float* row = maxima + window * (kTileN + kStagePad) + warp_n * kWarpChannels;
-          FCNTAG_UNROLL for (int i = 0; i < kLaneChannels; i += 2) {
+          float* row = maxima + window * (Shape::kTileN + kStagePad) + warp_n * Shape::kWarpChannels;
+          FCNTAG_UNROLL for (int i = 0; i < Sums::kLaneChannels; i += 2) {
             float2* pair = reinterpret_cast<float2*>(row + Sums::channel(i, lane));
             float2 v;
             v.x = best[i];
@@ -97,11 +98,12 @@ FCNTAG_DEVICE void pool_rows(const ConvParams& p, const Sums& sums, float* maxim
 }
 
 template <typename Shape>
-FCNTAG_DEVICE void write_outputs(const ConvParams& p, const ConvTile& tile, int images, const float* maxima,
-                                 int thread) {
+FCNTAG_DEVICE void write_outputs(const ConvParams& p, const float* maxima) {
   constexpr int kTileN = Shape::kTileN, kThreads = Shape::kThreads;
   constexpr int kPairs = kTileN / 2;  // a thread has the same two channels in every window
   static_assert(kThreads % kPairs == 0, "every thread has one pair");
+  const int thread = dev::thread_index(), images = p.io->count;
+  const ConvTile tile = conv_tile(p, kTileN);
   const int c = thread % kPairs * 2, n = tile.channel + c;
   const bool first = n < p.out_channels, second = n + 1 < p.out_channels;
   ChannelEpilogue epilogue[2] = {};

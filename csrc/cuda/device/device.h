@@ -38,6 +38,18 @@ FCNTAG_DEVICE uint8_t* shared_memory() { return dynamic_shared; }
 FCNTAG_DEVICE SharedAddress shared_address(const void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
+// threadIdx.x, read anew at every call: it costs a few cycles, but no register from one use to the next.
+FCNTAG_DEVICE int thread_index() {
+  int r;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(r));
+  return r;
+}
+// blockIdx.x, likewise.
+FCNTAG_DEVICE int block_index() {
+  int r;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(r));
+  return r;
+}
 FCNTAG_DEVICE void sync() { __syncthreads(); }
 // The same; true in all threads if `value` is in one.
 FCNTAG_DEVICE bool sync_or(bool value) { return __syncthreads_or(value) != 0; }

@@ -32,6 +32,8 @@ inline SharedAddress shared_address(const void* p) {
   return emulator::kSharedBase +
          static_cast<SharedAddress>(static_cast<const uint8_t*>(p) - emulator::current().shared);
 }
+inline int thread_index() { return static_cast<int>(emulator::current().thread_index.x); }
+inline int block_index() { return static_cast<int>(emulator::current().block_index.x); }
 FCNTAG_NOINLINE void sync(FCNTAG_SITE) { emulator::barrier(site); }
 FCNTAG_NOINLINE bool sync_or(bool value, FCNTAG_SITE) {
   static std::atomic<bool> any{false};  // one will do: blocks run one after the other
