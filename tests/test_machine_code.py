@@ -14,7 +14,7 @@ from support.run_folder import run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from machine_code import layers, table
+from machine_code import floors, layers, table
 from machine_code.interpret import Step, run_cta
 from machine_code.machine import Launch, MachineError, Region
 from machine_code.model import replay, sub_partition
@@ -239,6 +239,13 @@ def test_the_last_cta_of_split_sums_has_more_to_do(tools: Toolchain) -> None:
     assert split.launch.grid[1] > 1, "the planner no longer splits this layer: take another one"
     r = report_cta(built, split)
     assert r.cycles_mean < r.cycles_each
+
+
+def test_floors_count_what_pooling_sees() -> None:
+    (second,) = layers.lines("fcn4/2", "bfloat16", 64)  # 48 x 341 pixels in windows of (4, 5): 340 columns
+    assert floors.operations(second) == 2 * 48 * 340 * 128 * 384 * 9
+    (first_overlap,) = layers.lines("mtt-vgg/2", "bfloat16", 64)  # 92 x 48 in windows of (2, 2)
+    assert floors.operations(first_overlap) == 2 * 92 * 48 * 128 * 128 * 9
 
 
 def test_residency() -> None:

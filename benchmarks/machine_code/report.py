@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine_code import constants, hot_spots, layers, table
+from machine_code import constants, floors, hot_spots, layers, table
 from machine_code.machine import MachineError
 from machine_code.parts import PARTS, CtaReport, report_cta
 from machine_code.toolchain import REPOSITORY, Missing, Toolchain, architectures_of
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--precision", default="bfloat16", choices=layers.PRECISIONS)
     run.add_argument("--batch", type=int, default=64)
     run.add_argument("--against", type=Path, help="another source tree, whose figures stand beside")
+    run.add_argument("--markdown", action="store_true", help="only a table of predicted times and their floors")
     run.add_argument("--block", type=int, help="which CTA; default: the one in the middle of the grid")
     show = commands.add_parser("table", help="figures of every kernel; exit code 1 if one is worse than its bound")
     show.add_argument("--module", type=Path, help="a built fcntag._cuda; default: every source file is compiled")
@@ -96,6 +97,10 @@ def print_report(r: CtaReport, batch: int) -> None:
 
 def replay_command(arguments: argparse.Namespace) -> int:
     now = replays(toolchain(arguments, arguments.source, "now"), arguments)
+    if arguments.markdown:
+        lines = layers.lines(arguments.layers, arguments.precision, arguments.batch)
+        print(floors.text(lines, now, arguments.precision, arguments.batch))
+        return 0
     for r in now:
         print_report(r, arguments.batch)
     if arguments.against:
