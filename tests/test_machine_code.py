@@ -214,8 +214,9 @@ def reports(tools: Toolchain, planned: list[Planned]) -> dict[str, CtaReport]:
 def test_a_warp_issues_the_products_of_its_layer(reports: dict[str, CtaReport]) -> None:
     for r in reports.values():
         p = r.planned
-        # An m16n8k16 has two halves of rows and two 16-byte chunks of channels; a warp has 32 channels.
-        assert r.products == p.steps * (p.halves // 2) * 4 * (p.chunks // 2), p.launch.name
+        # An m16n8k16 has 16 rows, 8 output channels and two 16-byte chunks of input channels.
+        of_a_step = p.rows // 16 * (p.channels // 8) * (p.chunks // 2)
+        assert r.products == p.steps * of_a_step // (p.launch.threads // 32), p.launch.name
 
 
 def test_parts_add_up_to_a_cta(reports: dict[str, CtaReport]) -> None:

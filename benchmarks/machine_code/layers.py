@@ -20,6 +20,8 @@ def _paper(name: str) -> Network:
         sys.path.insert(0, str(REPOSITORY))
     from fcntag.model.paper import PAPER
 
+    if name not in PAPER:
+        raise SystemExit(f"--layers: {name} is no network; known: mtt-vgg, {', '.join(PAPER)}; or one block: fcn4/2")
     return [(out, kernel, "relu", pool, pool) for out, kernel, pool in PAPER[name].layers], (96, 1366)
 
 
@@ -60,5 +62,5 @@ def lines(names: str, precision: str, batch: int, shapes: str = "best") -> list[
             height, width = (height - pool[0]) // stride[0] + 1, (width - pool[1]) // stride[1] + 1
             channels = out
     if not found:
-        raise SystemExit(f"--layers {names}: no such layer; known: {', '.join(NETWORKS)}, or one block such as fcn4/2")
+        raise SystemExit(f"--layers {names}: no such block; conv_block computes 2 and later ones")
     return found

@@ -158,6 +158,8 @@ def report_cta(built: Built, planned: Planned, block: tuple[int, int, int] | Non
         raise RuntimeError(f"the cubin has no kernel {launch.kernel}")
     kernel, resources = built.kernels[launch.kernel], built.resources[launch.kernel]
     block = block or (launch.grid[0] // 2, launch.grid[1] // 2, 0)
+    if not all(0 <= at < size for at, size in zip(block, launch.grid, strict=True)):
+        raise RuntimeError(f"{launch.name}: CTA {block[0]} is outside of the grid of {launch.grid[0]}")
     base = resources.constants - len(launch.params)
     traces = run_cta(kernel, launch, block, param_base=base)
     mine = sub_partition(traces)

@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -88,9 +89,8 @@ void print_launch(const std::string& name, const ConvPlan& plan, const ConvParam
   std::printf("\"rows\": %d, \"channels\": %d, \"passes\": %d, \"channel_blocks\": %d, \"taps\": %d, ",
               8 * plan.kernel.halves * plan.kernel.warps_m, plan.kernel.tile_n(), p.passes_h * p.passes_w, blocks,
               p.taps);
-  std::printf("\"chunks\": %d, \"halves\": %d, \"halo_pixels\": %d, \"windows\": %d, ",
-              p.channel_blocks == 1 ? p.last_chunks : 8, plan.kernel.halves, p.halo_pixels,
-              p.tile_n * p.tile_h * p.tile_w);
+  std::printf("\"chunks\": %d, \"halo_pixels\": %d, \"windows\": %d, ", p.channel_blocks == 1 ? p.last_chunks : 8,
+              p.halo_pixels, p.tile_n * p.tile_h * p.tile_w);
   std::printf("\"params\": ");
   print_hex(&p, sizeof p);
   std::printf(", \"regions\": [");
@@ -113,9 +113,7 @@ Precision precision_of(const std::string& name) {
   std::exit(2);
 }
 
-}  // namespace
-
-int main() {
+int print_plans() {
   DeviceInfo device;
   device.name = "NVIDIA H100";
   device.major = 9;
@@ -159,4 +157,15 @@ int main() {
   }
   std::printf("\n]\n");
   return 0;
+}
+
+}  // namespace
+
+int main() {
+  try {
+    return print_plans();
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
 }

@@ -26,7 +26,7 @@ WRITTEN = ("arrivals",)
 
 
 class Missing(Exception):
-    """A program of the toolkit that is not there; says which."""
+    """A program of the toolkit, or a source tree, that is not there; says which."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class Planned:
     channel_blocks: int
     taps: int
     chunks: int
-    halves: int
     halo_pixels: int
     windows: int
     planned_cycles: float
@@ -84,6 +83,8 @@ class Toolchain:
 
     def __init__(self, source: Path, work: Path | None = None, cuda_bin: Path | None = None) -> None:
         self.source = source.resolve()
+        if not (self.source / "csrc/cuda").is_dir():
+            raise Missing(f"--source {source}: there is no csrc/cuda in it")
         if work is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="fcntag-machine-code-")
             work = Path(self._temporary.name)
@@ -208,7 +209,7 @@ def _planned(entry: dict) -> Planned:
         bytes.fromhex(entry["params"]),
         regions,
     )
-    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks", "halves")
+    names = ("rows", "channels", "passes", "channel_blocks", "taps", "chunks")
     names += ("halo_pixels", "windows", "planned_cycles")
     return Planned(launch, **{name: entry[name] for name in names})
 
