@@ -134,5 +134,70 @@ void copy_wait(int pending) {
   maybe_yield(*running_launch, me);
 }
 
+namespace {
+
+BulkBarrier& bulk_barrier_at(uint32_t address) {
+  for (BulkBarrier& barrier : running_launch->team->bulk_barriers) {
+    if (barrier.address == address) return barrier;
+  }
+  fail("no bulk barrier has been made at shared address %u", address);
+}
+
+}  // namespace
+
+void bulk_barrier(uint32_t address) {
+  shared_pointer(address, 8, 8);
+  for (const BulkBarrier& barrier : running_launch->team->bulk_barriers) {
+    if (barrier.address == address) fail("a second bulk barrier at shared address %u", address);
+  }
+  running_launch->team->bulk_barriers.emplace_back();
+  running_launch->team->bulk_barriers.back().address = address;
+}
+
+void bulk_expect(uint32_t address, uint32_t bytes) {
+  BulkBarrier& barrier = bulk_barrier_at(address);
+  if (barrier.begun != barrier.over) fail("a bulk barrier expects bytes while its last phase is not over");
+  ++barrier.begun;
+  barrier.missing = bytes;
+}
+
+// As an asynchronous copy of one thread, but that any thread's wait lands it.
+void bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t address) {
+  BulkBarrier& barrier = bulk_barrier_at(address);
+  if (bytes % 16 != 0 || bytes > barrier.missing || barrier.begun == barrier.over) {
+    fail("a bulk copy of %u bytes, of which its barrier expects %zu", bytes, barrier.missing);
+  }
+  if (reinterpret_cast<uintptr_t>(source) % 16 != 0) fail("a bulk copy from a misaligned address");
+  barrier.missing -= bytes;
+  const uint8_t* from = static_cast<const uint8_t*>(source);
+  BulkCopy copy = {shared_pointer(target, bytes, 16), from, {}};
+  note_read(from, bytes);
+  copy.data.assign(from, from + bytes);
+  note_write(copy.target, bytes);
+  if (running_launch->options.eager_copies) {
+    std::memcpy(copy.target, copy.data.data(), bytes);
+  } else {
+    std::memset(copy.target, kPoison, bytes);
+  }
+  barrier.copies.push_back(std::move(copy));
+}
+
+void bulk_wait(uint32_t address, uint32_t parity) {
+  BulkBarrier& barrier = bulk_barrier_at(address);
+  if ((barrier.over & 1) == parity) {  // the phase of this parity is not over
+    if (barrier.begun == barrier.over) fail("a wait for a bulk copy that nobody has issued");
+    if (barrier.missing != 0) fail("a wait for bulk copies of which %zu bytes are missing", barrier.missing);
+    for (const BulkCopy& copy : barrier.copies) {
+      note_write(copy.target, copy.data.size());
+      if (!running_launch->options.eager_copies) std::memcpy(copy.target, copy.data.data(), copy.data.size());
+    }
+    barrier.copies.clear();
+    ++barrier.over;
+    give_order(&barrier.order);
+  }
+  take_order(&barrier.order);
+  maybe_yield(*running_launch, *running_lane);
+}
+
 }  // namespace emulator
 }  // namespace fcntag

@@ -94,6 +94,12 @@ void run_thread() {
   give_order(&finished_order[launch.parity]);
   me.warp->live &= ~(1u << me.lane);
   --team.live;
+  if (team.live == 0) {
+    for (const BulkBarrier& barrier : team.bulk_barriers) {
+      if (barrier.over != barrier.begun) fail("a block ended with a bulk copy in flight");
+    }
+    team.bulk_barriers.clear();
+  }
   leave_fiber(me.fiber, successor(launch, *me.warp));
 }
 

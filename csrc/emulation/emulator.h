@@ -41,6 +41,7 @@ Thread& current() __attribute__((const));  // a call of a kernel stays on its th
 struct Options {
   unsigned seed = 0;          // 0: everything in order; else blocks, warps and lanes in random order, with pre-emption
   bool eager_copies = false;  // asynchronous copies land when issued, the earliest that is legal
+  bool bulk_copies = false;   // kernels may use them: compute capability 9.0
 };
 Options& options();
 
@@ -79,6 +80,11 @@ void shuffle(void* out, const void* in, std::size_t bytes, int from, int site);
 void copy_async(uint32_t target, const void* source, bool valid);
 void copy_commit();
 void copy_wait(int pending);
+// Copies of any multiple of 16 bytes, and barriers of 8 bytes in shared memory, at which one thread arrives a phase.
+void bulk_barrier(uint32_t barrier);
+void bulk_expect(uint32_t barrier, uint32_t bytes);
+void bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier);
+void bulk_wait(uint32_t barrier, uint32_t parity);
 void load_matrix(uint32_t (&r)[4], uint32_t row, int site);
 // m16n8k16, or m16n8k8 for tf32 (whose low 13 bits are dropped). The sum of the products and c is cut off to float32,
 // towards zero, as tensor cores do (and not rounded): over many steps it is the larger error of the two.

@@ -38,6 +38,22 @@ struct Copy {
   uint64_t group;
 };
 
+struct BulkCopy {
+  uint8_t* target;
+  const uint8_t* source;
+  std::vector<uint8_t> data;
+};
+
+// A barrier in shared memory for bulk copies. Phases are counted; one is over when its bytes have landed, which a wait
+// makes them do.
+struct BulkBarrier {
+  uint32_t address;
+  unsigned begun = 0, over = 0;
+  std::size_t missing = 0;  // bytes that the phase expects and that nobody has copied
+  std::vector<BulkCopy> copies;
+  char order = 0;
+};
+
 // arguments[lane] is the argument of that lane. Runs once all 32 are there, on the stack of the last of them.
 using Operation = void (*)(void* const* arguments);
 
@@ -95,8 +111,9 @@ struct Team {
   int site = 0;          // of the barrier
   unsigned generation = 0;
   char barrier_order[2];  // as in Warp
-  unsigned blocks = 0;    // so far
-  char end_order[2];      // of the blocks with even and with odd numbers: threads start when others have ended already
+  std::list<BulkBarrier> bulk_barriers;
+  unsigned blocks = 0;  // so far
+  char end_order[2];    // of the blocks with even and with odd numbers: threads start when others have ended already
 
   Team() = default;
   ~Team();

@@ -232,6 +232,7 @@ void run(const LaunchShape& shape, const Work& kernel) {
   const emulator::Options before = options;
   options.seed = static_cast<unsigned>(setting("FCNTAG_EMULATED_SEED", before.seed));
   options.eager_copies = setting("FCNTAG_EMULATED_EAGER_COPIES", before.eager_copies) != 0;
+  options.bulk_copies = device_info(0).major >= 9;
   emulator::launch_overlapping(shape.grid, shape.threads, shape.shared_bytes, kernel);
   options = before;
   check_all_zones();

@@ -7,6 +7,7 @@
 #include "cuda/conv/conv_params.h"
 #include "cuda/conv/epilogue.h"
 #include "cuda/device/arrive.h"
+#include "cuda/device/bulk.h"
 #include "cuda/device/copy.h"
 #include "cuda/device/device.h"
 #include "cuda/device/prefetch.h"
@@ -47,41 +48,80 @@ struct ConvShape {
   static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
 };
 
-// Where the parts of a CTA's shared memory begin, in bytes: the offsets of the halo's pixels are at 0. The pooled
-// maxima take the place of the halo behind the last pass, unless there are several passes.
+// Where the parts of a CTA's shared memory begin, in bytes: barriers are at 0, then come the offsets of the halo's
+// pixels. The pooled maxima take the place of the halo behind the last pass, unless there are several passes.
 template <typename Shape>
 struct SharedLayout {
   int halo, halo_bytes, weights, maxima;
   FCNTAG_DEVICE explicit SharedLayout(const ConvParams& p) {
-    halo = (p.halo_pixels * 4 + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    halo = kBarrierBytes + (p.halo_pixels * 4 + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
     halo_bytes = p.halo_pixels * kPixelBytes;
     weights = (halo + halo_bytes * p.halo_buffers + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
     maxima = p.passes_h * p.passes_w > 1 ? weights + Shape::kRingTaps * Shape::kTapBytes : halo;
   }
 };
 
-// Copies the weights of one tap after the other into the ring.
+// Copies the weights of one stage after the other into the ring. Where the architecture has bulk copies, a thread asks
+// for a whole tap at a time, and barriers say when a stage is there. Elsewhere every thread copies its share beside the
+// products.
 template <typename Shape>
 struct WeightCopies {
+  static constexpr int kStageBytes = Shape::kStageTaps * Shape::kTapBytes,
+                       kRingBytes = Shape::kRingTaps * Shape::kTapBytes;
   const uint8_t* source;      // of the thread, in the next tap
   dev::SharedAddress target;  // of the thread, in the ring's first place
   int place;                  // in the ring, bytes
   int left;                   // taps that are still to be copied
 
-  // Copies the first half of the ring.
+  FCNTAG_DEVICE static dev::SharedAddress barrier(int at) {
+    return dev::shared_address(dev::shared_memory()) + at / kStageBytes * 8;
+  }
+
+  // Once a CTA, before start().
+  FCNTAG_DEVICE void prepare() {
+    place = 0;
+    if (!dev::bulk_copies() || dev::thread_index() != 0) return;
+    for (int at = 0; at < kRingBytes; at += kStageBytes) dev::bulk_barrier(barrier(at));
+  }
+  // Begins a pass of `taps` taps: copies all of the ring but one stage.
   FCNTAG_DEVICE void start(const ConvParams& p, int first_block, int taps) {
-    const ThreadPlace<Shape> me;
+    const int thread = dev::thread_index();
     const int64_t step = static_cast<int64_t>(p.n_padded) * kBlockBytes;
     source = static_cast<const uint8_t*>(p.weight) + first_block * p.taps * step +
-             static_cast<int64_t>(conv_tile(p, Shape::kTileN).channel) * kBlockBytes + me.thread * 16;
-    target = dev::shared_address(dev::shared_memory()) + SharedLayout<Shape>(p).weights + me.thread * 16;
-    place = 0;
+             static_cast<int64_t>(conv_tile(p, Shape::kTileN).channel) * kBlockBytes +
+             (dev::bulk_copies() ? 0 : thread * 16);
+    target = dev::shared_address(dev::shared_memory()) + SharedLayout<Shape>(p).weights +
+             (dev::bulk_copies() ? 0 : thread * 16);
     left = taps;
-    FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kRingTaps - Shape::kStageTaps; ++tap) {
-      FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) copy(part);
-      advance(p);
-      dev::copy_commit();
+    if (dev::bulk_copies()) {
+      FCNTAG_NO_UNROLL for (int at = kStageBytes; at < kRingBytes; at += kStageBytes) bulk_stage(p);
+    } else {
+      FCNTAG_NO_UNROLL for (int tap = 0; tap < Shape::kRingTaps - Shape::kStageTaps; ++tap) {
+        FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) copy(part);
+        advance(p);
+        dev::copy_commit();
+      }
     }
+  }
+  // Waits for what start() has asked for, where nobody will use it: it must not arrive in another CTA's memory.
+  FCNTAG_DEVICE void abandon() const {
+    if (!dev::bulk_copies() || dev::thread_index() != 0) return;
+    for (int at = 0; at < place; at += kStageBytes) dev::bulk_wait(barrier(at), 0);
+  }
+  // Asks for the next stage, if there is one.
+  FCNTAG_DEVICE void bulk_stage(const ConvParams& p) {
+    if (left <= 0) return;
+    if (dev::thread_index() == 0) {
+      dev::bulk_expect(barrier(place), kStageBytes);
+      FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {
+        dev::bulk_copy(target + place + tap * Shape::kTapBytes,
+                       source + tap * (static_cast<int64_t>(p.n_padded) * kBlockBytes), Shape::kTapBytes,
+                       barrier(place));
+      }
+    }
+    source += Shape::kStageTaps * (static_cast<int64_t>(p.n_padded) * kBlockBytes);
+    place = place + kStageBytes == kRingBytes ? 0 : place + kStageBytes;
+    left -= Shape::kStageTaps;
   }
   FCNTAG_DEVICE void copy(int part) const {
     if (left > 0) {
@@ -90,7 +130,7 @@ struct WeightCopies {
   }
   FCNTAG_DEVICE void advance(const ConvParams& p) {
     source += static_cast<int64_t>(p.n_padded) * kBlockBytes;
-    place = place + Shape::kTapBytes == Shape::kRingTaps * Shape::kTapBytes ? 0 : place + Shape::kTapBytes;
+    place = place + Shape::kTapBytes == kRingBytes ? 0 : place + Shape::kTapBytes;
     --left;
   }
 };
@@ -111,7 +151,7 @@ struct HaloCopies {
     const SharedLayout<Shape> layout(p);
     const int64_t image = conv_tile(p, Shape::kTileN).image;
     chunk = (thread & 7) * 16;
-    offset = (thread >> 3) * 4;
+    offset = kBarrierBytes + (thread >> 3) * 4;
     target = dev::shared_address(dev::shared_memory()) + layout.halo + buffer + (thread >> 3) * kPixelBytes + chunk;
     source =
         static_cast<const uint8_t*>(p.x) + image * (p.height * p.width) * p.pixel_chunks * 16 + block * kBlockBytes;
@@ -134,13 +174,14 @@ struct HaloCopies {
 template <typename Shape>
 struct Stage {
   int block, row, column;
-  int pairs;   // of chunks, in this block
-  int place;   // of its weights in the ring, bytes
-  int toggle;  // from the halo of this block to that of the next one, bytes
+  int pairs;        // of chunks, in this block
+  int place;        // of its weights in the ring, bytes; goes on from pass to pass
+  uint32_t parity;  // of the phase in which they arrive
+  int toggle;       // from the halo of this block to that of the next one, bytes
 
   FCNTAG_DEVICE void start(const ConvParams& p, int first_block) {
     block = first_block;
-    row = column = place = 0;
+    row = column = 0;
     toggle = p.halo_buffers == 2 ? SharedLayout<Shape>(p).halo_bytes : 0;
     set_pairs(p);
   }
@@ -154,6 +195,7 @@ struct Stage {
   FCNTAG_DEVICE int advance(const ConvParams& p) {
     constexpr int kRing = Shape::kRingTaps * Shape::kTapBytes;
     place += Shape::kStageTaps * Shape::kTapBytes;
+    parity ^= place == kRing ? 1 : 0;
     place = place == kRing ? 0 : place;
     column += Shape::kStageTaps;
     if (column < p.kernel) return kPixelBytes;
@@ -182,6 +224,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
 
   // No kernel writes weights, so that they may be copied while the kernel before this one still runs.
   WeightCopies<Shape> weights;
+  weights.prepare();
   weights.start(p, first_block, (last_block - first_block) * p.taps);
   const int cta = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
   const int ctas = static_cast<int>(gridDim.x * gridDim.y);
@@ -190,6 +233,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
   dev::wait_for_predecessors();
   if (conv_tile(p, Shape::kTileN).image >= p.io->count) {
     dev::copy_wait<0>();
+    weights.abandon();
     return;
   }
 
@@ -202,6 +246,9 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     halo.copy_all();
   };
   start_halo(0, 0);
+  Stage<Shape> stage;
+  stage.place = 0;
+  stage.parity = 0;
 
   Sums sums, total;
   // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
@@ -222,11 +269,18 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
                                                 pixels);
         warp_weights += Math::weights_of(me.warp_n * Shape::kGroups, me.lane);
       }
-      Stage<Shape> stage;
       stage.start(p, first_block);
       while (stage.block < last_block) {
-        dev::copy_wait<Shape::kRingTaps == 3 ? 1 : 0>();
+        if (Shape::kRingTaps == 3 && !dev::bulk_copies()) {
+          dev::copy_wait<1>();
+        } else {
+          dev::copy_wait<0>();
+        }
         dev::sync();
+        if (dev::bulk_copies()) {
+          weights.bulk_stage(p);
+          dev::bulk_wait(weights.barrier(stage.place), stage.parity);
+        }
         if (stage.first()) {
           if (p.halo_buffers == 2) {
             halo.start(p, stage.block + 1, stage.other_halo());
@@ -243,13 +297,13 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
         const auto multiply = [&](auto kPairs, int tap) {
           const auto copy = [&](int turn) {
             FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
-              if (part * kCopyTurns / Shape::kCopies == turn) weights.copy(part);
+              if (!dev::bulk_copies() && part * kCopyTurns / Shape::kCopies == turn) weights.copy(part);
             }
             if (due > tap * kCopyTurns + turn) halo.copy();
           };
           Math::template multiply<decltype(kPairs)::value>(
               sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, copy);
-          weights.advance(p);
+          if (!dev::bulk_copies()) weights.advance(p);
         };
         if (Math::kUnrolled && stage.pairs == kFullPairs) {
           FCNTAG_UNROLL for (int tap = 0; tap < Shape::kStageTaps; ++tap) {

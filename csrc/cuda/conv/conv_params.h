@@ -35,6 +35,7 @@ enum class Storage { kFloat32, kTf32, kFloat16, kBfloat16 };  // the format in w
 enum class Split { kWhole, kPartial };
 
 constexpr int kBlockBytes = 128;    // channels of one pixel staged at a time: 64 of 2 bytes, 32 of 4
+constexpr int kBarrierBytes = 128;  // of shared memory, at its beginning
 constexpr int kGroupChannels = 32;  // output channels of a warp; weights are packed in groups of so many
 // A staged pixel. Its rows of a matrix load are 9 times 16 bytes apart, so that 8 neighbours lie in different banks,
 // and the address of another tap or chunk is a sum.

@@ -78,7 +78,7 @@ struct Shared {
 // As compute_conv_block() lays it out.
 Shared shared_memory(const ConvParams& p, const ConvKernel& kernel) {
   const int pixels = round_up(p.tile_n * p.halo_h * p.halo_w, kernel.threads() / 8);
-  const std::size_t halo = round_up(pixels * 4, kBlockBytes);
+  const std::size_t halo = kBarrierBytes + round_up(pixels * 4, kBlockBytes);
   const std::size_t weights = round_up(static_cast<int>(halo) + pixels * kPixelBytes * p.halo_buffers, kBlockBytes);
   const std::size_t staged = weights + static_cast<std::size_t>(kernel.ring_taps()) * kernel.tile_n() * kBlockBytes;
   const int windows = kernel.warps_m * p.groups * p.windows_per_group;
@@ -116,29 +116,30 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
     arithmetic = warps * tiles * groups * 4.0 * (chunks / 2) * kMmaCycles * products;
     loads = warps * (tiles * turns + 2 * groups) * (chunks / 2) * 512;  // bytes that matrix loads move
   }
-  // A tap's work keeps the multiprocessor busy; what a CTA adds to it alone, others can hide.
-  const double shared = (loads + weight_bytes + halo_bytes / p.taps) / kSharedBytesPerCycle;
-  const double work = std::max({arithmetic, shared, (weight_bytes + halo_bytes / p.taps) / kL2BytesPerCycle});
+  // What keeps the multiprocessor busy; what a CTA adds to it when it is alone, others can hide.
+  const double copied = weight_bytes + halo_bytes / p.taps;
+  const double work = std::max(arithmetic, (loads + copied) / kSharedBytesPerCycle);
   const int passes = p.passes_h * p.passes_w, blocks = p.split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
   const int pairs =
       (kernel.warps_m * p.groups * p.windows_per_group * kernel.tile_n() / 2 + kernel.threads() - 1) / kernel.threads();
   const double halo = halo_bytes / kL2BytesPerCycle + kCopyLatency;
   const double exposed = p.halo_buffers == 2 ? halo : blocks * halo;
-  const double busy = passes * blocks * p.taps * work;
-  double alone = passes * (blocks * p.taps * kernel.tap_overhead * (0.6 + 0.05 * chunks) + exposed + kPassCycles) +
-                 kStartCycles + pairs * kOutputCycles;
+  const double taps = passes * blocks * p.taps, busy = taps * work, arriving = taps * copied / kL2BytesPerCycle;
+  double over = passes * (blocks * p.taps * kernel.tap_overhead * (0.6 + 0.05 * chunks) + exposed + kPassCycles) +
+                kStartCycles + pairs * kOutputCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
   if (p.split == Split::kPartial) {
     const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
-    alone += bytes / kL2BytesPerCycle;
+    over += bytes / kL2BytesPerCycle;
     finish = kArrivalCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
     ctas *= p.chunks;
   }
   const double each = std::ceil(1.0 * ctas / device.multiprocessors);
   const int held = static_cast<int>(std::min<double>(each, resident(kernel, shared_memory(p, kernel).bytes, device)));
   const double idle = std::max(1.0, 1.0 * kEnoughWarps / (held * warps));
-  return each * busy * idle + std::ceil(each / held) * alone + finish;
+  const double hidden = held > 1 ? 0.9 : 1;
+  return std::max(each * arriving, each * busy * idle + std::ceil(each / held) * over * hidden) + finish;
 }
 
 // Turns of the next block's halo that are copied in one stage.

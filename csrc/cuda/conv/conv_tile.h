@@ -46,7 +46,7 @@ FCNTAG_DEVICE void map_halo(const ConvParams& p, int pass_y, int pass_x) {
   const int thread = dev::thread_index(), warp = thread >> 5, lane = thread & 31;
   const ConvTile tile = conv_tile(p, Shape::kTileN);
   const int images = p.io->count;
-  uint32_t* offsets = reinterpret_cast<uint32_t*>(dev::shared_memory());
+  uint32_t* offsets = reinterpret_cast<uint32_t*>(dev::shared_memory() + kBarrierBytes);
   const int first_y = tile.y * p.stride_h + pass_y * p.sub_h - p.radius;
   const int first_x = tile.x * p.stride_w + pass_x * p.sub_w - p.radius;
   const int first = (first_y * p.width + first_x) * p.pixel_chunks;
