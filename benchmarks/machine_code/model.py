@@ -211,7 +211,9 @@ def replay(ctas: Sequence[Sequence[Sequence[Step]]], starts: Sequence[float] | N
         elif d.unit == "special":
             finish = units["special"] + 12.0
         if d.traffic:
-            arrivals = max(arrivals, time) + d.traffic / L2_BYTES_PER_CYCLE
+            # A bulk copy is of the whole multiprocessor, whose other sub-partitions ask for none: it has their shares.
+            share = SUB_PARTITIONS if d.arrives else 1
+            arrivals = max(arrivals, time) + d.traffic / (L2_BYTES_PER_CYCLE * share)
             finish = max(finish, arrivals + d.latency)
         if d.arrives:
             arrived.setdefault((chosen.cta, d.key), []).append(finish)
