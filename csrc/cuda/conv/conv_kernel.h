@@ -127,7 +127,6 @@ struct HaloCopies {
   FCNTAG_DEVICE void copy_all() {
     FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy();
     dev::copy_commit();
-    dev::copy_wait<0>();
   }
 };
 
@@ -194,6 +193,16 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     return;
   }
 
+  // The first copies of a pass; its weights have been started before.
+  HaloCopies<Shape> halo;
+  const auto start_halo = [&](int pass_y, int pass_x) {
+    map_halo<Shape>(p, pass_y, pass_x);
+    dev::sync_warp();
+    halo.start(p, first_block, 0);
+    halo.copy_all();
+  };
+  start_halo(0, 0);
+
   Sums sums, total;
   // Where sums are split, the passes come twice: to compute a chunk, and, in the CTA that is the last to have its
   // chunk, to add the chunks in order.
@@ -203,16 +212,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
     if (Shape::kChunked) total.clear();
     int until_restart = p.chunk_blocks;
     if (!combine) {
-      if (pass > 0) {  // all warps have read the weights that are overwritten now
-        dev::sync();
-        weights.start(p, first_block, (last_block - first_block) * p.taps);
-      }
-      HaloCopies<Shape> halo;
-      map_halo<Shape>(p, pass_y, pass_x);
-      dev::sync_warp();
-      halo.start(p, first_block, 0);
-      halo.copy_all();
-
+      dev::copy_wait<0>();
       dev::SharedAddress pixels[Sums::kPixels];
       const uint8_t* warp_weights = shared + SharedLayout<Shape>(p).weights;
       {
@@ -233,6 +233,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
           } else if (stage.block > first_block) {
             halo.start(p, stage.block, 0);
             halo.copy_all();
+            dev::copy_wait<0>();
             dev::sync();
           }
         }
@@ -273,6 +274,12 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
         }
       }
       dev::copy_wait<0>();
+      if (pass + 1 < passes) {  // what the next pass begins with arrives while this one is pooled
+        dev::sync();            // all warps have read what is overwritten now
+        weights.start(p, first_block, (last_block - first_block) * p.taps);
+        const bool row_ends = pass_x + 1 == p.passes_w;
+        start_halo(row_ends ? pass_y + 1 : pass_y, row_ends ? 0 : pass_x + 1);
+      }
     }
     if (split) {
       // [chunk][cta][pass][accumulator][thread]: consecutive threads, consecutive floats

@@ -28,7 +28,10 @@ FCNTAG_DEVICE ChannelEpilogue channel_epilogue(const float* epilogue, int n_padd
 FCNTAG_DEVICE float finish(float sum, const ChannelEpilogue& e, Activation activation) {
   float v = fmaf(sum, e.sign, e.bias);
   if (activation == Activation::kRelu) v = fmaxf(v, 0.0f);
-  if (activation == Activation::kElu) v = v > 0.0f ? v : expm1f(v);
+  if (activation == Activation::kElu) {  // no branch: the threads of a warp would take both sides
+    const float below = expm1f(fminf(v, 0.0f));
+    v = v > 0.0f ? v : below;
+  }
   return fmaf(v, e.scale, e.shift);
 }
 FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, Activation activation) {
@@ -114,16 +117,25 @@ FCNTAG_DEVICE void write_outputs(const ConvParams& p, const float* maxima) {
   const int start = (tile.image * p.out_h + tile.y) * p.out_w + tile.x, end = images * p.out_h * p.out_w;
   const int windows = p.tile_n * p.tile_h * p.tile_w;
   const float* raw = maxima + thread / kPairs * (kTileN + kStagePad) + c;
-  for (int window = thread / kPairs; window < windows; window += kThreads / kPairs) {
-    const TablePixel place = p.windows[window];
-    const int pixel = start + place.offset;
-    if (tile.y + place.y < p.out_h && tile.x + place.x < p.out_w && pixel < end) {
+  constexpr int kStep = kThreads / kPairs, kAtOnce = 4;  // windows whose latencies overlap
+  for (int window = thread / kPairs; window < windows; window += kStep * kAtOnce) {
+    TablePixel places[kAtOnce];
+    float2 sums[kAtOnce];
+    FCNTAG_UNROLL for (int i = 0; i < kAtOnce; ++i) {
+      const bool exists = window + i * kStep < windows;
+      places[i] = p.windows[exists ? window + i * kStep : window];
+      if (!exists) places[i].y = INT16_MAX;
+      sums[i] = *reinterpret_cast<const float2*>(raw + (exists ? i * kStep * (kTileN + kStagePad) : 0));
+    }
+    FCNTAG_UNROLL for (int i = 0; i < kAtOnce; ++i) {
+      const int pixel = start + places[i].offset;
+      if (tile.y + places[i].y >= p.out_h || tile.x + places[i].x >= p.out_w || pixel >= end) continue;
       // Channels that only fill up a pixel are zero: the next block multiplies them by zero, and must not find a NaN.
-      const float a = first ? finish(raw[0], epilogue[0], p.activation) : 0.0f;
-      const float b = second ? finish(raw[1], epilogue[1], p.activation) : 0.0f;
+      const float a = first ? finish(sums[i].x, epilogue[0], p.activation) : 0.0f;
+      const float b = second ? finish(sums[i].y, epilogue[1], p.activation) : 0.0f;
       store_pair(p.y, static_cast<int64_t>(pixel) * p.out_stride + n, a, b, p.storage);
     }
-    raw += kThreads / kPairs * (kTileN + kStagePad);
+    raw += kStep * kAtOnce * (kTileN + kStagePad);
   }
 }
 
