@@ -152,6 +152,18 @@ def test_bad_setting_is_named(runtime, name, value):
     assert f"{name}={value}; allowed: integers from 0" in done.stdout
 
 
+@pytest.mark.parametrize("value", ["101", "-2", "all", "50 %", "1e2"])
+def test_a_bad_division_of_the_shared_memory_is_named(runtime, value):
+    done = emulation.run(runtime["plain"], "compute", FCNTAG_CUDA_CARVEOUT=value)
+    assert done.returncode == 1
+    assert f"FCNTAG_CUDA_CARVEOUT={value}; allowed: 0 to 100, percent, or -1" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["", "-1", "0", "100"])
+def test_a_division_of_the_shared_memory_is_taken(runtime, value):
+    assert_clean(emulation.run(runtime["plain"], "compute", FCNTAG_CUDA_CARVEOUT=value))
+
+
 def test_kernels_run_in_any_thread_of_a_python_process():
     library = ctypes.CDLL(str(emulation.shared_object("tests/cuda/emulated_runtime.cpp")))
     sizes = [4, 1000, 30000, 2560]
@@ -182,5 +194,5 @@ def test_shipped_code_includes_nothing_of_the_emulator():
 @pytest.mark.parametrize("header", HEADERS)
 def test_both_forms_of_a_header_define_the_same_functions(header):
     shipped, emulated = functions(emulation.REPOSITORY / "csrc/cuda" / header), functions(INCLUDE / header)
-    assert shipped - {"launch_kernel"} == emulated - {"launch_emulated"}
+    assert shipped - {"launch_kernel", "set_first_kernel"} == emulated - {"launch_emulated", "set_first_emulated"}
     assert len(emulated) >= 1

@@ -18,6 +18,7 @@ PROGRAMS = {
     "network": ("tests/cuda/check_network.cpp", *HOST, *KERNELS, *MODEL),
     "shapes": ("tests/cuda/check_shapes.cpp", *HOST, *KERNELS, *MODEL),
     "frontend": ("tests/cuda/check_frontend.cpp", *HOST, *KERNELS, *MODEL),
+    "scorer": ("tests/cuda/check_scorer.cpp", *HOST, *KERNELS, *MODEL),
 }
 
 
@@ -224,6 +225,105 @@ FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the c
 }
 
 
+HEAD_MISTAKES = {  # as above
+    "every tag takes the weights of the first": (
+        "head.cu",
+        "static_cast<int64_t>(exists ? tag : 0) * features",
+        "0",
+        "plain",
+        ("head.cu", "many features bfloat16"),
+    ),
+    "slots are written under their readers": (
+        "head.cu",
+        "if (image != first_image) dev::sync();",
+        "",
+        "tsan",
+        ("head.cu", "many features bfloat16"),
+    ),
+    "slots are read under their writers": (
+        "head.cu",
+        "slots[warp] = sum;\n      dev::sync();",
+        "slots[warp] = sum;",
+        "tsan",
+        ("head.cu", "many features bfloat16"),
+    ),
+    "the remainder of the features is left out": (
+        "head.cu",
+        "int first = own + kHeld * kStep; first < features;",
+        "int first = own + 2 * kHeld * kStep; first < features;",
+        "plain",
+        ("head.cu", "many features bfloat16"),
+    ),
+    "sums of chunks are read under their writers": (
+        "dense.cu",
+        "dev::sync();\n    FCNTAG_UNROLL for (int b = 0;",
+        "FCNTAG_UNROLL for (int b = 0;",
+        "tsan",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
+    "inputs are read under their writers": (
+        "dense.cu",
+        "dev::sync();\n    if (first + warp < chunks)",
+        "if (first + warp < chunks)",
+        "tsan",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
+    "a chunk has the weights of the round before": (
+        "dense.cu",
+        "load_weights(first + kWarps + warp);",
+        "",
+        "plain",
+        ("dense.cu", "hidden, many inputs bfloat16"),
+    ),
+    "the maximum leaves out a position": (
+        "head.cu",
+        "for (int position = 1; position < p.positions; ++position) {\n      map += p.stride;\n      "
+        "FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {\n        if (first + j * kStep < features) v[j]",
+        "for (int position = 2; position < p.positions; ++position) {\n      map += p.stride;\n      "
+        "FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {\n        if (first + j * kStep < features) v[j]",
+        "plain",
+        ("head.cu", "fives bfloat16"),
+    ),
+}
+SCORER_MISTAKES = {  # as above
+    "the kernels after the first one read no Io": (
+        "open_io.h",
+        "*source.target = source.value;",
+        "return source.value;",
+        "plain",
+        ("frontend/melspec.cu", "512 points"),
+    ),
+    "every block leaves the Io": (
+        "open_io.h",
+        "if ((blockIdx.x | blockIdx.y | blockIdx.z | threadIdx.x) == 0) ",
+        "",
+        "tsan",
+        ("frontend/melspec.cu", "512 points"),
+    ),
+    "weights behind the last block are not asked for": (
+        "network.cpp",
+        "params.next_bytes = next.bytes;\n    run_conv",
+        "params.next_bytes = 0;\n    run_conv",
+        "plain",
+        ("network.cpp", "512 points"),
+    ),
+    "weights of the second block are not asked for": (
+        "network.cpp",
+        "params.next_bytes = next.bytes;\n      launch",
+        "params.next_bytes = 0;\n      launch",
+        "plain",
+        ("network.cpp", "512 points"),
+    ),
+    "a graph keeps its first Io": (
+        "scorer.cpp",
+        "recorded.repoint(*recorded.graph, io);",
+        "",
+        "plain",
+        ("scorer.cpp", "512 points"),
+    ),
+}
+
+
 def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, folder: Path) -> Path:
     """The program with a mistake in a copy of ``csrc/cuda`` in ``folder``; of the copy it has the source ``mutant``."""
     file, right, wrong, mode, *_ = mistake
@@ -265,6 +365,24 @@ def test_a_mistake_in_the_front_end_is_seen(mistake, tmp_path):
     done = emulation.run(executable, "1", cases, **limit)
     assert done.returncode != 0, done.stdout[-2000:]
     assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL ") in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mistake", HEAD_MISTAKES)
+def test_a_mistake_in_the_head_is_seen(mistake, tmp_path):
+    *change, mode, (mutant, cases) = HEAD_MISTAKES[mistake]
+    executable = mistaken((*change, mode), "network", mutant, tmp_path)
+    done = emulation.run(executable, "1", cases)
+    assert done.returncode != 0, done.stdout[-2000:]
+    assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL") in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mistake", SCORER_MISTAKES)
+def test_a_mistake_in_a_whole_run_is_seen(mistake, tmp_path):
+    *change, mode, (mutant, cases) = SCORER_MISTAKES[mistake]
+    executable = mistaken((*change, mode), "scorer", mutant, tmp_path)
+    done = emulation.run(executable, "1", cases)
+    assert done.returncode != 0, done.stdout[-2000:]
+    assert ("ThreadSanitizer: data race" if mode == "tsan" else " FAIL") in done.stdout, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("mode", ["plain", "asan"])

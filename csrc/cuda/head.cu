@@ -10,40 +10,111 @@ namespace cuda {
 namespace {
 
 constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kHeld = 8;  // weights of a tag that a thread keeps in registers
+// In a batch of more than kFewImages, a block takes so many of them one after the other, on the weights that it holds.
+constexpr int kHeadImages = 4, kFewImages = 16;
 
-// One warp per tag. Sums in double, as on the CPU: the layer is a thousandth of a network's work, and its rounding
-// would be the largest of all. Their order is fixed, whatever the batch.
-FCNTAG_KERNEL(32 * kWarps, 1)
+// Warps that share a tag: as many as there are weights for. A function of the layer alone, so that sums have the same
+// order in every batch.
+int warps_of_tag(int features) {
+  int warps = 1;
+  while (warps < kWarps && features > 32 * kHeld * warps) warps *= 2;
+  return warps;
+}
+
+// Features [first + kStep * j] of an image; 0 beyond the last.
+template <Pooling kPooling, int kStep>
+FCNTAG_DEVICE void load_features(const HeadParams& p, int image, int first, int features, float (&v)[kHeld]) {
+  const float* map = p.map + static_cast<int64_t>(image) * p.positions * p.stride + first;
+  FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) v[j] = first + j * kStep < features ? map[j * kStep] : 0.0f;
+  if constexpr (kPooling == Pooling::kMaximum) {
+    FCNTAG_NO_UNROLL for (int position = 1; position < p.positions; ++position) {
+      map += p.stride;
+      FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {
+        if (first + j * kStep < features) v[j] = fmaxf(v[j], map[j * kStep]);
+      }
+    }
+  }
+  if constexpr (kPooling == Pooling::kMean) {
+    double sums[kHeld];
+    FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) sums[j] = v[j];
+    FCNTAG_NO_UNROLL for (int position = 1; position < p.positions; ++position) {
+      map += p.stride;
+      FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {
+        if (first + j * kStep < features) sums[j] += map[j * kStep];
+      }
+    }
+    FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) v[j] = static_cast<float>(sums[j] / p.positions);
+  }
+}
+
+// Sums in double, as on the CPU: the layer is a thousandth of a network's work, and its rounding would be the largest
+// of all. Their order is fixed, whatever the batch.
+//
+// With one clip this is latency and little else. So a tag's weights are spread over kTagWarps warps, which have them in
+// registers before their wait. What is left then is one load, a few products and the sum over the threads.
+template <Pooling kPooling, int kTagWarps>
+FCNTAG_KERNEL(kThreads, 1)
 head(const FCNTAG_GRID_CONSTANT HeadParams p) {
-  const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
-  const int image = static_cast<int>(blockIdx.y), tag = static_cast<int>(blockIdx.x) * kWarps + warp;
+  constexpr int kStep = 32 * kTagWarps;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const int own = thread % kStep, tag = static_cast<int>(blockIdx.x) * (kWarps / kTagWarps) + thread / kStep;
+  const int features = kPooling == Pooling::kNone ? p.positions * p.stride : p.stride;
+  const bool exists = tag < p.n_tags;
+  const float* weight = p.weight + static_cast<int64_t>(exists ? tag : 0) * features + own;
+  double* slots = reinterpret_cast<double*>(dev::shared_memory());  // [kWarps]
+  float w[kHeld];
+  FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) w[j] = own + j * kStep < features ? weight[j * kStep] : 0.0f;
+  const double bias = exists ? p.bias[tag] : 0.0;
   dev::release_successors();
   dev::wait_for_predecessors();
   const Io io = *p.io;
-  if (image >= io.count || tag >= p.n_tags) return;
-  const int features = p.maximum ? p.stride : p.positions * p.stride;
-  const float* map = p.map + static_cast<int64_t>(image) * p.positions * p.stride;
-  const float* weight = p.weight + static_cast<int64_t>(tag) * features;
-  constexpr int kChains = 4;
-  double sums[kChains] = {};
-  for (int i = lane; i < features; i += 32 * kChains) {
-    FCNTAG_UNROLL for (int j = 0; j < kChains; ++j) {
-      const int at = i + 32 * j;
-      if (at >= features) break;
-      float v = map[at];
-      if (p.maximum) {
-        for (int position = 1; position < p.positions; ++position) v = fmaxf(v, map[position * p.stride + at]);
+  const int first_image = static_cast<int>(blockIdx.y);
+  FCNTAG_NO_UNROLL for (int image = first_image; image < io.count; image += static_cast<int>(gridDim.y)) {
+    constexpr int kChains = 4;
+    double sums[kChains] = {};
+    float v[kHeld];
+    load_features<kPooling, kStep>(p, image, own, features, v);
+    FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) sums[j % kChains] += static_cast<double>(w[j]) * v[j];
+    if constexpr (kTagWarps == kWarps) {  // else a tag has no more weights
+      FCNTAG_NO_UNROLL for (int first = own + kHeld * kStep; first < features; first += kHeld * kStep) {
+        load_features<kPooling, kStep>(p, image, first, features, v);
+        FCNTAG_UNROLL for (int j = 0; j < kHeld; ++j) {
+          const float next = first + j * kStep < features ? weight[first - own + j * kStep] : 0.0f;
+          sums[j % kChains] += static_cast<double>(next) * v[j];
+        }
       }
-      sums[j] += static_cast<double>(weight[at]) * v;
+    }
+    double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    FCNTAG_UNROLL for (int other = 16; other > 0; other /= 2) sum += dev::shuffle_xor(sum, other);
+    if constexpr (kTagWarps > 1) {
+      if (image != first_image) dev::sync();  // the slots of the last image have been read
+      if (lane == 0) slots[warp] = sum;
+      dev::sync();
+    }
+    if (own == 0 && exists) {
+      FCNTAG_UNROLL for (int other = 1; other < kTagWarps; ++other) sum += slots[warp + other];
+      const double logit = sum + bias;
+      const int64_t at = static_cast<int64_t>(image) * p.n_tags + tag;
+      if (io.logits != nullptr) io.logits[at] = static_cast<float>(logit);
+      if (io.scores != nullptr) io.scores[at] = static_cast<float>(1.0 / (1.0 + exp(-logit)));
     }
   }
-  double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  FCNTAG_UNROLL for (int other = 16; other > 0; other /= 2) sum += dev::shuffle_xor(sum, other);
-  if (lane != 0) return;
-  const double logit = sum + p.bias[tag];
-  const int64_t at = static_cast<int64_t>(image) * p.n_tags + tag;
-  if (io.logits != nullptr) io.logits[at] = static_cast<float>(logit);
-  if (io.scores != nullptr) io.scores[at] = static_cast<float>(1.0 / (1.0 + exp(-logit)));
+}
+
+template <Pooling kPooling>
+void (*head_for(int tag_warps))(HeadParams) {
+  switch (tag_warps) {
+    case 1:
+      return &head<kPooling, 1>;
+    case 2:
+      return &head<kPooling, 2>;
+    case 4:
+      return &head<kPooling, 4>;
+    default:
+      return &head<kPooling, 8>;
+  }
 }
 
 // A thread has one channel. The mean is summed in double, as on the CPU.
@@ -61,76 +132,8 @@ pool(const FCNTAG_GRID_CONSTANT PoolParams p) {
     most = fmaxf(most, v);
     sum += v;
   }
-  p.out[static_cast<int64_t>(image) * p.stride + channel] = p.maximum ? most : static_cast<float>(sum / p.positions);
-}
-
-constexpr int kDenseOutputs = 64;  // of a block, for kDenseImages images; a thread has four of one by four of the other
-constexpr int kDenseImages = 32;
-constexpr int kDenseInputs = 32;  // staged at a time
-constexpr int kOwn = 4;
-constexpr int kDenseThreads = kDenseOutputs * kDenseImages / (kOwn * kOwn);
-// Rows of the staged values are one float longer, so that a column's threads use different banks.
-constexpr std::size_t kDenseShared = sizeof(float) * (kDenseOutputs + kDenseImages) * (kDenseInputs + 1);
-
-FCNTAG_DEVICE float activated(float x, Activation activation) {
-  if (activation == Activation::kRelu) return x > 0.0f ? x : 0.0f;
-  if (activation == Activation::kElu) return x > 0.0f ? x : expm1f(x);
-  return x;
-}
-
-FCNTAG_KERNEL(kDenseThreads, 1)
-dense(const FCNTAG_GRID_CONSTANT DenseParams p) {
-  const int thread = static_cast<int>(threadIdx.x);
-  const int first_output = static_cast<int>(blockIdx.x) * kDenseOutputs;
-  const int first_image = static_cast<int>(blockIdx.y) * kDenseImages;
-  float* weights = reinterpret_cast<float*>(dev::shared_memory());  // [kDenseOutputs][kDenseInputs + 1]
-  float* values = weights + kDenseOutputs * (kDenseInputs + 1);     // [kDenseImages][kDenseInputs + 1]
-  dev::release_successors();
-  dev::wait_for_predecessors();
-  const int count = p.io->count;
-  if (first_image >= count) return;
-  // A thread's outputs and images lie apart by so many, which keeps the accesses of a warp in different banks.
-  constexpr int kOutputStep = kDenseOutputs / kOwn, kImageStep = kDenseImages / kOwn;
-  const int output = thread % kOutputStep, image = thread / kOutputStep;
-  float totals[kOwn][kOwn] = {};  // of stages: shorter sums in float, smaller errors
-  for (int begin = 0; begin < p.inputs; begin += kDenseInputs) {
-    dev::sync();  // other threads may still read the last ones
-    for (int i = thread; i < kDenseOutputs * kDenseInputs; i += kDenseThreads) {
-      const int row = i / kDenseInputs, column = i % kDenseInputs;
-      const bool inside = first_output + row < p.outputs && begin + column < p.inputs;
-      weights[row * (kDenseInputs + 1) + column] =
-          inside ? p.weight[static_cast<int64_t>(first_output + row) * p.inputs + begin + column] : 0.0f;
-    }
-    for (int i = thread; i < kDenseImages * kDenseInputs; i += kDenseThreads) {
-      const int row = i / kDenseInputs, column = i % kDenseInputs;
-      const bool inside = first_image + row < count && begin + column < p.inputs;
-      values[row * (kDenseInputs + 1) + column] =
-          inside ? p.x[static_cast<int64_t>(first_image + row) * p.inputs + begin + column] : 0.0f;
-    }
-    dev::sync();
-    float sums[kOwn][kOwn] = {};
-    FCNTAG_NO_UNROLL for (int k = 0; k < kDenseInputs; ++k) {
-      float w[kOwn], v[kOwn];
-      FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-        w[a] = weights[(output + a * kOutputStep) * (kDenseInputs + 1) + k];
-        v[a] = values[(image + a * kImageStep) * (kDenseInputs + 1) + k];
-      }
-      FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-        FCNTAG_UNROLL for (int b = 0; b < kOwn; ++b) sums[a][b] = fmaf(w[a], v[b], sums[a][b]);
-      }
-    }
-    FCNTAG_UNROLL for (int a = 0; a < kOwn; ++a) {
-      FCNTAG_UNROLL for (int b = 0; b < kOwn; ++b) totals[a][b] += sums[a][b];
-    }
-  }
-  for (int a = 0; a < kOwn; ++a) {
-    const int o = first_output + output + a * kOutputStep;
-    if (o >= p.outputs) continue;
-    for (int b = 0; b < kOwn; ++b) {
-      const int i = first_image + image + b * kImageStep;
-      if (i < count) p.y[static_cast<int64_t>(i) * p.outputs + o] = activated(totals[a][b] + p.bias[o], p.activation);
-    }
-  }
+  p.out[static_cast<int64_t>(image) * p.stride + channel] =
+      p.pooling == Pooling::kMaximum ? most : static_cast<float>(sum / p.positions);
 }
 
 FCNTAG_DEVICE float load(const void* map, int64_t index, Storage storage) {
@@ -170,16 +173,18 @@ dim3 grid(int columns, int per_block, int images) {
 }  // namespace
 
 void run_head(const HeadParams& params, int images, Stream stream) {
-  launch(&head, {grid(params.n_tags, kWarps, images), 32 * kWarps, 0}, stream, params);
+  const bool all = params.pooling == Pooling::kNone;
+  const int tag_warps = warps_of_tag(all ? params.positions * params.stride : params.stride);
+  dim3 blocks = grid(params.n_tags, kWarps / tag_warps, images);
+  if (images > kFewImages) blocks.y = (blocks.y + kHeadImages - 1) / kHeadImages;
+  const auto kernel = all                                   ? head_for<Pooling::kNone>(tag_warps)
+                      : params.pooling == Pooling::kMaximum ? head_for<Pooling::kMaximum>(tag_warps)
+                                                            : head_for<Pooling::kMean>(tag_warps);
+  launch(kernel, {blocks, kThreads, kWarps * sizeof(double)}, stream, params);
 }
 
 void run_pool(const PoolParams& params, int images, Stream stream) {
   launch(&pool, {grid(params.stride, 256, images), 256, 0}, stream, params);
-}
-
-void run_dense(const DenseParams& params, int images, Stream stream) {
-  const dim3 blocks = grid(params.outputs, kDenseOutputs, (images + kDenseImages - 1) / kDenseImages);
-  launch(&dense, {blocks, kDenseThreads, kDenseShared}, stream, params);
 }
 
 void run_unpack(const MapParams& params, int images, Stream stream) {

@@ -1,5 +1,5 @@
-// The head: last map -> features -> hidden layers -> sigmoid(weight @ x + bias). Also the maps of blocks as plain
-// arrays, for callers that ask for them.
+// The head: last map -> features -> sigmoid(weight @ x + bias). dense.h has the hidden layers in between. Also the maps
+// of blocks as plain arrays, for callers that ask for them.
 #pragma once
 
 #include <cstdint>
@@ -12,45 +12,35 @@
 namespace fcntag {
 namespace cuda {
 
+// What features are of the positions of a map: all of them, [positions][stride], or their maximum or mean, [stride].
+enum class Pooling { kNone, kMaximum, kMean };
+
 struct HeadParams {
   const float* map;     // [images][positions][stride], float32: the last block's output, or one position of features
   const float* weight;  // [n_tags][features], in the order of the map (see pack_head_weights)
   const float* bias;    // [n_tags]
   const Io* io;         // where scores and logits go
   int positions, stride;
-  bool maximum;  // features are the maximum over the positions: [stride], else all of [positions][stride]
+  Pooling pooling;
   int n_tags;
 };
 
 void run_head(const HeadParams& params, int images, Stream stream);
 
-// The mean or maximum over the positions, for heads that read it more than once: [images][stride], float32.
+// The mean or maximum over the positions, for heads that would read the map often: [images][stride], float32. The
+// values are those that the head finds by itself.
 struct PoolParams {
   const float* map;  // [images][positions][stride]
   float* out;
   const Io* io;  // its count: rows beyond it are left alone
   int positions, stride;
-  bool maximum;
+  Pooling pooling;  // not kNone
 };
 
 void run_pool(const PoolParams& params, int images, Stream stream);
 
-// A hidden layer: y = act(weight @ x + bias), in float32. Every sum takes its products in one order, whatever the
-// batch.
-struct DenseParams {
-  const float* x;       // [images][inputs]
-  const float* weight;  // [outputs][inputs]
-  const float* bias;    // [outputs]
-  float* y;             // [images][outputs]
-  const Io* io;         // its count: rows beyond it are left alone
-  int inputs, outputs;
-  Activation activation;
-};
-
-void run_dense(const DenseParams& params, int images, Stream stream);
-
-// The first dense layer: weight [outputs][features in the model's order] -> [outputs][positions][stride] (kMax, kMean:
-// [outputs][stride]).
+// The weights of the layer behind the last map, a hidden one or the head: [outputs][features in the model's order] ->
+// [outputs][positions][stride] (kMax, kMean: [outputs][stride]).
 std::vector<float> pack_head_weights(const float* weight, int outputs, int channels, int stride, int positions,
                                      Flatten order);
 

@@ -17,5 +17,16 @@ void launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream, con
   launch_kernel(reinterpret_cast<const void*>(kernel), shape, stream, arguments);
 }
 
+// The end of set_first_launch() below.
+void set_first_kernel(Graph& graph, const void* kernel, const LaunchShape& shape, void** params);
+
+// Gives the first launch of a recorded graph other parameters; `kernel` and `shape` are as recorded. Replays that have
+// been put on a stream keep the old ones.
+template <typename Params>
+void set_first_launch(Graph& graph, void (*kernel)(Params), const LaunchShape& shape, const Params& params) {
+  void* arguments[] = {const_cast<Params*>(&params)};
+  set_first_kernel(graph, reinterpret_cast<const void*>(kernel), shape, arguments);
+}
+
 }  // namespace cuda
 }  // namespace fcntag

@@ -82,10 +82,10 @@ Network::Network(const NetworkConfig& config, PlanOnly)
     hidden.outputs = layer.out_features;
     hidden.activation = layer.activation;
     sizes_.features += static_cast<std::size_t>(max_batch_) * hidden.outputs * sizeof(float);
-    sizes_.weights += static_cast<std::size_t>(hidden.inputs + 1) * hidden.outputs * sizeof(float);
+    sizes_.weights += (packed_dense_floats(hidden.inputs, hidden.outputs) + hidden.outputs) * sizeof(float);
     hidden_.push_back(std::move(hidden));
   }
-  if (pools()) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
+  if (is_global(flatten_)) sizes_.features += static_cast<std::size_t>(max_batch_) * stride * sizeof(float);
 
   for (int batch = 1;; batch = batch_bucket(batch + 1, max_batch_)) {
     const std::tuple key(batch, max_height_, max_width_);
@@ -148,12 +148,13 @@ Network::Network(const NetworkConfig& config) : Network(config, PlanOnly{}) {
   for (std::size_t i = 0; i < hidden_.size(); ++i) {
     const DenseSpec& layer = head.hidden[i];
     const std::size_t size = static_cast<std::size_t>(layer.out_features) * layer.in_features;
-    hidden_[i].weight = upload(i == 0 ? pack_first_dense(layer.weight, layer.out_features)
-                                      : std::vector<float>(layer.weight, layer.weight + size));
+    const std::vector<float> weight = i == 0 ? pack_first_dense(layer.weight, layer.out_features)
+                                             : std::vector<float>(layer.weight, layer.weight + size);
+    hidden_[i].weight = upload(pack_dense_weights(weight, hidden_[i].inputs, hidden_[i].outputs));
     hidden_[i].bias = upload(std::vector<float>(layer.bias, layer.bias + layer.out_features));
     hidden_[i].output = DeviceMemory(static_cast<std::size_t>(max_batch_) * layer.out_features * sizeof(float));
   }
-  if (pools()) features_ = DeviceMemory(static_cast<std::size_t>(max_batch_) * stride * sizeof(float));
+  if (is_global(flatten_)) features_ = DeviceMemory(static_cast<std::size_t>(max_batch_) * stride * sizeof(float));
   const std::size_t size = static_cast<std::size_t>(n_tags_) * last_features();
   head_weight_ = upload(hidden_.empty() ? pack_first_dense(head.weight, n_tags_)
                                         : std::vector<float>(head.weight, head.weight + size));
@@ -227,8 +228,23 @@ const Network::Plan& Network::plan(int batch, int height, int width) {
   return found->second;
 }
 
+// What a block brings to the second-level cache while it computes: the weights that the launch after it reads first.
+// Launches of more tiles than run at a time read their weights again and again, so that the first reading does not
+// matter, and last long enough to lose from the cache what was fetched for later. Half of the cache is left to the
+// maps.
+Network::Weights Network::next_weights(const Plan& plan, int block) const {
+  const auto is_short = [&](int i) {
+    return i == 0 || plan.blocks[i - 1].ctas < 2u * static_cast<unsigned>(device_.multiprocessors);
+  };
+  const bool last = block + 1 == n_blocks();
+  if (!is_short(block) || (!last && !is_short(block + 1))) return {nullptr, 0};
+  const DeviceMemory& next = !last ? weights_[block + 1] : hidden_.empty() ? head_weight_ : hidden_.front().weight;
+  return {next.as<void>(), static_cast<int64_t>(std::min(next.bytes(), device_.cache_bytes / 2))};
+}
+
 void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int begin, int end, Stream stream) const {
   for (int i = begin; i < std::min(end, n_blocks()); ++i) {
+    const Weights next = next_weights(plan, i);
     if (i == 0) {
       FirstParams params = plan.first.params;
       params.x = x.data;
@@ -239,6 +255,8 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
       params.epilogue = epilogues_[0].as<float>();
       params.y = map(0);
       params.io = io;
+      params.next_weight = next.data;
+      params.next_bytes = next.bytes;
       launch(plan.first.kernel, {plan.first.grid, kFirstThreads, plan.first.shared_bytes}, stream, params);
       continue;
     }
@@ -251,9 +269,20 @@ void Network::enqueue(const Plan& plan, const InputView& x, const Io* io, int be
     params.partial = partial_.as<float>();
     params.arrivals = arrivals_.as<int>();
     params.io = io;
+    params.next_weight = next.data;
+    params.next_bytes = next.bytes;
     run_conv(block, params, stream);
   }
   if (end > n_blocks()) enqueue_head(plan, io, stream);
+}
+
+// Whether the head takes the maximum or mean over the positions by itself, and no launch before it does. The bits are
+// the same. Every tag then reads the whole map again, which costs less than a launch while that is little.
+bool Network::head_pools(const Plan& plan) const {
+  constexpr int64_t kMostFloats = int64_t{1} << 20;
+  const auto [h, w] = plan.sizes.back();
+  const int64_t stride = padded_channels(layers_.back().out_channels, layers_.back().storage);
+  return hidden_.empty() && plan.batch * h * w * stride * n_tags_ <= kMostFloats;
 }
 
 void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const {
@@ -261,10 +290,14 @@ void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const 
   const ConvLayer& last = layers_.back();
   const float* x = static_cast<const float*>(map(n_blocks() - 1));
   int positions = h * w, stride = padded_channels(last.out_channels, last.storage);
-  if (pools()) {
-    run_pool({x, features_.as<float>(), io, positions, stride, flatten_ == Flatten::kMax}, plan.batch, stream);
+  Pooling pooling = flatten_ == Flatten::kMax    ? Pooling::kMaximum
+                    : flatten_ == Flatten::kMean ? Pooling::kMean
+                                                 : Pooling::kNone;
+  if (pooling != Pooling::kNone && !head_pools(plan)) {
+    run_pool({x, features_.as<float>(), io, positions, stride, pooling}, plan.batch, stream);
     x = features_.as<float>();
     positions = 1;
+    pooling = Pooling::kNone;
   }
   for (const Hidden& layer : hidden_) {
     run_dense({x, layer.weight.as<float>(), layer.bias.as<float>(), layer.output.as<float>(), io, layer.inputs,
@@ -274,8 +307,7 @@ void Network::enqueue_head(const Plan& plan, const Io* io, Stream stream) const 
     positions = 1;
     stride = layer.outputs;
   }
-  const bool maximum = flatten_ == Flatten::kMax && !pools();
-  run_head({x, head_weight_.as<float>(), head_bias_.as<float>(), io, positions, stride, maximum, n_tags_}, plan.batch,
+  run_head({x, head_weight_.as<float>(), head_bias_.as<float>(), io, positions, stride, pooling, n_tags_}, plan.batch,
            stream);
 }
 

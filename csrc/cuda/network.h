@@ -9,6 +9,7 @@
 
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_plan.h"
+#include "cuda/dense.h"
 #include "cuda/frontend/clip_finish.h"
 #include "cuda/head.h"
 #include "cuda/runtime.h"
@@ -98,7 +99,12 @@ class Network {
   ConvLayer layer_at(int block, int height, int width) const;
   Plan make_plan(int batch, int height, int width) const;
   void* map(int block) const { return maps_[block % 2].as<void>(); }  // output of block `block`
-  bool pools() const { return flatten_ == Flatten::kMean || (flatten_ == Flatten::kMax && !hidden_.empty()); }
+  bool head_pools(const Plan& plan) const;
+  struct Weights {
+    const void* data;
+    int64_t bytes;
+  };
+  Weights next_weights(const Plan& plan, int block) const;
   void enqueue_head(const Plan& plan, const Io* io, Stream stream) const;
   void read_hidden(int images, int64_t row, const NetworkOutputs& outputs);
   MapParams map_params(const Plan& plan, int block, float* out) const;

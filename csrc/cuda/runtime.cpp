@@ -75,6 +75,7 @@ DeviceInfo device_info(int device) {
   info.multiprocessors = properties.multiProcessorCount;
   info.shared_bytes = properties.sharedMemPerBlockOptin;
   info.memory_bytes = properties.totalGlobalMem;
+  info.cache_bytes = static_cast<std::size_t>(properties.l2CacheSize);
   cudaDriverGetVersion(&info.driver_version);
   cudaRuntimeGetVersion(&info.runtime_version);
   return info;
@@ -207,11 +208,29 @@ bool is_capturing(Stream stream) {
 }
 void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "waiting for the GPU"); }
 
+namespace {
+struct RecordedGraph {
+  cudaGraph_t graph = nullptr;  // kept: its nodes name those of `executable`
+  cudaGraphExec_t executable = nullptr;
+  cudaGraphNode_t first = nullptr;  // null if the graph does not begin with one launch
+
+  RecordedGraph() = default;
+  ~RecordedGraph() {
+    if (executable != nullptr) cudaGraphExecDestroy(executable);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+  }
+  RecordedGraph(const RecordedGraph&) = delete;
+  RecordedGraph& operator=(const RecordedGraph&) = delete;
+};
+
+RecordedGraph& recorded(const Graph& graph) { return *static_cast<RecordedGraph*>(graph.state()); }
+}  // namespace
+
 Graph::~Graph() {
-  if (state_ != nullptr && !forked()) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(state_));
+  if (!forked()) delete static_cast<RecordedGraph*>(state_);
 }
 void Graph::launch(Stream stream) {
-  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(state_), native(stream)), "launching a graph");
+  check(cudaGraphLaunch(recorded(*this).executable, native(stream)), "launching a graph");
 }
 
 GraphCapture::GraphCapture(Stream stream) : stream_(stream) {
@@ -226,38 +245,44 @@ GraphCapture::~GraphCapture() {
   cudaGetLastError();
 }
 std::unique_ptr<Graph> GraphCapture::finish() {
-  cudaGraph_t graph = nullptr;
   open_ = false;
-  check(cudaStreamEndCapture(native(stream_), &graph), "recording a graph");
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
-  cudaGraphDestroy(graph);
-  check(code, "preparing a graph");
+  auto made = std::make_unique<RecordedGraph>();
+  check(cudaStreamEndCapture(native(stream_), &made->graph), "recording a graph");
+  std::size_t roots = 0;
+  check(cudaGraphGetRootNodes(made->graph, nullptr, &roots), "reading a graph");
+  if (roots == 1) check(cudaGraphGetRootNodes(made->graph, &made->first, &roots), "reading a graph");
+  check(cudaGraphInstantiate(&made->executable, made->graph, 0), "preparing a graph");
   std::unique_ptr<Graph> result(new Graph);
-  result->state_ = executable;
+  result->state_ = made.release();
   return result;
 }
 
 namespace {
-// Kernels start with a limit of 48 KB. It belongs to the kernel, not to a launch: raised once to all there is, it
-// cannot be lowered under another thread's launch, or under a recorded one.
-void allow_shared_memory(const void* kernel, int device) {
+// What a kernel is allowed and asks for, once for each kernel and GPU. It belongs to the kernel, not to a launch, so
+// that it must not change under another thread's launch, or under a recorded one.
+void prepare_kernel(const void* kernel, int device) {
   static std::mutex mutex;
-  static std::set<std::pair<int, const void*>> allowed;
+  static std::set<std::pair<int, const void*>> prepared;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (allowed.count({device, kernel}) != 0) return;
+  if (prepared.count({device, kernel}) != 0) return;
+  // Kernels start with a limit of 48 KB; it is raised to all there is.
   int limit = 0;
   check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "reading the GPU's properties");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "asking for shared memory");
-  allowed.insert({device, kernel});
+  const int carveout = shared_memory_carveout();
+  if (carveout >= 0) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout),
+          "asking for shared memory");
+  }
+  prepared.insert({device, kernel});
 }
 }  // namespace
 
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params) {
   const int device = current_device();
   int major = 0;
-  if (shape.shared_bytes > 48 * 1024) allow_shared_memory(kernel, device);
+  prepare_kernel(kernel, device);
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(shape.threads);
@@ -272,6 +297,18 @@ void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, 
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading the GPU's properties");
   config.numAttrs = major >= 9 ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, params), "launching a kernel");
+}
+
+void set_first_kernel(Graph& graph, const void* kernel, const LaunchShape& shape, void** params) {
+  const RecordedGraph& made = recorded(graph);
+  if (made.first == nullptr) throw DeviceError("changing a graph: it does not begin with one launch");
+  cudaKernelNodeParams node = {};
+  node.func = const_cast<void*>(kernel);
+  node.gridDim = shape.grid;
+  node.blockDim = dim3(shape.threads);
+  node.sharedMemBytes = static_cast<unsigned>(shape.shared_bytes);
+  node.kernelParams = params;
+  check(cudaGraphExecKernelNodeSetParams(made.executable, made.first, &node), "changing a graph");
 }
 
 }  // namespace cuda

@@ -29,6 +29,7 @@ struct DeviceInfo {
   int multiprocessors = 0;
   std::size_t shared_bytes = 0;  // dynamic shared memory that a block may have
   std::size_t memory_bytes = 0;
+  std::size_t cache_bytes = 0;                  // of the second level
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
 };
 
@@ -137,6 +138,7 @@ class Graph {
  public:
   ~Graph();
   void launch(Stream stream);
+  void* state() const { return state_; }  // for the functions of launch.h
 
  private:
   friend class GraphCapture;
@@ -156,6 +158,11 @@ class GraphCapture {
   Stream stream_;
   bool open_ = true;
 };
+
+// How much of a multiprocessor's L1 memory kernels ask to have as shared memory, in percent, or -1 to leave it to the
+// driver: FCNTAG_CUDA_CARVEOUT, else 100. A multiprocessor changes its division only when no block runs on it. So
+// kernels of one chain that ask for different ones cannot overlap there. Throws DeviceError for any other value.
+int shared_memory_carveout();
 
 struct LaunchShape {
   dim3 grid;

@@ -88,26 +88,42 @@ InputView Scorer::input_view(int batch, const SegmentShape& shape) const {
 }
 
 // `batch` is the plan's in every call for a run: how the log-mel's maxima lie depends on it.
-void Scorer::front_end(int batch, const SegmentShape& shape, Stream stream) const {
+Repoint Scorer::front_end(const IoSource& io, int batch, const SegmentShape& shape, Stream stream) const {
   const float* waves = resampler_ ? resampled_.as<float>() : nullptr;
   const auto run = network_finishes(batch, shape) ? &MelSpec::run_raw : &MelSpec::run;
-  (melspec_.get()->*run)(io_.as<Io>(), waves, batch, shape.n_samples, shape.pad_left, shape.n_frames,
-                         log_mel_.as<float>(), scratch_.as<void>(), stream);
+  return (melspec_.get()->*run)(io, waves, batch, shape.n_samples, shape.pad_left, shape.n_frames, log_mel_.as<float>(),
+                                scratch_.as<void>(), stream);
 }
 
-void Scorer::put(int batch, const SegmentShape& shape, Stream stream) {
+// The first kernel has `io` as a parameter and leaves it in io_ for the others.
+Repoint Scorer::put(const Io& io, int batch, const SegmentShape& shape, Stream stream) {
   const Network::Plan& plan = network_->plan(batch, shape.height, shape.width);
-  if (resampler_)
-    resampler_->run(io_.as<Io>(), batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
-  front_end(plan.batch, shape, stream);
+  const IoSource source(io_.as<Io>(), io);
+  Repoint repoint;
+  if (resampler_) {
+    repoint = resampler_->run(source, batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
+    front_end(io_.as<Io>(), plan.batch, shape, stream);
+  } else {
+    repoint = front_end(source, plan.batch, shape, stream);
+  }
   network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), stream);
+  return repoint;
 }
 
-void Scorer::point_io(const Io& io, Stream stream) {
-  if (io_set_ && same(io, last_io_)) return;
-  set_io(io_.as<Io>(), io, stream);
-  last_io_ = io;
-  io_set_ = true;
+// The graph of a bucket, recorded where there is none yet, with `io` as what its next launch works on.
+Graph& Scorer::recorded(const Io& io, int batch, const SegmentShape& shape) {
+  Recorded& recorded = graphs_[{batch, shape}];
+  if (!recorded.graph || recorded.generation != network_->generation()) {
+    GraphCapture capture(stream_->get());
+    recorded.repoint = put(io, batch, shape, stream_->get());
+    recorded.graph = capture.finish();
+    recorded.generation = network_->generation();
+    recorded.io = io;
+  } else if (!same(recorded.io, io)) {
+    recorded.repoint(*recorded.graph, io);
+    recorded.io = io;
+  }
+  return *recorded.graph;
 }
 
 void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* scores, float* logits,
@@ -123,30 +139,19 @@ void Scorer::enqueue(const float* waves, int64_t wave_stride, int count, float* 
   }
   const int batch = batch_bucket(count, network_->max_batch());
   network_->plan(batch, shape.height, shape.width);  // may move buffers: before anything is recorded
-  Recorded* recorded = nullptr;
-  if (use_graphs_) {
-    recorded = &graphs_[{batch, shape}];
-    if (!recorded->graph || recorded->generation != network_->generation()) {
-      GraphCapture capture(stream_->get());
-      put(batch, shape, stream_->get());
-      recorded->graph = capture.finish();
-      recorded->generation = network_->generation();
-    }
-  }
+  const Io io{waves, wave_stride, scores, logits, count};
+  Graph* graph = use_graphs_ ? &recorded(io, batch, shape) : nullptr;
   const Claim claimed(*network_, stream);
-  point_io({waves, wave_stride, scores, logits, count}, stream);
-  if (recorded != nullptr) {
-    recorded->graph->launch(stream);
+  if (graph != nullptr) {
+    graph->launch(stream);
   } else {
-    put(batch, shape, stream);
+    put(io, batch, shape, stream);
   }
 }
 
 void Scorer::run(const float* waves, int count, float* scores, float* logits, const SegmentShape& shape) {
   const int n_tags = network_->n_tags();
   const int64_t floats = clip_floats(shape);
-  float* device_scores = results_.as<float>();
-  float* device_logits = device_scores + static_cast<int64_t>(network_->max_batch()) * n_tags;
   const DeviceScope scope(network_->device());
   check_shape(shape);
   make_host_buffers();
@@ -160,14 +165,14 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
       std::memcpy(pinned_waves_.as<float>() + at, waves + begin * floats + at, bytes);
       copy_to_device(waves_.as<float>() + at, pinned_waves_.as<float>() + at, bytes, stream_->get());
     }
-    enqueue(waves_.as<float>(), floats, clips, device_scores, device_logits, shape, stream_->get());
-    copy_to_host(pinned_results_.as<void>(), results_.as<void>(), results_.bytes(), stream_->get());
+    const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
+    float* device_scores = results_.as<float>();  // and the logits right behind them: one copy brings both
+    enqueue(waves_.as<float>(), floats, clips, device_scores, device_scores + values, shape, stream_->get());
+    copy_to_host(pinned_results_.as<void>(), device_scores, 2 * values * sizeof(float), stream_->get());
     synchronize(stream_->get());
     const float* results = pinned_results_.as<float>();
-    const int64_t at = static_cast<int64_t>(begin) * n_tags, values = static_cast<int64_t>(clips) * n_tags;
     if (scores != nullptr) std::copy_n(results, values, scores + at);
-    if (logits != nullptr)
-      std::copy_n(results + static_cast<int64_t>(network_->max_batch()) * n_tags, values, logits + at);
+    if (logits != nullptr) std::copy_n(results + values, values, logits + at);
   }
 }
 
@@ -191,14 +196,14 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
       resampler_->run(io_.as<Io>(), batch, n_in_, n_channels_, resampled_.as<float>(), shape.n_samples, stream);
     });
   }
-  stages.emplace_back("mel", [&] { front_end(plan.batch, shape, stream); });
+  stages.emplace_back("mel", [&] { front_end(io_.as<Io>(), plan.batch, shape, stream); });
   for (int i = 0; i <= network_->n_blocks(); ++i) {
     stages.emplace_back(i < network_->n_blocks() ? "block " + std::to_string(i + 1) : "head", [&, i] {
       network_->enqueue(plan, input_view(plan.batch, shape), io_.as<Io>(), i, i + 1, stream);
     });
   }
   const Claim claimed(*network_, stream);
-  point_io({waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);
+  set_io(io_.as<Io>(), {waves_.as<float>(), floats, results_.as<float>(), nullptr, batch}, stream);
   for (const auto& [name, stage] : stages) times.emplace_back(name, std::vector<double>());
   for (int repeat = -2; repeat < repeats; ++repeat) {  // the first two warm up
     for (std::size_t i = 0; i < stages.size(); ++i) {

@@ -67,13 +67,15 @@ class Scorer {
   struct Recorded {
     std::unique_ptr<Graph> graph;
     int generation;
+    Repoint repoint;
+    Io io;  // that the next launch would have
   };
 
   void check_shape(const SegmentShape& shape) const;
   void make_host_buffers();
-  void front_end(int batch, const SegmentShape& shape, Stream stream) const;
-  void put(int batch, const SegmentShape& shape, Stream stream);
-  void point_io(const Io& io, Stream stream);
+  Repoint front_end(const IoSource& io, int batch, const SegmentShape& shape, Stream stream) const;
+  Repoint put(const Io& io, int batch, const SegmentShape& shape, Stream stream);
+  Graph& recorded(const Io& io, int batch, const SegmentShape& shape);
   InputView input_view(int batch, const SegmentShape& shape) const;
   bool network_finishes(int batch, const SegmentShape& shape) const;
 
@@ -86,8 +88,7 @@ class Scorer {
   DeviceMemory io_, waves_, resampled_, log_mel_, scratch_, results_;
   PinnedMemory pinned_waves_, pinned_results_;
   std::map<std::pair<int, SegmentShape>, Recorded> graphs_;
-  Io last_io_{};
-  bool io_set_ = false, use_graphs_ = true;
+  bool use_graphs_ = true;
   std::unique_ptr<OwnStream> stream_;
 };
 

@@ -201,6 +201,7 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::funct
 
   const std::lock_guard<std::mutex> lock(statistics_mutex);
   Statistics& sum = statistics();
+  ++sum.launches;
   sum.blocks += launch.statistics.blocks;
   sum.collectives += launch.statistics.collectives;
   sum.mma += launch.statistics.mma;

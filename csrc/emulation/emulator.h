@@ -45,7 +45,8 @@ struct Options {
 Options& options();
 
 struct Statistics {
-  uint64_t blocks = 0, collectives = 0, mma = 0, barriers = 0, matrix_phases = 0, matrix_conflicts = 0, prefetches = 0;
+  uint64_t launches = 0, blocks = 0, collectives = 0, mma = 0, barriers = 0, matrix_phases = 0, matrix_conflicts = 0,
+           prefetches = 0;
 };
 // Sums over all launches since the last reset. matrix_conflicts: 8-row phases of a matrix load whose rows share banks.
 Statistics& statistics();

@@ -38,14 +38,20 @@ constexpr int kCanary = 0xc5;
 constexpr int kPoison = 0xff;  // NaN in every floating-point type
 constexpr std::size_t kMegabyte = 1000000;
 constexpr int kMultiprocessors = 16;
+constexpr std::size_t kCacheBytes = std::size_t{4} << 20;
 constexpr int kVersion = 13000;
 constexpr unsigned kMaxThreads = 1024, kMaxGridYZ = 65535;
 
 using Work = std::function<void()>;
 
+struct RecordedWork {
+  Work work;
+  const void* kernel;  // null: no launch
+};
+
 struct EmulatedStream {
   bool capturing = false;
-  std::vector<Work> recorded;
+  std::vector<RecordedWork> recorded;
 };
 
 struct EmulatedEvent {
@@ -172,10 +178,10 @@ EmulatedStream* find_stream(Stream stream) {
   return static_cast<EmulatedStream*>(stream);
 }
 
-void put(Stream stream, Work work) {
+void put(Stream stream, Work work, const void* kernel = nullptr) {
   EmulatedStream* emulated = find_stream(stream);
   if (emulated != nullptr && emulated->capturing) {
-    emulated->recorded.push_back(std::move(work));
+    emulated->recorded.push_back({std::move(work), kernel});
   } else {
     work();
   }
@@ -236,6 +242,7 @@ DeviceInfo device_info(int device) {
   info.multiprocessors = kMultiprocessors;
   info.shared_bytes = shared_limit();
   info.memory_bytes = memory_bytes();
+  info.cache_bytes = kCacheBytes;
   info.driver_version = info.runtime_version = kVersion;
   return info;
 }
@@ -365,10 +372,10 @@ void synchronize(Stream stream) {
   emulator::synchronize();
 }
 
-Graph::~Graph() { delete static_cast<std::vector<Work>*>(state_); }
+Graph::~Graph() { delete static_cast<std::vector<RecordedWork>*>(state_); }
 
 void Graph::launch(Stream stream) {
-  for (const Work& work : *static_cast<const std::vector<Work>*>(state_)) put(stream, work);
+  for (const RecordedWork& item : *static_cast<const std::vector<RecordedWork>*>(state_)) put(stream, item.work);
 }
 
 GraphCapture::GraphCapture(Stream stream) : stream_(stream) {
@@ -389,17 +396,29 @@ GraphCapture::~GraphCapture() {
 std::unique_ptr<Graph> GraphCapture::finish() {
   EmulatedStream* emulated = find_stream(stream_);
   std::unique_ptr<Graph> graph(new Graph);
-  graph->state_ = new std::vector<Work>(std::move(emulated->recorded));
+  graph->state_ = new std::vector<RecordedWork>(std::move(emulated->recorded));
   emulated->recorded.clear();
   emulated->capturing = false;
   open_ = false;
   return graph;
 }
 
-void launch_emulated(const LaunchShape& shape, Stream stream, std::function<void()> kernel) {
+void launch_emulated(const void* kernel, const LaunchShape& shape, Stream stream, std::function<void()> work) {
   check_device(selected_device);
+  shared_memory_carveout();  // nothing is divided here, but a wrong setting is refused as elsewhere
   check_shape(shape);
-  put(stream, [shape, kernel = std::move(kernel)] { run(shape, kernel); });
+  put(stream, [shape, work = std::move(work)] { run(shape, work); }, kernel);
+}
+
+void set_first_emulated(Graph& graph, const void* kernel, const LaunchShape& shape, std::function<void()> work) {
+  std::vector<RecordedWork>& recorded = *static_cast<std::vector<RecordedWork>*>(graph.state());
+  if (recorded.empty() || recorded.front().kernel == nullptr) {
+    throw DeviceError("changing a graph: it does not begin with one launch");
+  }
+  // CUDA lets a node have another kernel. Nothing here means to, so that it would be a mistake.
+  if (recorded.front().kernel != kernel) throw DeviceError("changing a graph: it begins with another kernel");
+  check_shape(shape);
+  recorded.front().work = [shape, work = std::move(work)] { run(shape, work); };
 }
 
 }  // namespace cuda

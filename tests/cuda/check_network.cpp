@@ -55,8 +55,14 @@ const Case kCases[] = {
      Flatten::kChw,
      {{70, Activation::kRelu}, {5, Activation::kNone}, {65, Activation::kElu}}},
     {"hidden, hwc", 9, 8, 3, 4, {block(9, 2, 3)}, Flatten::kHwc, {{3, Activation::kElu}}},
+    {"hidden, many inputs", 6, 8, 18, 18, {block(132, 3, 2)}, Flatten::kChw, {{10, Activation::kRelu}}},
     {"hidden, mean", 9, 8, 3, 4, {block(33, 2, 2, Activation::kElu, true)}, Flatten::kMean, {{66, Activation::kRelu}}},
     {"hidden, maximum", 9, 8, 3, 4, {block(33, 2, 2)}, Flatten::kMax, {{8, Activation::kRelu}}},
+    // A tag's weights are shared by eight warps, with a remainder; a block of the head takes several images.
+    {"many features", 6, 4, 18, 18, {block(1044, 3, 4, Activation::kElu)}, Flatten::kChw},
+    // Four of these are pooled by a launch of its own, and one alone by the head.
+    {"mean, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMean},
+    {"maximum, many positions", 82, 82, 4, 4, {block(12, 2, 2)}, Flatten::kMax},
     {"mean", 9, 8, 3, 4, {block(12, 2, 2, Activation::kNone, true)}, Flatten::kMean},
     {"pairs", 22, 27, 3, 4, {block(20, 2, 4), block(36, 2, 2, Activation::kElu, true), block(70, 2, 2)}, Flatten::kChw},
     {"musicnn",

@@ -151,6 +151,24 @@ void graphs() {
   graph->launch(other.get());
   CHECK(values(y)[0] == 8.0f);
 
+  // The first launch gets other parameters; the rest of the graph stays as it is.
+  const auto set_first = [&](cuda::Graph& changed, auto kernel, dim3 grid, const auto& params) {
+    return error([&] { cuda::set_first_launch(changed, kernel, LaunchShape{grid, 128, 0}, params); });
+  };
+  CHECK(set_first(*graph, &fill, 8, FillParams{y.as<float>(), 3, 5.0f}) == "no error");
+  cuda::set_zero(x.as<void>(), x.bytes(), stream);
+  CHECK(values(x)[4] == 0.0f);
+  graph->launch(stream);
+  CHECK(values(x)[0] == 8.0f && values(x)[4] == 0.0f && values(y)[0] == 8.0f && values(y)[2] == 0.0f);
+  CHECK(set_first(*graph, &fill, dim3(1, 0), FillParams{}) == "cannot launch a kernel: a grid of 1 x 0 x 1 blocks");
+  CHECK(set_first(*graph, &scale<Bug::kNone>, 8, ScaleParams{}) == "changing a graph: it begins with another kernel");
+  {
+    cuda::GraphCapture capture(stream);
+    cuda::set_zero(x.as<void>(), x.bytes(), stream);
+    launch_fill(x, 3.0f, stream);
+    std::unique_ptr<cuda::Graph> late = capture.finish();
+    CHECK(set_first(*late, &fill, 8, FillParams{}) == "changing a graph: it does not begin with one launch");
+  }
   {
     cuda::GraphCapture dropped(stream);
   }

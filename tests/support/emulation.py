@@ -20,7 +20,7 @@ from support.run_folder import once, run_folder
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODES = ("plain", "asan", "tsan")
 
-RUNTIME = "csrc/emulation/runtime.cpp"
+RUNTIME = ("csrc/emulation/runtime.cpp", "csrc/cuda/carveout.cpp")
 # These files play the GPU. ThreadSanitizer must not see them: they tell it themselves what kernels do
 # (csrc/emulation/sanitizers.h).
 MACHINE = tuple(f"csrc/emulation/{name}.cpp" for name in ("emulator", "fibers", "block_operations", "warp_operations"))
@@ -77,7 +77,7 @@ def _link(
     flags: tuple[str, ...] = (),
 ) -> Path:
     assert mode in MODES, f"mode={mode!r}; allowed: {MODES}"
-    everything = dict.fromkeys((*sources, RUNTIME, *MACHINE))
+    everything = dict.fromkeys((*sources, *RUNTIME, *MACHINE))
     with ThreadPoolExecutor(2) as pool:
         # Folders to include first are for sources from outside of the repository: the others' objects serve everyone.
         objects = list(

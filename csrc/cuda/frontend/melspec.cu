@@ -157,18 +157,18 @@ ClipFinish MelSpec::finish(int batch, int n_frames, const void* scratch) const {
   return clip_finish(batch, n_frames, scratch);
 }
 
-void MelSpec::run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-                  float* out, void* scratch, Stream stream) const {
-  run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, false, stream);
+Repoint MelSpec::run(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                     int n_frames, float* out, void* scratch, Stream stream) const {
+  return run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, false, stream);
 }
 
-void MelSpec::run_raw(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-                      float* out, void* scratch, Stream stream) const {
-  run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, true, stream);
+Repoint MelSpec::run_raw(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                         int n_frames, float* out, void* scratch, Stream stream) const {
+  return run_log_mel(io, waves, batch, n_samples, pad_left, n_frames, out, scratch, true, stream);
 }
 
-void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
-                          int n_frames, float* out, void* scratch, bool raw, Stream stream) const {
+Repoint MelSpec::run_log_mel(const IoSource& source, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                             int n_frames, float* out, void* scratch, bool raw, Stream stream) const {
   const MelSpecConfig& c = config_;
   FCNTAG_CHECK(n_samples > 0 && n_frames > 0, "melspec: n_samples=", n_samples, ", n_frames=", n_frames);
   FCNTAG_CHECK(static_cast<int64_t>(c.n_mels) * n_frames <= kMaxImage, "melspec: ", n_frames,
@@ -181,14 +181,15 @@ void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n
   FCNTAG_CHECK(c.scale.size() == expected, "melspec: scale of ", c.scale.size(), " values; ", expected, " are needed");
   FCNTAG_CHECK(!mfcc_ || n_frames >= kDeltaWidth, "melspec: n_frames=", n_frames, "; deltas need at least ",
                kDeltaWidth);
-  if (batch == 0) return;
+  if (batch == 0) return {};
+  const Io* io = source.shared();
   uint8_t* memory = static_cast<uint8_t*>(scratch);
   const Scratch parts = MelSpec::scratch(c, plan(), batch, n_frames);
   const ClipFinish left = clip_finish(batch, n_frames, scratch);
   const bool by_rows = c.normalization == Normalization::kStandardizePerMel;
 
   GeneralMel::Run frames = {};
-  frames.io = io;
+  frames.io = source;
   frames.waves = waves;
   frames.batch = batch;
   frames.n_samples = n_samples;
@@ -201,12 +202,11 @@ void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n
   frames.scale = scale_.as<float>();
   frames.shift = shift_.as<float>();
   frames.scaled = !mfcc_ && !left.needed;  // MFCC are scaled at their end
+  Repoint repoint;
   if (general_) {
-    general_->run(frames, stream);
-  } else if (double_precision_) {
-    run_frames<double>(frames, stream);
+    repoint = general_->run(frames, stream);
   } else {
-    run_frames<float>(frames, stream);
+    repoint = double_precision_ ? run_frames<double>(frames, stream) : run_frames<float>(frames, stream);
   }
 
   if (by_rows) {
@@ -240,11 +240,12 @@ void MelSpec::run_log_mel(const Io* io, const float* waves, int batch, int64_t n
            {dim3(blocks, batch), kFinishThreads, kFinishSlots}, stream, p);
   }
   if (mfcc_) mfcc_->run(io, frames.out, batch, n_frames, out, stream);
+  return repoint;
 }
 
 // The kernel of 512 points.
 template <typename Real>
-void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
+Repoint MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
   MelParams<Real> p = frame_params<MelParams, Real>(c, run);
   p.window = window_.as<Complex<Real>>();
@@ -255,7 +256,7 @@ void MelSpec::run_frames(const GeneralMel::Run& run, Stream stream) const {
   p.db = c.log == LogKind::kDb;
   const std::size_t stage_bytes = c.time_mel ? 0 : sizeof(float) * kMelStage * c.n_mels;
   const LaunchShape shape = {dim3(frame_blocks(run.n_frames), run.batch), kMelThreads, kMelFixedBytes + stage_bytes};
-  launch(&melspec<Real>, shape, stream, p);
+  return launch_first(&melspec<Real>, shape, stream, p);
 }
 
 }  // namespace cuda

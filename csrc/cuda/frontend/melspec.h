@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "cuda/first_launch.h"
 #include "cuda/frontend/clip_finish.h"
 #include "cuda/frontend/melspec_general.h"
 #include "cuda/frontend/mfcc.h"
@@ -38,16 +39,16 @@ class MelSpec {
                                    int device);
 
   // Puts the work on `stream`: out [batch, n_rows, n_frames], or [batch, n_frames, n_rows] if time_mel(), float32.
-  // `io` is in device memory. Waves are io->waves, io->wave_stride apart, or if not null `waves` [batch, n_samples].
-  // Clips from io->count on are left alone. Frame t is samples [t * hop_length - pad_left, ... + n_fft); those outside
-  // the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be less than a frame.
-  // `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
-  void run(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames, float* out,
-           void* scratch, Stream stream) const;
+  // The result is for graphs that begin with this. Waves are those of `io`, wave_stride apart, or if not null `waves`
+  // [batch, n_samples]. Clips from its count on are left alone. Frame t is samples [t * hop_length - pad_left, ... +
+  // n_fft); those outside the clip are zeros or, with PadMode::kReflect, the clip read back and forth. n_samples may be
+  // less than a frame. `scratch`: scratch_bytes(batch, n_frames), aligned as device memory is.
+  Repoint run(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+              float* out, void* scratch, Stream stream) const;
   // The same, but where finish().needed the values of `out` are raw, and whoever reads them does what finish() says.
   // That reads scratch memory too.
-  void run_raw(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-               float* out, void* scratch, Stream stream) const;
+  Repoint run_raw(const IoSource& io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
+                  float* out, void* scratch, Stream stream) const;
   // What is left to do after run_raw() with these arguments.
   ClipFinish finish(int batch, int n_frames, const void* scratch) const;
 
@@ -64,12 +65,12 @@ class MelSpec {
   bool standardizes() const { return config_.normalization == Normalization::kStandardize; }
   int maxima_count(int batch, int n_frames) const;
   ClipFinish clip_finish(int batch, int n_frames, const void* scratch) const;
-  void run_log_mel(const Io* io, const float* waves, int batch, int64_t n_samples, int64_t pad_left, int n_frames,
-                   float* out, void* scratch, bool raw, Stream stream) const;
+  Repoint run_log_mel(const IoSource& source, const float* waves, int batch, int64_t n_samples, int64_t pad_left,
+                      int n_frames, float* out, void* scratch, bool raw, Stream stream) const;
   template <typename Real>
   void upload_tables(const MelFilters& filters);
   template <typename Real>
-  void run_frames(const GeneralMel::Run& run, Stream stream) const;
+  Repoint run_frames(const GeneralMel::Run& run, Stream stream) const;
 
   MelSpecConfig config_;  // with MFCC that of their log-mel, but for n_mfcc: not normalised
   std::unique_ptr<Mfcc> mfcc_;

@@ -9,7 +9,6 @@
 #include "cuda/frontend/frame_params.h"
 #include "cuda/frontend/melspec_general_kernel.h"
 #include "cuda/frontend/tables.h"
-#include "cuda/launch.h"
 
 namespace fcntag {
 namespace cuda {
@@ -106,17 +105,14 @@ std::size_t GeneralMel::memory_bytes() const {
          weights_.bytes();
 }
 
-void GeneralMel::run(const Run& run, Stream stream) const {
-  if (double_precision_) {
-    run_in<double>(run, stream);
-  } else {
-    FCNTAG_CHECK(run.raw == nullptr, "melspec: raw values are there in double precision only");
-    run_in<float>(run, stream);
-  }
+Repoint GeneralMel::run(const Run& run, Stream stream) const {
+  if (double_precision_) return run_in<double>(run, stream);
+  FCNTAG_CHECK(run.raw == nullptr, "melspec: raw values are there in double precision only");
+  return run_in<float>(run, stream);
 }
 
 template <typename Real>
-void GeneralMel::run_in(const Run& run, Stream stream) const {
+Repoint GeneralMel::run_in(const Run& run, Stream stream) const {
   const MelSpecConfig& c = config_;
   GeneralParams<Real> p = frame_params<GeneralParams, Real>(c, run);
   p.raw = reinterpret_cast<Real*>(run.raw);
@@ -149,7 +145,7 @@ void GeneralMel::run_in(const Run& run, Stream stream) const {
   p.offset = static_cast<Real>(c.offset);
   const dim3 grid(plan_.blocks(run.batch, run.n_frames), plan_.rows(run.batch));
   const LaunchShape shape = {grid, kGeneralThreads, kGeneralHead + (plan_.shared ? plan_.buffer_bytes : 0)};
-  launch(plan_.shared ? &melspec_general<Real, true> : &melspec_general<Real, false>, shape, stream, p);
+  return launch_first(plan_.shared ? &melspec_general<Real, true> : &melspec_general<Real, false>, shape, stream, p);
 }
 
 }  // namespace cuda

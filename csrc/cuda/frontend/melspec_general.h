@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/io.h"
+#include "cuda/first_launch.h"
 #include "cuda/runtime.h"
 #include "model/melspec_config.h"
 
@@ -45,7 +45,7 @@ class GeneralMel {
   std::size_t memory_bytes() const;
 
   struct Run {
-    const Io* io;
+    IoSource io;
     const float* waves;
     int batch;
     int64_t n_samples, pad_left;
@@ -58,13 +58,13 @@ class GeneralMel {
     const float *scale, *shift;
     bool scaled;
   };
-  void run(const Run& run, Stream stream) const;
+  Repoint run(const Run& run, Stream stream) const;
 
  private:
   template <typename Real>
   void upload_tables(const MelFilters& filters);
   template <typename Real>
-  void run_in(const Run& run, Stream stream) const;
+  Repoint run_in(const Run& run, Stream stream) const;
 
   MelSpecConfig config_;
   bool double_precision_;

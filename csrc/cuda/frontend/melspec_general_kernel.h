@@ -12,7 +12,7 @@
 #include "cuda/frontend/fft.h"
 #include "cuda/frontend/sample.h"
 #include "cuda/frontend/scaling.h"
-#include "cuda/io.h"
+#include "cuda/open_io.h"
 #include "model/melspec_config.h"
 
 namespace fcntag {
@@ -30,7 +30,7 @@ struct WideBand {
 
 template <typename Real>
 struct GeneralParams {
-  const Io* io;
+  IoSource io;
   const float* waves;  // [batch, n_samples], or null: io->waves
   float* out;          // [batch, n_mels, n_frames] or [batch, n_frames, n_mels]; not used with `raw`
   Real* raw;           // [batch, n_mels, n_frames], or null: values that a kernel behind this one finishes
@@ -157,7 +157,7 @@ melspec_general(const FCNTAG_GRID_CONSTANT GeneralParams<Real> p) {
   const int group = thread >> (kGeneralShift - p.frame_shift);
   dev::release_successors();
   dev::wait_for_predecessors();
-  const Io io = *p.io;
+  const Io io = open_io(p.io);
   float* slots = reinterpret_cast<float*>(dev::shared_memory());
   const int64_t own = kShared ? 0 : static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
   uint8_t* memory = kShared ? dev::shared_memory() + kGeneralHead : p.buffers;

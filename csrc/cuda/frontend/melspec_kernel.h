@@ -13,7 +13,7 @@
 #include "cuda/frontend/melspec_fft.h"
 #include "cuda/frontend/sample.h"
 #include "cuda/frontend/scaling.h"
-#include "cuda/io.h"
+#include "cuda/open_io.h"
 
 namespace fcntag {
 namespace cuda {
@@ -32,7 +32,7 @@ struct alignas(8) MelBand {
 
 template <typename Real>
 struct MelParams {
-  const Io* io;
+  IoSource io;
   const float* waves;                   // [batch, n_samples], or null: io->waves
   float* out;                           // [batch, n_mels, n_frames] or [batch, n_frames, n_mels]
   float* maxima;                        // [batch, gridDim.x]: of each block's values, or null
@@ -91,7 +91,7 @@ melspec(const FCNTAG_GRID_CONSTANT MelParams<Real> p) {
   const int clip = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kMelFrames;
   dev::release_successors();
   dev::wait_for_predecessors();
-  const Io io = *p.io;
+  const Io io = open_io(p.io);
   if (clip >= io.count) return;
   const float* wave = dev::global(p.waves == nullptr ? io.waves + clip * io.wave_stride : p.waves + clip * p.n_samples);
   uint8_t* warp_bytes = dev::shared_memory() + 2 * warp * kMelFrameBytes;

@@ -5,7 +5,7 @@
 
 #include "check.h"
 #include "cuda/device/device.h"
-#include "cuda/launch.h"
+#include "cuda/open_io.h"
 #include "cuda/upload.h"
 
 namespace fcntag {
@@ -23,7 +23,7 @@ constexpr int kMaxClips = 65535;  // gridDim.y
 constexpr std::size_t kMaxWeights = std::size_t{1} << 28;
 
 struct ResampleParams {
-  const Io* io;
+  IoSource io;
   const float* weights;  // [taps][unique][8]
   float* out;            // [batch][n_out]
   int64_t n_in, n_out;
@@ -94,7 +94,7 @@ resample(const FCNTAG_GRID_CONSTANT ResampleParams p) {
   const int first_group = static_cast<int>(blockIdx.x) % p.row_blocks * plan.groups;  // in the period
   dev::release_successors();
   dev::wait_for_predecessors();
-  const Io io = *p.io;
+  const Io io = open_io(p.io);
   if (clip >= io.count) return;
   float* staged = reinterpret_cast<float*>(dev::shared_memory());
   const float* pcm = dev::global(io.waves) + clip * io.wave_stride;
@@ -258,13 +258,13 @@ Resampler::Resampler(int up, int down, const std::vector<float>& phases) : up_(u
   weights_ = upload(weights);
 }
 
-void Resampler::run(const Io* io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out,
-                    Stream stream) const {
+Repoint Resampler::run(const IoSource& io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out,
+                       Stream stream) const {
   FCNTAG_CHECK(n_channels >= 1 && n_channels <= kMaxChannels, "resample: n_channels=", n_channels, "; allowed: 1 to ",
                kMaxChannels);
   FCNTAG_CHECK(n_in >= 0 && n_out >= 0, "resample: n_in=", n_in, ", n_out=", n_out);
   FCNTAG_CHECK(batch >= 0 && batch <= kMaxClips, "resample: ", batch, " clips; at most ", kMaxClips);
-  if (batch == 0 || n_out == 0) return;
+  if (batch == 0 || n_out == 0) return {};
   ResampleParams p = {};
   p.io = io;
   p.weights = weights_.as<float>();
@@ -282,7 +282,7 @@ void Resampler::run(const Io* io, int batch, int64_t n_in, int n_channels, float
   FCNTAG_CHECK(blocks <= INT32_MAX, "resample: n_out=", n_out, " is too long for one launch");
   const LaunchShape shape = {dim3(static_cast<unsigned>(blocks), batch), static_cast<unsigned>(plan_.threads()),
                              plan_.shared_bytes()};
-  launch(plan_.padded ? &resample<true> : &resample<false>, shape, stream, p);
+  return launch_first(plan_.padded ? &resample<true> : &resample<false>, shape, stream, p);
 }
 
 }  // namespace cuda

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/io.h"
+#include "cuda/first_launch.h"
 #include "cuda/runtime.h"
 
 namespace fcntag {
@@ -40,8 +40,9 @@ class Resampler {
   // Puts the work on `stream`: PCM io->waves, clips of [n_in, n_channels] io->wave_stride floats apart, n_channels from
   // 1 to 64 -> out [batch, n_out] float32. Clips from io->count on are left alone. Samples outside the clip are zero,
   // so that n_out may be any length; librosa's is ceil(n_in * up / down). Channels are mixed as numpy.mean does,
-  // float32.
-  void run(const Io* io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out, Stream stream) const;
+  // float32. The result is for graphs that begin with this; empty if nothing was put on the stream.
+  Repoint run(const IoSource& io, int batch, int64_t n_in, int n_channels, float* out, int64_t n_out,
+              Stream stream) const;
 
   std::size_t memory_bytes() const { return weights_.bytes(); }
   const ResamplePlan& plan() const { return plan_; }
