@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 try:
     from numba import njit, prange
-except ImportError:
+except ModuleNotFoundError:
     raise ImportError('the oracle needs numba, which is not installed: pip install "fcntag[validate]"') from None
+except ImportError as error:  # a numba that knows nothing of this NumPy says so here
+    raise ImportError(f"the oracle needs numba, which cannot be imported: {error}") from None
 
 Array = NDArray[np.float64]
 DenominatorRule = Literal["std", "k105", "k107", "k11"]

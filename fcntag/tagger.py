@@ -244,7 +244,9 @@ class Tagger:
             also an array on the GPU (CuPy, PyTorch, anything with ``__cuda_array_interface__`` or DLPack; at most
             max_batch rows, taken as they are, without a copy and without a look at their values)
         out : array on the GPU, float32 [B, n_tags], for waves on the GPU; None: a new CuPy array
-        stream : CuPy or PyTorch stream, or its address, for waves on the GPU: the scores are ready when it is
+        stream : for waves on the GPU, a CuPy or PyTorch stream (or any with ``__cuda_stream__``), or its address: the
+            scores are ready when it is. None: the current stream of ``out``'s library, else of ``waves``'s; what either
+            library does next comes after the run. Pass it where both arrays have nothing but DLPack.
         sample_rate : int, Hz, with ``device="cuda"``: waves are PCM [B, n_in] or [B, n_in, n_channels] at that rate,
             mixed and resampled on the GPU; scores differ by up to 1e-3 from those of ``tag``, which resamples with soxr
 
@@ -255,6 +257,7 @@ class Tagger:
         Raises
         ------
         ValueError : shape, dtype or a value that is not finite; an argument that this device does not take
+        DeviceError : a stream is being captured into a graph, or the GPU has no memory left
         """
         return self._while_open(
             lambda: self._engine.scores(waves, out=out, stream=stream, sample_rate=sample_rate, check_finite=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from support.make_models import block, make_model
 
 from fcntag import cli, oracle
 from fcntag.bench import shared
-from fcntag.bench.cuda import gpu, group, peers, text, work
+from fcntag.bench.cuda import clocks, gpu, group, peers, text, work
 from fcntag.bench.cuda import measure as bench
 from fcntag.bench.peers import PeerEntry
 from fcntag.bench.report import Report, Row
@@ -22,7 +21,7 @@ from fcntag.bench.timing import ProcessRun
 from fcntag.bench.variants import Variant, original_variant, reduced_variant
 from fcntag.engine import cuda_core
 from fcntag.engine.cuda import CudaEngine
-from fcntag.model.file import Model, write_model
+from fcntag.model.file import Model, read_model, write_model
 
 
 def small_model(rng: np.random.Generator, **options: Any) -> Model:
@@ -110,37 +109,6 @@ def test_our_own_failure_is_raised() -> None:
         group.alternate({("a", ""): Clock("a", [], 0)}, "scores", lambda once: 8, lambda key, error: None)
 
 
-# ---- the driver's tool ----
-
-
-def fake_smi(folder: Path, text: str) -> None:
-    script = folder / "nvidia-smi"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{text}\n')
-    script.chmod(0o755)
-
-
-def test_clocks_are_read_and_nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = ["X 100", "580.1", "1980 MHz", "2619 MHz", "40", "80000 MiB", "1980 MHz", "[N/A]"]
-    values += ["[Not Supported]"] * (len(gpu._BASIC + gpu._MORE) - len(values))
-    fake_smi(tmp_path, f'echo "{", ".join(values)}"')
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    state = gpu.state(1)
-    assert state["clocks.sm"] == "1980 MHz"
-    assert "clocks.max.mem" not in state
-    calls = (tmp_path / "calls").read_text().split()
-    assert calls[-2:] == ["-i", "5"]
-    assert all(word.startswith(("--query-gpu=", "--format=", "-i")) for word in calls[:-1])
-
-
-def test_an_old_driver_gives_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_smi(tmp_path, 'case "$1" in *compute_mode*) exit 2;; *) echo "X, 470, 1 MHz, 2 MHz, 30, 100 MiB";; esac')
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert gpu.state()["driver_version"] == "470"
-    fake_smi(tmp_path, "exit 9")
-    assert gpu.state() == {}
-
-
 # ---- whole runs, on the emulator ----
 
 
@@ -191,6 +159,9 @@ def settings(
     monkeypatch.setattr(shared, "run_process", lambda command, environment: ProcessRun(0.5, 0.5, 50_000_000))
     ceilings = {"copy_gb_s": 1000.0, "matrix_tflop_s": {"float32": 50.0, "bfloat16": 700.0}}
     monkeypatch.setattr(bench.gpu, "ceilings", lambda index: ceilings)
+    # The emulator has no cache to clear or to outgrow, and is slow.
+    monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr(peers, "_ROTATED_BYTES", 1)
     for name, peer in {"echo": Echo, "liar": Liar, "broken": Broken, "mel": MelEcho, "ghost": Echo}.items():
         needs = ("no_such_module",) if name == "ghost" else ("numpy",)
         monkeypatch.setitem(peers.PEERS, name, PeerEntry(needs, peer))
@@ -215,7 +186,9 @@ def test_a_whole_run(settings: bench.Settings) -> None:
     assert info["float32_difference"] < 1e-6
     assert info["checked_against"] == "the float64 oracle"
     assert set(info["memory_bytes"]) == {"float32", "bfloat16"}
-    stages = ["h2d", "mel", "block 1", "block 2", "head", "network", "scores", "end to end", "scores, cold cache"]
+    parts = ["h2d", "mel", "block 1", "block 2", "head"]
+    stages = [*parts, "network", "scores", "end to end", "scores, cold cache"]
+    stages += [f"{stage}, device time" for stage in [*parts, "scores"]]
     for precision in settings.precisions:
         for batch in settings.batches:
             for stage in stages:
@@ -240,6 +213,10 @@ def test_a_whole_run(settings: bench.Settings) -> None:
     assert len([line for line in report.refused if line.startswith("liar on ")]) == 8
     assert any("its results differ by 2.0e-01, more than 1e-04" in line for line in report.refused)
     assert any("nan" in line for line in report.refused)
+    for stage in ("block 2", "scores"):  # device time is the same work
+        behind, idle = (report.find(engine="fcntag", stage=name)[0] for name in (f"{stage}, device time", stage))
+        assert (behind.flop, behind.bytes) == (idle.flop, idle.bytes)
+        assert work.peak_tflops(report, behind) == work.peak_tflops(report, idle)
     # to JSON and back, and to people
     again = Report.from_json(report.to_json())
     assert again.rows == report.rows
@@ -260,6 +237,60 @@ def test_without_peers_and_unreduced(settings: bench.Settings) -> None:
     assert {row.variant for row in report.rows if row.batch} == {"original"}
     assert not report.find(stage="cold")
     assert len(report.find(stage="scores")) == 2
+
+
+def test_stages_are_timed_once_and_not_for_a_run_beside_peers(settings: bench.Settings) -> None:
+    settings = dataclasses.replace(settings, peers=("echo",), batches=(3, 1), precisions=("float32",), alone=False)
+    report = bench.measure(settings, lambda _: None)
+    assert not report.refused
+    assert {row.stage for row in report.rows if row.engine == "fcntag"} == {
+        *("network", "scores", "scores, device time", "end to end")
+    }
+    assert len(report.find(engine="echo", stage="scores")) == 2
+
+
+def test_slow_peers_take_the_first_batch_of_all_models_first(
+    settings: bench.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a round beside no peer, which timed everything once more, is none."""
+    monkeypatch.setitem(peers.PEERS, "torch-compile", PeerEntry(("numpy",), Echo))
+    said: list[str] = []
+    settings = dataclasses.replace(settings, peers=("torch-compile",), batches=(3, 1), alone=False)
+    bench.measure(settings, said.append)
+    groups = [text.partition(", ")[2] for text in said if ": beside" in text]
+    assert groups == [
+        f"{precision}, batch {batch}: beside torch-compile" for batch in (3, 1) for precision in ("float32", "bfloat16")
+    ]
+
+
+def test_scores_that_somebody_keeps_are_compared_with(settings: bench.Settings) -> None:
+    settings = dataclasses.replace(settings, alone=False, precisions=("float32",), batches=(1,))
+    (name,) = settings.models
+    model = read_model(name)
+    known = oracle.scores(model, group.random_clips(model)[:1])
+    report = bench.measure(settings, lambda _: None, known={name: known})
+    assert report.models[name]["checked_against"] == "the float64 oracle's stored scores"
+    assert report.find(stage="scores")
+    report = bench.measure(settings, lambda _: None, known={name: known + 1e-3})
+    assert not report.rows
+    assert "float32 scores differ from the float64 oracle's stored scores by 1.0e-03" in report.refused[0]
+
+
+def test_ceilings_are_named_for_what_they_are(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "echo", PeerEntry(("torch",), Echo))
+    monkeypatch.setattr(gpu, "library_ceilings", lambda index: {"library_tflops_bfloat16": 790.0})
+    reading = {"sm_mhz": 1755.0, "least": 1740.0, "greatest": 1980.0, "readings": 5}
+    monkeypatch.setattr(clocks.ClockSampler, "between", lambda self, start, end: reading)
+    settings = dataclasses.replace(settings, alone=False, precisions=("bfloat16",), batches=(1,), peers=("echo",))
+    report = bench.measure(settings, lambda _: None)
+    windows = report.environment["clock_windows"]
+    assert [window["sm_mhz"] for window in windows] == [1755.0]
+    assert windows[0]["when"].endswith("bfloat16, batch 1: beside echo")
+    printed = "\n".join(text.lines(report))
+    assert "ceiling of the library's large product: bfloat16 790 TFLOP/s" in printed
+    assert "TFLOP/s of mma.sync (float32: fma) float32 50.0, bfloat16 700.0" in printed
+    capability = report.environment["gpu_info"]["capability"]
+    assert ("datasheet's peak at the sampled 1755 MHz" in printed) == (capability in gpu._DATASHEET)
 
 
 def test_a_wrong_engine_is_not_timed(settings: bench.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +329,6 @@ def test_memory_that_does_not_suffice_costs_the_largest_batch_only(
     # 4 clips take 0.2 MB, 2000 more than 50; engines that other tests keep are there, too
     used = (16 << 30) - cuda_core.core().free_memory(0)
     monkeypatch.setenv("FCNTAG_EMULATED_MEMORY", str(used + (8 << 20)))
-    monkeypatch.setattr(bench, "COLD_CACHE_BYTES", 1 << 20)
     report = bench.measure(dataclasses.replace(settings, batches=(1, 2000), precisions=("float32",)), lambda _: None)
     assert {row.batch for row in report.rows} == {0, 1}
     assert any("no memory for batch 2000" in warning for warning in report.warnings)
@@ -309,7 +339,7 @@ def test_peers_are_made_as_many_at_once_as_fit(settings: bench.Settings, rng: np
     model = small_model(rng)
     one = work.peer_bytes(original_variant(model), 64, "float32")
     assert one == 2 * work.peer_bytes(original_variant(model), 64, "bfloat16")
-    maker = bench._CudaBench(settings, lambda _: None, lambda _: None)
+    maker = bench._CudaBench(settings, lambda _: None, lambda _: None, {})
     maker.report.environment["gpu_info"]["memory_bytes"] = 2.1 * one / 0.6
     assert maker.that_fit(["a", "b", "c"], original_variant(model), 64, "float32") == [["a", "b"], ["c"]]
     assert maker.that_fit(["a", "b"], original_variant(model), 6400, "float32") == [["a"], ["b"]]
@@ -342,6 +372,7 @@ def test_options() -> None:
         (["--precision", "float32,bfloat16"], "--precision: one on the CPU"),
         (["--minutes", "3"], "--minutes: goes with --device cuda"),
         (["--no-cold"], "--no-cold: goes with --device cuda"),
+        (["--beside-only"], "--beside-only: goes with --device cuda"),
         (["--device", "cuda", "--batch", "9999"], "batch 9999: at most 4096"),
     ],
 )
@@ -369,6 +400,9 @@ def test_the_command(settings: bench.Settings, tmp_path: Path, capsys: pytest.Ca
         "float32,bfloat16",
     ]
     command += ["--peers", "none", "--repeats", "5", "--seconds", "0.02", "--json", str(out)]
+    assert cli.main([*command, "--beside-only"]) == 0
+    assert not Report.from_json(out.read_text()).find(stage="block 1")
+    capsys.readouterr()
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "ceilings (measured): copy 1000 GB/s" in printed

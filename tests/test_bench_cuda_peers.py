@@ -168,6 +168,9 @@ class FakeCuda:
         yield
         self.log.append("end of record")
 
+    def _sleep(self, cycles: int) -> None:
+        self.log.append(f"sleep {cycles}")
+
     def Event(self, enable_timing: bool) -> Any:
         assert enable_timing
         event = SimpleNamespace(at=0, synchronize=lambda: self.log.append("wait"))
@@ -197,6 +200,9 @@ def test_events_time_every_call_from_an_idle_gpu_and_inputs_rotate() -> None:
     assert used[-4:] == [0, 1, 2, 0]
     assert set(used[:-4]) == {0, 1, 2}  # every input was seen before the clock ran
     assert fake.log == ["wait"] * len(used)
+    fake.log.clear()
+    assert peers.event_times(fake, used.append, 1, 2, 777) == [1.0] * 2
+    assert fake.log == ["sleep 777", "wait"] * (peers.WARM_UP + 1 + 2)  # in front of the first event
 
 
 def test_real_torch_has_what_the_stand_in_stands_for() -> None:
@@ -204,7 +210,7 @@ def test_real_torch_has_what_the_stand_in_stands_for() -> None:
 
     for name in ("Stream", "current_stream", "stream", "synchronize", "graph", "Event", "CUDAGraph"):
         assert hasattr(torch.cuda, name), name
-    for name in ("graph_pool_handle", "empty_cache", "set_device"):
+    for name in ("graph_pool_handle", "empty_cache", "set_device", "_sleep"):
         assert hasattr(torch.cuda, name), name
 
 

@@ -64,6 +64,7 @@ RUNTIME_CASES = {
     "launches": {},
     "graphs": {"FCNTAG_EMULATED_SEED": "5"},
     "events": {},
+    "late-streams": {"FCNTAG_EMULATED_LATE_STREAMS": "1"},
     "threads": {"FCNTAG_EMULATED_SEED": "6", "FCNTAG_EMULATED_EAGER_COPIES": "1"},
 }
 

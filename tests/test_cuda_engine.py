@@ -320,6 +320,13 @@ def test_measurements_have_the_shape_that_bench_expects(rng):
         assert list(stages) == ["h2d", "mel", "block 1", "block 2", "head"]
         assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in stages.values())
         assert len(engine.replay_times(1, 4, inputs=2, flush_bytes=1024)) == 4
+        behind_a_spin = engine.stage_times(1, 2, spin_s=1e-4)
+        assert list(behind_a_spin) == list(stages)
+        assert all(len(seconds) == 2 and min(seconds) >= 0 for seconds in behind_a_spin.values())
+        assert len(engine.replay_times(2, 3, inputs=2, spin_s=1e-4)) == 3
+        for seconds in (-1e-6, 0.02, float("nan")):
+            with pytest.raises(ValueError, match=r"allowed: 0 to 0\.01"):
+                engine.replay_times(1, 1, spin_s=seconds)
         assert len(engine.end_to_end_times(2, 3)) == 3
         plans = engine.describe_plan(2)
         assert len(plans) == 2

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from gpu import cases, check, correctness, measurements, record
+from gpu import cases, check, correctness, measurements, record, steps
 
 from fcntag.engine.cuda import CudaEngine
 
@@ -178,6 +178,8 @@ def test_nan_and_shapes_never_pass() -> None:
     assert measurements.unequal(good, -good) == 6
     assert measurements.unequal(np.float32([0.0]), np.float32([-0.0])) == 1
     assert not measurements.Row("", "", "", float("nan"), 1.0, 0.0).passed
+    assert cases.largest_logit(cases.sigmoid(np.array([[0.5, -7.0], [3.0, 0.0]]))) == pytest.approx(7.0)
+    assert cases.largest_logit(np.array([1.0, 0.5])) == pytest.approx(36.84, abs=0.01)
     assert cases.top_gap(np.array([0.1, 0.5, 0.4]), np.array([0.1, 0.4, 0.5]), 2) == pytest.approx(0.1)
 
 
@@ -199,7 +201,7 @@ def test_nan_and_shapes_never_pass() -> None:
     ],
 )
 def test_sanitizers_verdicts(code: int | None, text: str, verdict: str) -> None:
-    assert check.sanitizer_verdict(code, text)[0] == verdict
+    assert steps.sanitizer_verdict(code, text)[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -213,19 +215,19 @@ def test_sanitizers_verdicts(code: int | None, text: str, verdict: str) -> None:
     ],
 )
 def test_a_peers_failure_is_not_ours(code: int | None, refused: list[str], verdict: str) -> None:
-    status, why = check.bench_verdict(code, {"refused": refused})
+    status, why = steps.bench_verdict(code, {"refused": refused})
     assert status == verdict
     assert all(line in why for line in refused)
 
 
 def test_architectures() -> None:
-    assert [check.architecture(c) for c in ("7.5", "8.6", "9.0", "12.0")] == ["75", "86", "90a", "120"]
+    assert [steps.architecture(c) for c in ("7.5", "8.6", "9.0", "12.0")] == ["75", "86", "90a", "120"]
 
 
 def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/child; echo begun; wait"
     start = time.monotonic()
-    code, text, _ = check.run(["sh", "-c", script], 1.0)
+    code, text, _ = steps.run(["sh", "-c", script], 1.0)
     assert time.monotonic() - start < 20
     assert (code, text) == (None, "begun\n")
     child = int((tmp_path / "child").read_text())
@@ -242,13 +244,13 @@ def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path: Path) 
 
 
 def test_a_process_gets_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = check.run(
+    code, text, _ = steps.run(
         [sys.executable, "-c", "import support.make_models, fcntag; print(fcntag.__file__)"], 60.0
     )
     assert code == 0
     assert text.strip() == str(BENCHMARKS.parent / "fcntag" / "__init__.py")
     assert text in capfd.readouterr().out  # shown as well
-    assert check.run(["sh", "-c", "exit 3"], 60.0)[0] == 3
+    assert steps.run(["sh", "-c", "exit 3"], 60.0)[0] == 3
 
 
 # ---- the JSON ----
@@ -326,7 +328,7 @@ def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     smi.write_text(f'#!/bin/sh\necho "{", ".join(GPU.values())}"\n')
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(check, "tool", lambda name: f"/toolkit/{name}")
+    monkeypatch.setattr(steps, "tool", lambda name: f"/toolkit/{name}")
     log: list[list[str]] = []
 
     def run(command: list[str], seconds: float, **environment: str) -> tuple[int | None, str, float]:
@@ -338,7 +340,7 @@ def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
             Path(command[command.index("--json") + 1]).write_text(json.dumps(data))
         return 0, "3 engines ran\n========= ERROR SUMMARY: 0 errors\n", 1.0
 
-    monkeypatch.setattr(check, "run", run)
+    monkeypatch.setattr(steps, "run", run)
     return log
 
 
@@ -352,7 +354,7 @@ def test_every_step_is_run_and_recorded(
     assert list(data["steps"]) == [
         "build",
         "correctness",
-        *check.SANITIZERS,
+        *steps.SANITIZERS,
         "bench alone",
         "bench beside",
         "bench compiled",
@@ -379,19 +381,19 @@ def test_parts_and_what_a_failed_build_means(
     assert check.main(["bench", "--peers", "torch", "--results", str(tmp_path / "a")]) == 0
     (path,) = (tmp_path / "a").iterdir()
     assert list(json.loads(path.read_text())["steps"]) == ["build", "bench alone", "bench beside"]
-    monkeypatch.setattr(check, "run", lambda command, seconds, **environment: (2, "no such file\n", 1.0))
+    monkeypatch.setattr(steps, "run", lambda command, seconds, **environment: (2, "no such file\n", 1.0))
     assert check.main(["check", "--results", str(tmp_path / "b")]) == 1
     (path,) = (tmp_path / "b").iterdir()
-    steps = json.loads(path.read_text())["steps"]
-    assert list(steps) == ["build"]
-    assert (steps["build"]["status"], steps["build"]["tail"]) == ("failed", ["no such file"])
+    found = json.loads(path.read_text())["steps"]
+    assert list(found) == ["build"]
+    assert (found["build"]["status"], found["build"]["tail"]) == ("failed", ["no such file"])
 
 
 def test_a_limit_leaves_what_was_saved(
     with_gpu: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = check.run
-    monkeypatch.setattr(check, "run", lambda *a, **k: (None if "-m" in a[0] else 0, *write(*a, **k)[1:]))
+    write = steps.run
+    monkeypatch.setattr(steps, "run", lambda *a, **k: (None if "-m" in a[0] else 0, *write(*a, **k)[1:]))
     assert check.main(["bench", "--results", str(tmp_path / "results")]) == 1
     (path,) = (tmp_path / "results").iterdir()
     data = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The cases of benchmarks/gpu/correctness.py: networks of every pool and edge, front ends, sounds, and references."""
+"""The cases of benchmarks/gpu/correctness.py: networks of every pool and edge, front ends, inputs, and references."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from support.make_models import block, make_model
 
-from fcntag import demo, oracle
-from fcntag.engine import resample_filter
 from fcntag.model.document import Log
 from fcntag.model.file import Model
 
@@ -194,9 +192,33 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {  # name -> arguments of tiny
 }
 
 
+# The whole models, those that matter most first, with the mean and deviation of their network's inputs.
+WHOLE = {
+    "fcn4": (-1.0, 0.74),
+    "fcn5-narrow": (-1.0, 0.74),
+    "mtt-vgg": (-0.2, 0.8),
+    "fcn5": (-1.0, 0.74),
+    "msd-vgg": (-2.8, 1.7),
+    "fcn3": (-1.0, 0.74),
+    "fcn4-stft": (-1.2, 0.7),
+    "fcn4-mfcc": (0.0, 0.63),
+}
+
+
+def rng_of(name: str) -> np.random.Generator:
+    """Random numbers of the case ``name``: the others, and their order, do not change them."""
+    return np.random.default_rng(list(name.encode()))
+
+
 def network(name: str) -> Model:
     """The network ``name`` of NETWORKS or SMALL, the same each time."""
-    return make_model(np.random.default_rng(list(name.encode())), **(NETWORKS | SMALL)[name])
+    return make_model(rng_of(name), **(NETWORKS | SMALL)[name])
+
+
+def inputs(name: str, model: Model, count: int, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:
+    """Network inputs [count, H, W] of the case ``name``, uniform noise: every machine makes the same bits."""
+    noise = rng_of(f"{name}, inputs").random((count, *model.document.input_size()), np.float32)
+    return np.float32(mean) + np.float32(deviation * 12**0.5) * (noise - np.float32(0.5))
 
 
 def tiny(n_samples: int = 8000, **frontend: Any) -> Model:
@@ -205,16 +227,35 @@ def tiny(n_samples: int = 8000, **frontend: Any) -> Model:
     return make_model(np.random.default_rng(3), blocks, n_samples=n_samples, **frontend)
 
 
-def sounds(model: Model, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Clips [count, n_samples]: the demo piece at the model's rate, each another part, over noise at -40 dB.
+def sounds(name: str, model: Model, count: int) -> np.ndarray:
+    """Clips [count, n_samples] of the case ``name``: four voices of plucked notes over noise at about -40 dB.
 
     The noise keeps every band above the logarithm's floor, where float32 says nothing about a transform's quality.
+    Integers make it, so every machine makes the same bits.
     """
     n_samples, rate = model.document.segments.n_samples, model.document.frontend.sample_rate
-    piece = resample_filter.resample(demo.synthesise(), demo.SAMPLE_RATE, rate)
-    starts = rng.integers(0, len(piece), count)
-    clips = np.stack([np.resize(np.roll(piece, -start), n_samples) for start in starts])
-    return (clips + 0.01 * rng.standard_normal(clips.shape)).astype(np.float32)
+    rng, t = rng_of(f"{name}, sounds"), np.arange(n_samples, dtype=np.int64)
+    clips = rng.integers(-1200, 1200, (count, n_samples))
+    for clip in clips:
+        for voice in range(4):
+            length = rate // (2 + voice)  # of a note
+            notes = rng.integers(60 << voice, 120 << voice, n_samples // length + 1)  # Hz
+            phase = (t * ((notes[t // length] << 16) // rate)) & 0xFFFF
+            envelope = 1024 - (t % length) * 1024 // length
+            clip += (np.abs(phase - 0x8000) - 0x4000) * envelope >> 10  # a triangle, and its overtones
+    return (clips / np.float32(1 << 17)).astype(np.float32)
+
+
+def pcm_sounds(model: Model) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """Name, rate, PCM [2, n_in, n_channels] of other rates, and the mono waves [2, n_samples] that it resamples to."""
+    from fcntag.engine import resample_filter
+
+    rate, n_samples = model.document.frontend.sample_rate, model.document.segments.n_samples
+    for own, channels in ((44100, 2), (48000, 1), (22050, 2)):
+        name = f"PCM at {own} Hz, {channels} channels"
+        shape = (2, -(-n_samples * own // rate), channels)
+        pcm = rng_of(name).random(shape, np.float32) - np.float32(0.5)
+        yield name, own, pcm, np.stack([resample_filter.resample(clip, own, rate)[:n_samples] for clip in pcm])
 
 
 @contextlib.contextmanager
@@ -249,7 +290,20 @@ def installed(core: Any) -> Iterator[None]:
 
 def logits_of(model: Model, last: np.ndarray) -> np.ndarray:
     """Logits [B, n_tags] of the last block's maps [B, C, H, W], in float64."""
+    from fcntag import oracle
+
     return oracle.dense_layer(model, "head", oracle.embedding(model, last))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)), without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
+def largest_logit(scores: np.ndarray) -> float:
+    """The largest |logit| of scores, 37 at most: float64 has no score nearer to 1."""
+    nearest = max(float(np.minimum(scores, 1 - scores).min()), 1e-16)
+    return float(np.log((1 - nearest) / nearest))
 
 
 def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:
@@ -267,6 +321,8 @@ def rounded_to(values: np.ndarray, precision: str) -> np.ndarray:
 
 def rounded_blocks(model: Model, x: np.ndarray, precision: str) -> list[np.ndarray]:
     """The oracle's maps [B, C, H, W], with every block's input and weights rounded to ``precision``."""
+    from fcntag import oracle
+
     maps, y = [], np.asarray(x, np.float64)[:, None]
     for i, one in enumerate(model.document.blocks):
         tensors = dict(model.tensors)
@@ -320,7 +376,7 @@ def from_device_arrays(engine: Any, waves: np.ndarray) -> list[tuple[str, np.nda
             stream = torch.cuda.Stream(engine.device)
             with torch.cuda.stream(stream):
                 out = torch.full((len(waves), n_tags), float("nan"), device=engine.device)
-                engine.scores(torch.from_numpy(waves).to(engine.device), out=out, stream=stream)
+                engine.scores(torch.from_numpy(waves).to(engine.device), out=out)  # on PyTorch's current stream
             stream.synchronize()
             found.append(("PyTorch", out.cpu().numpy()))
     with contextlib.suppress(ImportError):

@@ -28,7 +28,7 @@ class Row:
     @property
     def passed(self) -> bool:
         """False for NaN, too."""
-        return self.value <= self.allowed
+        return bool(self.value <= self.allowed)
 
     def to_dict(self) -> dict[str, Any]:
         """The row in JSON types; a NaN or infinity, which JSON lacks, is a string."""
@@ -86,7 +86,7 @@ class Measurements:
     def add(self, case: str, precision: str, what: str, value: float, allowed: float, note: str = "") -> None:
         """A measurement, whose seconds are those since the one before it; a failure is told at once."""
         now = time.monotonic()
-        row = Row(case, precision, what, value, allowed, round(now - self._started, 3), note)
+        row = Row(case, precision, what, float(value), float(allowed), round(now - self._started, 3), note)
         self._started = now
         self.rows.append(row)
         if not row.passed:

@@ -40,27 +40,40 @@ class Record:
     def add(self, name: str, status: str, seconds: float, **more: Any) -> None:
         """Add a step that "passed", "failed", "timed out", or, as something that it needs is missing, was "not run"."""
         self.ran.append(name)
-        self.data["steps"][name] = {"status": status, "seconds": round(seconds, 1), **more}
+        commit = self.data["machine"]["commit"]  # an earlier run's steps may be another's
+        self.data["steps"][name] = {"status": status, "seconds": round(seconds, 1), "commit": commit, **more}
         print(f"== {name}: {status}, {seconds:.0f} s", flush=True)
         self.save()
 
+    def know_commit(self, commit: str) -> None:
+        """Record what was run, where neither FCNTAG_COMMIT nor a repository tells."""
+        self.data["machine"]["commit"] = self.data["machine"]["commit"] or commit
+
     def save(self) -> None:
-        """Write the JSON, and the copy that FCNTAG_RESULTS_DIR asks for."""
+        """Write the JSON, and the copy that FCNTAG_RESULTS_DIR asks for; each is there whole at any moment."""
         text = dumps(self.data) + "\n"
-        self.path.write_text(text, encoding="utf-8")
+        replace_file(self.path, text)
         copy = os.environ.get("FCNTAG_RESULTS_DIR")
         if copy and Path(copy).resolve() != self.path.parent.resolve():
             Path(copy).mkdir(parents=True, exist_ok=True)
-            (Path(copy) / self.path.name).write_text(text, encoding="utf-8")
+            replace_file(Path(copy) / self.path.name, text)
 
     def finish(self) -> int:
         """Print the steps of this run and the file's path; return the exit code, 1 if one of these steps failed."""
         self.save()
         steps = self.data["steps"]
         for name in self.ran:
-            print(f"{name:24} {steps[name]['status']:10} {steps[name]['seconds']:6.0f} s")
+            step, why = steps[name], str(steps[name].get("why", ""))[:120]
+            print(f"{name:24} {step['status']:10} {step['seconds']:6.0f} s  {why}".rstrip())
         print(f"result: {self.path}")
         return 1 if any(steps[name]["status"] in ("failed", "timed out") for name in self.ran) else 0
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` at once: whoever reads it, or kills this process, finds all of the old or the new."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def dumps(value: Any, indent: int = 0) -> str:
@@ -109,6 +122,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         "failed": found["failed"],
         "failures": [row for row in found["rows"] if not row["passed"]],
         "left_out": found["left_out"],
+        **({"recomputed": found["recomputed"]} if "recomputed" in found else {}),
         "kernels": found["kernels"],
         "table": table,
     }

@@ -30,7 +30,8 @@ matrix_rate(const FCNTAG_GRID_CONSTANT ArithmeticParams p) {
     dev::wait_for_predecessors();
     float c[kChains][4][4] = {};
     uint32_t a[4], b[2][4];
-    // Operands that are no trivial pattern, of magnitude about 1 in every type: zeros would run faster.
+    // Positive operands near 2^-7 (bfloat16) or 1 (float16), whose lower seven bits are random: zeros would run faster,
+    // and fully random operands, which draw more power, may run slower.
     uint32_t x = threadIdx.x * 2654435761u + blockIdx.x * 40503u + 1u;
     const auto next = [&x] {
       x = x * 1664525u + 1013904223u;
@@ -62,6 +63,19 @@ fma_rate(const FCNTAG_GRID_CONSTANT ArithmeticParams p) {
   float sum = 0.0f;
   FCNTAG_UNROLL for (int i = 0; i < kSums; ++i) sum += c[i];
   p.out[blockIdx.x * kThreads + threadIdx.x] = sum;
+}
+
+constexpr int kSpinThreads = 32, kSpinChain = 16;
+
+// Every multiply-add waits for the one before it.
+FCNTAG_KERNEL(kSpinThreads, 1)
+spin(const FCNTAG_GRID_CONSTANT ArithmeticParams p) {
+  dev::wait_for_predecessors();
+  float x = static_cast<float>(threadIdx.x);
+  FCNTAG_NO_UNROLL for (int step = 0; step < p.steps; ++step) {
+    FCNTAG_UNROLL for (int i = 0; i < kSpinChain; ++i) x = fmaf(x, 0.5f, 1.0f);
+  }
+  p.out[threadIdx.x] = x;
 }
 
 // FLOP of one thread's step.
@@ -104,6 +118,23 @@ double arithmetic_tflops(Precision precision, const DeviceInfo& device) {
     if (params.steps == kSteps || seconds >= kLongEnough) break;
   }
   return flop_per_step(precision) * params.steps * blocks * kThreads / seconds * 1e-12;
+}
+
+Spin::Spin(double seconds, Stream stream) : out_(kSpinThreads * sizeof(float)) {
+  constexpr int kFewest = 64, kMost = 1 << 20;  // some microseconds; tens of milliseconds, whatever the clock
+  steps_ = kFewest;
+  put(stream);  // the first launch of a kernel loads it
+  for (; steps_ < kMost; steps_ *= 2) {
+    Event start(true), end(true);
+    start.record(stream);
+    put(stream);
+    end.record(stream);
+    if (Event::seconds_between(start, end) >= seconds) break;
+  }
+}
+
+void Spin::put(Stream stream) const {
+  launch(&spin, {dim3(1), kSpinThreads, 0}, stream, ArithmeticParams{out_.as<float>(), steps_});
 }
 
 double copy_gigabytes(const DeviceInfo& device) {

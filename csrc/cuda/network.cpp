@@ -324,6 +324,8 @@ void Network::wait() const {
   if (used_) idle_->synchronize();
 }
 
+bool Network::idle() const { return !used_ || idle_->done(); }
+
 Network::~Network() {
   try {
     wait();

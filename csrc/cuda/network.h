@@ -64,6 +64,7 @@ class Network {
   void claim(Stream stream);
   void release(Stream stream);
   void wait() const;  // the host waits for the last run
+  bool idle() const;  // wait() would not wait
 
   // x [batch, height, width] in host memory; returns when the outputs are there. Any batch.
   void run(const float* x, int batch, int height, int width, const NetworkOutputs& outputs);

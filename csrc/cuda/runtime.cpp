@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "cuda/launch.h"
+#include "cuda/primary_context.h"
 
 namespace fcntag {
 namespace cuda {
@@ -23,10 +24,23 @@ void check(cudaError_t code, const char* what) {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// A forked child inherits the objects but not the context, so that their destructors must not call CUDA there.
+// A forked child inherits the objects but not the context, so that their destructors must not call CUDA there. The
+// first call remembers the process: everything that starts CUDA makes one.
 bool forked() {
   static const pid_t started = getpid();
   return getpid() != started;
+}
+
+// What a destructor has to do: on the GPU that it belongs to, whatever the thread works on, and not at all in a forked
+// child. Errors are of a device that is lost, or of a process that ends: nothing is left to give back.
+template <typename Work>
+void let_go(int device, const Work& work) {
+  if (forked()) return;
+  try {
+    const DeviceScope scope(device);
+    work();
+  } catch (const DeviceError&) {
+  }
 }
 
 std::string megabytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; }
@@ -87,12 +101,24 @@ int current_device() {
   return device;
 }
 
-DeviceScope::DeviceScope(int device) : device_(device) {
-  check(cudaGetDevice(&before_), "asking for the GPU");
-  if (before_ != device_) check(cudaSetDevice(device_), "choosing the GPU");
+bool has_context(int device) { return primary_context_is_active(device); }
+
+// Not cudaSetDevice(): it makes a context on the GPU that it is given, so that there would be no way back to one
+// without. The runtime works in the driver's current context, and so do the other runtimes of the process.
+DeviceScope::DeviceScope(int device) {
+  forked();  // remembers the process
+  pushed_ = push_context(device);
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  const cudaError_t code = cudaThreadExchangeStreamCaptureMode(&mode);
+  if (code != cudaSuccess && pushed_) pop_context();
+  check(code, "choosing the mode of captures");
+  before_ = mode;
 }
 DeviceScope::~DeviceScope() {
-  if (before_ != device_) cudaSetDevice(before_);
+  if (forked()) return;
+  cudaStreamCaptureMode mode = static_cast<cudaStreamCaptureMode>(before_);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  if (pushed_) pop_context();
 }
 
 int device_of(const void* address) {
@@ -113,6 +139,7 @@ std::size_t free_memory() {
 
 DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
+  device_ = current_device();
   const cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();
@@ -123,50 +150,56 @@ DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   check(code, "allocating device memory");
 }
 DeviceMemory::~DeviceMemory() {
-  if (data_ != nullptr && !forked()) cudaFree(data_);
+  if (data_ != nullptr) let_go(device_, [&] { cudaFree(data_); });
 }
-DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
+DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
+    : data_(other.data_), bytes_(other.bytes_), device_(other.device_) {
   other.data_ = nullptr;
   other.bytes_ = 0;
 }
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(device_, other.device_);
   return *this;
 }
 
 PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
-  if (bytes != 0) check(cudaMallocHost(&data_, bytes), "allocating page-locked memory");
+  if (bytes == 0) return;
+  device_ = current_device();
+  check(cudaMallocHost(&data_, bytes), "allocating page-locked memory");
 }
 PinnedMemory::~PinnedMemory() {
-  if (data_ != nullptr && !forked()) cudaFreeHost(data_);
+  if (data_ != nullptr) let_go(device_, [&] { cudaFreeHost(data_); });
 }
-PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
+PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept
+    : data_(other.data_), bytes_(other.bytes_), device_(other.device_) {
   other.data_ = nullptr;
   other.bytes_ = 0;
 }
 PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(device_, other.device_);
   return *this;
 }
 
-OwnStream::OwnStream() {
+OwnStream::OwnStream() : device_(current_device()) {
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   stream_ = stream;
 }
 OwnStream::~OwnStream() {
-  if (!forked()) cudaStreamDestroy(native(stream_));
+  let_go(device_, [&] { cudaStreamDestroy(native(stream_)); });
 }
 
-Event::Event(bool timing) {
+Event::Event(bool timing) : device_(current_device()) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming), "creating an event");
   event_ = event;
 }
 Event::~Event() {
-  if (!forked()) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+  let_go(device_, [&] { cudaEventDestroy(static_cast<cudaEvent_t>(event_)); });
 }
 void Event::record(Stream stream) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(event_), native(stream)), "recording an event");
@@ -175,7 +208,20 @@ void Event::make_wait(Stream stream) const {
   check(cudaStreamWaitEvent(native(stream), static_cast<cudaEvent_t>(event_), 0), "waiting for an event");
 }
 void Event::synchronize() const {
+  if (forked()) return;
+  const DeviceScope scope(device_);
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), "waiting for the GPU");
+}
+bool Event::done() const {
+  if (forked()) return true;
+  const DeviceScope scope(device_);
+  const cudaError_t code = cudaEventQuery(static_cast<cudaEvent_t>(event_));
+  if (code == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check(code, "asking an event");
+  return true;
 }
 double Event::seconds_between(const Event& start, const Event& end) {
   float milliseconds = 0;
@@ -186,6 +232,11 @@ double Event::seconds_between(const Event& start, const Event& end) {
   return 1e-3 * milliseconds;
 }
 
+void upload(void* target, const void* source, std::size_t bytes) {
+  const OwnStream stream;
+  copy_to_device(target, source, bytes, stream.get());
+  synchronize(stream.get());
+}
 void copy_to_device(void* target, const void* source, std::size_t bytes, Stream stream) {
   if (bytes != 0)
     check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, native(stream)), "copying to the GPU");
@@ -203,7 +254,12 @@ void set_zero(void* target, std::size_t bytes, Stream stream) {
 }
 bool is_capturing(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(native(stream), &status), "asking whether a stream is recorded");
+  const cudaError_t code = cudaStreamIsCapturing(native(stream), &status);
+  if (code == cudaErrorStreamCaptureImplicit) {
+    cudaGetLastError();
+    return true;
+  }
+  check(code, "asking whether a stream is recorded");
   return status != cudaStreamCaptureStatusNone;
 }
 void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "waiting for the GPU"); }
@@ -227,7 +283,7 @@ RecordedGraph& recorded(const Graph& graph) { return *static_cast<RecordedGraph*
 }  // namespace
 
 Graph::~Graph() {
-  if (!forked()) delete static_cast<RecordedGraph*>(state_);
+  if (state_ != nullptr) let_go(device_, [&] { delete static_cast<RecordedGraph*>(state_); });
 }
 void Graph::launch(Stream stream) {
   check(cudaGraphLaunch(recorded(*this).executable, native(stream)), "launching a graph");
@@ -238,7 +294,7 @@ GraphCapture::GraphCapture(Stream stream) : stream_(stream) {
   check(cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeRelaxed), "recording a graph");
 }
 GraphCapture::~GraphCapture() {
-  if (!open_) return;
+  if (!open_ || forked()) return;
   cudaGraph_t graph = nullptr;
   cudaStreamEndCapture(native(stream_), &graph);
   if (graph != nullptr) cudaGraphDestroy(graph);
@@ -254,6 +310,7 @@ std::unique_ptr<Graph> GraphCapture::finish() {
   check(cudaGraphInstantiate(&made->executable, made->graph, 0), "preparing a graph");
   std::unique_ptr<Graph> result(new Graph);
   result->state_ = made.release();
+  result->device_ = current_device();
   return result;
 }
 

@@ -40,8 +40,14 @@ std::string unavailable();
 int device_count();  // 0 if unavailable() says so
 DeviceInfo device_info(int device);
 int current_device();  // the calling thread's
-// While it lives, the calling thread works on `device`; afterwards on the one that it had before: a library must not
-// move its caller's next allocation to another GPU.
+// Whether anything in this process has made a context on the GPU: hundreds of megabytes of its memory.
+bool has_context(int device);
+// While it lives, the calling thread works on `device`. Afterwards it is as it was before, also where it had no context
+// at all: a library must neither move its caller's next allocation to another GPU, nor make a context on a GPU that
+// nobody uses. Graphs that other threads record meanwhile stay good: the thread's calls are none that end a capture.
+//
+// Everything below except DeviceScope itself needs one around it, unless the thread is known to work on the right GPU.
+// Destructors and Event::synchronize() bring their own: they may run in any thread.
 class DeviceScope {
  public:
   explicit DeviceScope(int device);
@@ -50,13 +56,18 @@ class DeviceScope {
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  int before_ = 0, device_ = 0;
+  bool pushed_ = false;  // a context, which has to be taken away again
+  int before_ = 0;       // the thread's mode of captures (in the emulator: its GPU)
 };
 // The GPU that `address` lies on, or -1 if it is no device memory (host memory, or nothing at all).
 int device_of(const void* address);
 std::size_t free_memory();  // bytes, of the current device
 
 using Stream = void*;  // a cudaStream_t; null is the legacy default stream
+
+// Copies to the device, and returns when the copy is there. It waits for no other work and touches no default stream:
+// somebody may be recording a graph whose stream waits for that one.
+void upload(void* target, const void* source, std::size_t bytes);
 
 class DeviceMemory {
  public:
@@ -76,6 +87,7 @@ class DeviceMemory {
  private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
+  int device_ = 0;
 };
 
 // Page-locked host memory: copies from and to it do not block.
@@ -97,6 +109,7 @@ class PinnedMemory {
  private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
+  int device_ = 0;
 };
 
 class OwnStream {  // a stream of our own that does not wait for the legacy default stream
@@ -109,6 +122,7 @@ class OwnStream {  // a stream of our own that does not wait for the legacy defa
 
  private:
   Stream stream_ = nullptr;
+  int device_ = 0;
 };
 
 class Event {
@@ -119,11 +133,13 @@ class Event {
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
   void make_wait(Stream stream) const;  // work put on `stream` from now on waits for the event
-  void synchronize() const;             // the host waits; at once where nothing was recorded
+  void synchronize() const;             // the host waits; at once where nothing was recorded, and in a forked child
+  bool done() const;                    // synchronize() would not wait
   static double seconds_between(const Event& start, const Event& end);  // waits for `end`
 
  private:
   void* event_ = nullptr;
+  int device_ = 0;
 };
 
 void copy_to_device(void* target, const void* source, std::size_t bytes, Stream stream);
@@ -131,7 +147,9 @@ void copy_to_host(void* target, const void* source, std::size_t bytes, Stream st
 void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream);
 void set_zero(void* target, std::size_t bytes, Stream stream);
 void synchronize(Stream stream);
-bool is_capturing(Stream stream);  // work put on it is being recorded
+// Whether work put on `stream` would be recorded, or would end somebody's recording: the legacy default stream must not
+// be used while a stream that waits for it is in capture.
+bool is_capturing(Stream stream);
 
 // Launches recorded from a stream, to be replayed as one.
 class Graph {
@@ -144,6 +162,7 @@ class Graph {
   friend class GraphCapture;
   Graph() = default;
   void* state_ = nullptr;
+  int device_ = 0;
 };
 
 // While it lives, work that the thread puts on `stream` is recorded and not run. finish() gives the graph; without it,

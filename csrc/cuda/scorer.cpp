@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "check.h"
+#include "cuda/ceilings.h"
 
 namespace fcntag {
 namespace cuda {
@@ -17,12 +20,24 @@ bool same(const Io& a, const Io& b) {
          a.count == b.count;
 }
 
+// A million random values, over and over: the generator would take longer than the measurement.
 std::vector<float> random_waves(std::size_t count, unsigned seed) {
+  constexpr std::size_t kPeriod = 1000003;  // a prime, so that no two clips are alike
   std::mt19937 generator(seed);
   std::uniform_real_distribution<float> distribution(-0.5f, 0.5f);
   std::vector<float> waves(count);
-  for (float& x : waves) x = distribution(generator);
+  const std::size_t drawn = std::min(count, kPeriod);
+  for (std::size_t i = 0; i < drawn; ++i) waves[i] = distribution(generator);
+  for (std::size_t i = drawn; i < count; i += drawn) {
+    std::copy_n(waves.begin(), std::min(drawn, count - i), waves.begin() + static_cast<std::ptrdiff_t>(i));
+  }
   return waves;
+}
+
+// A kernel to put in front of what is timed; none for 0 seconds.
+std::optional<Spin> make_spin(double seconds, Stream stream) {
+  FCNTAG_CHECK(seconds >= 0.0 && seconds <= 0.01, "a spin of ", seconds, " s; allowed: 0 to 0.01");
+  return seconds > 0.0 ? std::optional<Spin>(std::in_place, seconds, stream) : std::nullopt;
 }
 
 }  // namespace
@@ -177,6 +192,7 @@ void Scorer::run(const float* waves, int count, float* scores, float* logits, co
 }
 
 std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int batch, int repeats,
+                                                                             double spin_seconds,
                                                                              const SegmentShape& shape) {
   const DeviceScope scope(network_->device());
   check_shape(shape);
@@ -186,6 +202,7 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
   const std::vector<float> waves = random_waves(static_cast<std::size_t>(batch) * floats, 1);
   std::memcpy(pinned_waves_.as<void>(), waves.data(), waves.size() * sizeof(float));
   Stream stream = stream_->get();
+  const std::optional<Spin> busy = make_spin(spin_seconds, stream);
   std::vector<std::pair<std::string, std::vector<double>>> times;
   std::vector<std::pair<std::string, std::function<void()>>> stages;
   stages.emplace_back("h2d", [&] {
@@ -208,6 +225,7 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
   for (int repeat = -2; repeat < repeats; ++repeat) {  // the first two warm up
     for (std::size_t i = 0; i < stages.size(); ++i) {
       Event start(true), end(true);
+      if (busy) busy->put(stream);
       start.record(stream);
       stages[i].second();
       end.record(stream);
@@ -219,10 +237,11 @@ std::vector<std::pair<std::string, std::vector<double>>> Scorer::stage_times(int
 }
 
 std::vector<double> Scorer::replay_times(int batch, int repeats, int inputs, std::size_t flush_bytes,
-                                         const SegmentShape& shape) {
+                                         double spin_seconds, const SegmentShape& shape) {
   FCNTAG_CHECK(inputs >= 1, "replay_times: inputs=", inputs, "; must be at least 1");
   const DeviceScope scope(network_->device());
   Stream stream = stream_->get();
+  const std::optional<Spin> busy = make_spin(spin_seconds, stream);
   const int64_t floats = clip_floats(shape);
   const std::size_t size = static_cast<std::size_t>(batch) * floats;
   DeviceMemory waves(inputs * size * sizeof(float)), flush(flush_bytes);
@@ -237,6 +256,7 @@ std::vector<double> Scorer::replay_times(int batch, int repeats, int inputs, std
     if (flush_bytes != 0) set_zero(flush.as<void>(), flush_bytes, stream);
     const float* source = waves.as<float>() + static_cast<std::size_t>(repeat + inputs + 2) % inputs * size;
     Event start(true), end(true);
+    if (busy) busy->put(stream);
     start.record(stream);
     enqueue(source, floats, batch, results_.as<float>(), nullptr, shape, stream);
     end.record(stream);

@@ -47,12 +47,14 @@ class Scorer {
   void run(const float* waves, int count, float* scores, float* logits, const SegmentShape& shape);
 
   // Seconds of every stage ("h2d", ["resample"], "mel", "block 1" ..., "head"), `repeats` times each, measured with
-  // events around stages that are enqueued one by one; on random waves.
-  std::vector<std::pair<std::string, std::vector<double>>> stage_times(int batch, int repeats,
+  // events around stages that are enqueued one by one; on random waves. The GPU is idle before each, so that the host's
+  // launches count. With spin_seconds > 0 it is busy for that long: what the host puts on the stream meanwhile counts
+  // as the GPU's time alone.
+  std::vector<std::pair<std::string, std::vector<double>>> stage_times(int batch, int repeats, double spin_seconds,
                                                                        const SegmentShape& shape);
   // Seconds of whole graph replays, over `inputs` different resident inputs in turn; with flush_bytes > 0 as much
-  // memory is cleared before each, so that a smaller cache is cold.
-  std::vector<double> replay_times(int batch, int repeats, int inputs, std::size_t flush_bytes,
+  // memory is cleared before each, so that a smaller cache is cold. spin_seconds as above.
+  std::vector<double> replay_times(int batch, int repeats, int inputs, std::size_t flush_bytes, double spin_seconds,
                                    const SegmentShape& shape);
 
   // Floats of one clip of waves (or of PCM, for a scorer that resamples).

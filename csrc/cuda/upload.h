@@ -12,8 +12,7 @@ namespace cuda {
 template <typename T>
 DeviceMemory upload(const std::vector<T>& values) {
   DeviceMemory memory(values.size() * sizeof(T));
-  copy_to_device(memory.as<void>(), values.data(), memory.bytes(), nullptr);
-  synchronize(nullptr);  // streams of our own do not wait for the default stream
+  upload(memory.as<void>(), values.data(), memory.bytes());
   return memory;
 }
 

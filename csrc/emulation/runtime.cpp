@@ -6,9 +6,10 @@
 //   FCNTAG_EMULATED_CAPABILITY     compute capability (8.6)
 //   FCNTAG_EMULATED_SEED           order of blocks, warps and lanes (0: in order)
 //   FCNTAG_EMULATED_EAGER_COPIES   1: asynchronous copies land when issued
+//   FCNTAG_EMULATED_LATE_STREAMS   1: work that is put on a stream runs when somebody waits for it (queues.h)
 //
-// Work that is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies between
-// two zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
+// Else work that is put on a stream runs at once, in the calling thread. Device memory is filled with NaN and lies
+// between two zones that nobody may write: looked at after every launch, and by AddressSanitizer at every access.
 #include "cuda/runtime.h"
 
 #include <algorithm>
@@ -27,6 +28,8 @@
 
 #include "cuda/launch.h"
 #include "emulation/emulator.h"
+#include "emulation/inspect.h"
+#include "emulation/queues.h"
 #include "emulation/sanitizers.h"
 
 namespace fcntag {
@@ -57,6 +60,7 @@ struct EmulatedStream {
 struct EmulatedEvent {
   bool recorded = false;
   bool captured = false;  // its record() went into a graph
+  Queues::Place place;
   std::chrono::steady_clock::time_point time;
 };
 
@@ -71,6 +75,8 @@ struct State {
   std::map<uint8_t*, Allocation> allocations;
   std::map<int, std::size_t> used;  // bytes by device
   std::set<Stream> streams;
+  std::set<int> contexts;  // GPUs that have one
+  Queues queues;
 };
 
 State& state() {
@@ -102,6 +108,13 @@ void check_device(int device) {
   }
 }
 
+// CUDA makes a context on the thread's GPU at its first call that needs one.
+void need_context() {
+  check_device(selected_device);
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  state().contexts.insert(selected_device);
+}
+
 // ---- memory ----
 
 bool intact(const uint8_t* zone) {
@@ -130,7 +143,7 @@ bool is_allocated(const void* p) {
 
 void* allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
-  check_device(selected_device);
+  need_context();
   const std::lock_guard<std::mutex> lock(state().mutex);
   const std::size_t capacity = memory_bytes();
   std::size_t& used = state().used[selected_device];
@@ -157,6 +170,7 @@ void* allocate(std::size_t bytes) {
 void release(void* memory) {
   if (memory == nullptr) return;
   uint8_t* data = static_cast<uint8_t*>(memory);
+  state().queues.reach_all();
   emulator::synchronize();  // kernels that are still to be waited for may use it
   const std::lock_guard<std::mutex> lock(state().mutex);
   const auto found = state().allocations.find(data);
@@ -178,10 +192,15 @@ EmulatedStream* find_stream(Stream stream) {
   return static_cast<EmulatedStream*>(stream);
 }
 
+bool streams_are_late() { return setting("FCNTAG_EMULATED_LATE_STREAMS", 0) != 0; }
+
 void put(Stream stream, Work work, const void* kernel = nullptr) {
+  need_context();
   EmulatedStream* emulated = find_stream(stream);
   if (emulated != nullptr && emulated->capturing) {
     emulated->recorded.push_back({std::move(work), kernel});
+  } else if (streams_are_late()) {
+    state().queues.put(stream, std::move(work));
   } else {
     work();
   }
@@ -249,18 +268,41 @@ DeviceInfo device_info(int device) {
 
 int current_device() { return selected_device; }
 
-DeviceScope::DeviceScope(int device) : before_(selected_device), device_(device) {
+DeviceScope::DeviceScope(int device) : before_(selected_device) {
   check_device(device);
   selected_device = device;
+  need_context();
 }
 DeviceScope::~DeviceScope() { selected_device = before_; }
 
-int device_of(const void*) { return selected_device; }  // the emulated device's memory is host memory
+bool has_context(int device) {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  return state().contexts.count(device) != 0;
+}
 
-bool is_capturing(Stream stream) { return stream != nullptr && static_cast<EmulatedStream*>(stream)->capturing; }
+void forget_contexts() {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  state().contexts.clear();
+}
+
+std::size_t recorded_work(Stream stream) {
+  const EmulatedStream* emulated = find_stream(stream);
+  return emulated == nullptr ? 0 : emulated->recorded.size();
+}
+
+int device_of(const void*) {  // the emulated device's memory is host memory
+  need_context();
+  return selected_device;
+}
+
+bool is_capturing(Stream stream) {
+  need_context();
+  const EmulatedStream* emulated = find_stream(stream);
+  return emulated != nullptr && emulated->capturing;
+}
 
 std::size_t free_memory() {
-  check_device(selected_device);
+  need_context();
   const std::lock_guard<std::mutex> lock(state().mutex);
   const std::size_t capacity = memory_bytes();
   return capacity - std::min(capacity, state().used[selected_device]);
@@ -280,11 +322,15 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
 
 PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
+  need_context();
   data_ = std::malloc(bytes);
   if (data_ == nullptr) throw DeviceError("cannot allocate " + std::to_string(bytes) + " bytes of host memory");
 }
 
-PinnedMemory::~PinnedMemory() { std::free(data_); }
+PinnedMemory::~PinnedMemory() {
+  if (data_ != nullptr) state().queues.reach_all();
+  std::free(data_);
+}
 
 PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept { *this = std::move(other); }
 
@@ -295,13 +341,14 @@ PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
 }
 
 OwnStream::OwnStream() {
-  check_device(selected_device);
+  need_context();
   stream_ = new EmulatedStream;
   const std::lock_guard<std::mutex> lock(state().mutex);
   state().streams.insert(stream_);
 }
 
 OwnStream::~OwnStream() {
+  state().queues.reach(state().queues.end(stream_));
   {
     const std::lock_guard<std::mutex> lock(state().mutex);
     state().streams.erase(stream_);
@@ -310,7 +357,7 @@ OwnStream::~OwnStream() {
 }
 
 Event::Event(bool) {
-  check_device(selected_device);
+  need_context();
   event_ = new EmulatedEvent;
 }
 
@@ -323,25 +370,41 @@ void Event::record(Stream stream) {
   event->captured = emulated != nullptr && emulated->capturing;
   event->recorded = !event->captured;
   event->time = std::chrono::steady_clock::now();
+  event->place = state().queues.end(stream);
+  if (event->captured) emulated->recorded.push_back({[] {}, nullptr});  // a trace of it in the graph
 }
 
 void Event::make_wait(Stream stream) const {
   const EmulatedStream* emulated = find_stream(stream);
   const bool capturing = emulated != nullptr && emulated->capturing;
+  const EmulatedEvent* event = static_cast<const EmulatedEvent*>(event_);
   // All work before an event has been done when it is recorded. But by waiting for a captured event a stream joins the
   // capture, which is not emulated.
-  if (static_cast<const EmulatedEvent*>(event_)->captured && !capturing) {
+  if (event->captured && !capturing) {
     throw DeviceError("an emulated capture has one stream; another one waits for an event of it");
   }
+  if (capturing || streams_are_late()) put(stream, [place = event->place] { state().queues.reach(place); });
 }
 
-void Event::synchronize() const {}  // recorded work has been done already
+void Event::synchronize() const {
+  state().queues.reach(static_cast<const EmulatedEvent*>(event_)->place);
+  emulator::synchronize();
+}
+
+bool Event::done() const { return state().queues.done(static_cast<const EmulatedEvent*>(event_)->place); }
 
 double Event::seconds_between(const Event& start, const Event& end) {
   const EmulatedEvent* first = static_cast<const EmulatedEvent*>(start.event_);
   const EmulatedEvent* last = static_cast<const EmulatedEvent*>(end.event_);
   if (!first->recorded || !last->recorded) throw DeviceError("an event that was not recorded");
+  end.synchronize();
   return std::chrono::duration<double>(last->time - first->time).count();
+}
+
+void upload(void* target, const void* source, std::size_t bytes) {
+  const OwnStream stream;
+  copy_to_device(target, source, bytes, stream.get());
+  synchronize(stream.get());
 }
 
 void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream) {
@@ -369,6 +432,7 @@ void set_zero(void* target, std::size_t bytes, Stream stream) {
 void synchronize(Stream stream) {
   const EmulatedStream* emulated = find_stream(stream);
   if (emulated != nullptr && emulated->capturing) throw DeviceError("a stream in capture cannot be waited for");
+  state().queues.reach(state().queues.end(stream));
   emulator::synchronize();
 }
 

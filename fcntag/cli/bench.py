@@ -86,6 +86,9 @@ def add_parser(commands: options.Subparsers) -> None:
         help="on a GPU: begin nothing new after so long, and name what is left out",
     )
     parser.add_argument("--no-cold", action="store_true", help="on a GPU: no new processes, whose start is timed")
+    parser.add_argument(
+        "--beside-only", action="store_true", help="on a GPU: whole runs beside the peers, no stages and no starts"
+    )
     parser.add_argument("--audio", metavar="FILE", help="the clip (default: the demo piece, 30 s)")
     parser.add_argument("--json", metavar="FILE", help="everything, with raw samples")
     parser.add_argument("--plot", metavar="FILE.png", help="roofline and latencies (needs fcntag[plot])")
@@ -119,7 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure_cpu(arguments: argparse.Namespace) -> Report:
     if len(arguments.precision) > 1:
         raise UsageError("--precision: one on the CPU")
-    for option, given in (("--minutes", arguments.minutes), ("--no-cold", arguments.no_cold)):
+    for option, given in (
+        ("--minutes", arguments.minutes),
+        ("--no-cold", arguments.no_cold),
+        ("--beside-only", arguments.beside_only),
+    ):
         if given:
             raise UsageError(f"{option}: goes with --device cuda")
     from ..bench.measure import Settings, measure
@@ -165,6 +172,7 @@ def _measure_gpu(arguments: argparse.Namespace) -> Report:
         seconds=arguments.seconds or SECONDS["cuda"],
         minutes=arguments.minutes or 0.0,
         cold=not arguments.no_cold,
+        alone=not arguments.beside_only,
     )
     try:
         # The report is saved as it grows, so that the measurements survive the machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -147,9 +148,12 @@ class Engine(ABC):
             [B, n_in, n_channels] at that rate, which it mixes and resamples. A NumPy array, or for a GPU an array on it
             (CuPy, PyTorch, anything with ``__cuda_array_interface__`` or DLPack) of at most ``max_batch`` rows.
         out : array on the GPU, float32 [B, n_tags], for the scores of waves on the GPU; None: a new CuPy array
-        stream : CuPy or PyTorch stream, or its address; None: the array's own, or the default stream. The host waits
-            for nothing: the scores are ready when the stream is.
-        sample_rate : rate of PCM in Hz; None: the model's, mono
+        stream : stream of CuPy, PyTorch, Warp, Numba or ``__cuda_stream__``, or its address. The run waits for what the
+            arrays' libraries have put on their current streams; the scores are ready when ``stream`` is. None: the
+            current stream of ``out``'s library, else of ``waves``'s, else the legacy default stream. Both libraries'
+            current streams then wait for the run, so that whatever either does next comes after it. A library that has
+            only DLPack names no stream: where neither array does, pass ``stream``. The host waits for nothing.
+        sample_rate : rate of PCM, a whole number of Hz; None: the model's, mono
         check_finite : refuse waves in host memory with a value that is not finite, which costs a look at each
 
         Returns
@@ -158,10 +162,14 @@ class Engine(ABC):
 
         Raises
         ------
-        ValueError : shape, type, length or values; an argument that this device does not take
+        ValueError : shape, type, length, address or values; an argument that this device does not take
+        TypeError : ``out`` is no array on a GPU, ``stream`` no stream
+        DeviceError : a stream is being captured; no room for a new array or for the first run of a size
         """
-        if sample_rate == self.document.frontend.sample_rate:
-            sample_rate = None
+        if sample_rate is not None:
+            sample_rate = whole_rate(sample_rate)
+            if sample_rate == self.document.frontend.sample_rate:
+                sample_rate = None
         if is_device_array(waves):
             return self._device_scores(waves, out, stream, sample_rate)
         if out is not None or stream is not None:
@@ -331,6 +339,14 @@ def check_waves(waves: Any, document: ModelDocument, *, pcm: bool = False, finit
     return np.require(waves, np.float32, ["C", "A"])
 
 
+def whole_rate(sample_rate: Any) -> int:
+    """``sample_rate`` as an int; ValueError where it is no whole number of Hz."""
+    real = isinstance(sample_rate, numbers.Real) and not isinstance(sample_rate, bool)
+    if not (real and sample_rate % 1 == 0 and sample_rate > 0):
+        raise ValueError(f"sample_rate={sample_rate!r}; allowed: a whole number of Hz")
+    return int(sample_rate)
+
+
 def check_length(n_samples: int, document: ModelDocument) -> None:
     """Raise ValueError where a segment of ``n_samples`` is none that the model takes."""
     low, high = document.segments.min_samples or document.segments.n_samples, document.segments.n_samples
@@ -351,6 +367,10 @@ def check_inputs(x: Any) -> np.ndarray:
 
 def plain_array(values: Any, what: str) -> np.ndarray:
     """``values`` as an array without a mask; ValueError, which begins with ``what``, where some of them are masked."""
+    if is_device_array(values):
+        raise ValueError(
+            f"{what}: an array on the GPU, which only scores() of device='cuda' takes; copy it to host memory"
+        )
     if np.ma.is_masked(values):
         raise ValueError(f"{what}: has masked values; fill them first (numpy.ma.filled)")
     return np.asarray(values)

@@ -195,6 +195,43 @@ void events() {
   CHECK(error([&] { end.make_wait(stream.get()); }) != "no error");
 }
 
+// With FCNTAG_EMULATED_LATE_STREAMS=1.
+void late_streams() {
+  cuda::OwnStream first, second;
+  DeviceMemory x(1000 * sizeof(float)), y(x.bytes());
+  std::vector<float> host(1000, 5.0f);
+  const auto read = [](const DeviceMemory& memory) { return memory.as<float>()[2]; };
+  cuda::Event event(false);
+  launch_fill(x, 1.0f, first.get());
+  event.record(first.get());
+  launch_fill(x, 2.0f, first.get());  // behind the event
+  CHECK(std::isnan(read(x)) && !event.done());
+  cuda::copy_on_device(y.as<void>(), x.as<void>(), x.bytes(), second.get());
+  cuda::synchronize(second.get());
+  CHECK(std::isnan(read(y)));  // it waited for nothing
+  event.make_wait(second.get());
+  cuda::copy_on_device(y.as<void>(), x.as<void>(), x.bytes(), second.get());
+  CHECK(std::isnan(read(y)));
+  cuda::synchronize(second.get());
+  CHECK(read(y) == -123.0f && read(x) == -123.0f && event.done());
+  cuda::synchronize(first.get());
+  CHECK(read(x) == -246.0f);
+  launch_fill(x, 3.0f, nullptr);
+  cuda::upload(y.as<void>(), host.data(), y.bytes());
+  CHECK(read(y) == 5.0f && read(x) == -246.0f);          // it waited for its own copy alone
+  cuda::synchronize(reinterpret_cast<cuda::Stream>(1));  // the other name of the default stream
+  CHECK(read(x) == -369.0f);
+  launch_fill(x, 4.0f, first.get());
+  event.record(first.get());
+  event.synchronize();
+  CHECK(read(x) == -492.0f);
+  launch_fill(x, 5.0f, first.get());
+  {
+    DeviceMemory freed(4);
+  }
+  CHECK(read(x) == -615.0f);  // a free waits for everything
+}
+
 int wrong_values(int n) {
   DeviceMemory x(static_cast<std::size_t>(n) * sizeof(float)), y(x.bytes());
   launch_fill(x, 2.0f, nullptr);
@@ -250,6 +287,7 @@ int main(int count, char** arguments) {
       {"launches", planted::launches},
       {"graphs", planted::graphs},
       {"events", planted::events},
+      {"late-streams", planted::late_streams},
       {"compute", planted::compute},
       {"threads", planted::threads},
       {"write-before", planted::write_before},

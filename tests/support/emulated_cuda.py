@@ -30,7 +30,8 @@ KERNELS = _sources("csrc/cuda", ".cu")
 # The emulator has its own implementation of the runtime.
 HOST = tuple(source for source in _sources("csrc/cuda", ".cpp") if source != "csrc/cuda/runtime.cpp")
 BINDINGS = (*_sources("csrc/bindings/cuda", ".cpp"), "csrc/bindings/parse.cpp")
-SOURCES = (*BINDINGS, *KERNELS, *HOST, *MODEL)
+FOREIGN = "tests/cuda/emulated_streams.cpp"  # streams of other libraries, for test_cuda_callers.py
+SOURCES = (*BINDINGS, *KERNELS, *HOST, *MODEL, FOREIGN)
 
 
 def build() -> ModuleType:

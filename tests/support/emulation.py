@@ -46,7 +46,8 @@ _SANITIZERS = {
 _DEFINITIONS = {"plain": (), "asan": ("-DEMULATOR_ASAN",), "tsan": ("-DEMULATOR_TSAN",)}
 
 
-def _compiler(*arguments: str) -> None:
+def compiler(*arguments: str) -> None:
+    """Run the compiler in the repository; its errors fail the calling test."""
     done = subprocess.run([_COMPILER, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{_COMPILER} {' '.join(arguments)}\n{done.stderr}"
 
@@ -64,7 +65,7 @@ def _object(source: str, mode: str, flags: tuple[str, ...], includes: tuple[str,
     if not (machine and mode == "tsan"):
         options += _SANITIZERS[mode]
     target = run_folder("emulation") / f"{mode}-{Path(source).stem}-{_name(source, options)}.o"
-    return once(target, lambda part: _compiler(*options, "-x", "c++", "-c", source, "-o", str(part)))
+    return once(target, lambda part: compiler(*options, "-x", "c++", "-c", source, "-o", str(part)))
 
 
 @functools.cache
@@ -95,7 +96,7 @@ def _link(
     folder.mkdir(exist_ok=True)
     options = ["-pthread", *_SANITIZERS[mode], *(["-shared"] if shared else [])]
     target = folder / (Path(sources[0]).stem + (".so" if shared else ""))
-    return once(target, lambda part: _compiler(*map(str, objects), *options, "-o", str(part)))
+    return once(target, lambda part: compiler(*map(str, objects), *options, "-o", str(part)))
 
 
 def program(*sources: str, mode: str = "plain", includes: Sequence[str] = ()) -> Path:

@@ -122,6 +122,7 @@ void register_network(py::module_& m) {
       .def("describe_plan", &describe_plan, py::arg("batch"), py::arg("height"), py::arg("width"),
            "The tiles of every block, a dict each. The first one's \"window\" is the (height, width) that a kernel is "
            "built for, \"general\" where there is none, \"any\" where the kernel needs none.")
+      .def_property_readonly("idle", &Network::idle, "Whether the GPU has finished every run of this network.")
       .def_property_readonly("memory_bytes", &Network::memory_bytes);
 }
 

@@ -90,20 +90,22 @@ void register_scorer(py::module_& m) {
           py::arg("stream"), "Put a run on `stream`; addresses are device pointers.")
       .def(
           "stage_times",
-          [](Scorer& scorer, int batch, int repeats, const py::tuple& shape) {
+          [](Scorer& scorer, int batch, int repeats, const py::tuple& shape, double spin_seconds) {
             py::dict times;
-            for (const auto& [name, seconds] : scorer.stage_times(batch, repeats, parse_shape(shape))) {
+            for (const auto& [name, seconds] : scorer.stage_times(batch, repeats, spin_seconds, parse_shape(shape))) {
               times[py::str(name)] = seconds;
             }
             return times;
           },
-          py::arg("batch"), py::arg("repeats"), py::arg("shape"))
+          py::arg("batch"), py::arg("repeats"), py::arg("shape"), py::kw_only(), py::arg("spin_seconds") = 0.0)
       .def(
           "replay_times",
-          [](Scorer& scorer, int batch, int repeats, int inputs, std::size_t flush_bytes, const py::tuple& shape) {
-            return scorer.replay_times(batch, repeats, inputs, flush_bytes, parse_shape(shape));
+          [](Scorer& scorer, int batch, int repeats, int inputs, std::size_t flush_bytes, const py::tuple& shape,
+             double spin_seconds) {
+            return scorer.replay_times(batch, repeats, inputs, flush_bytes, spin_seconds, parse_shape(shape));
           },
-          py::arg("batch"), py::arg("repeats"), py::arg("inputs"), py::arg("flush_bytes"), py::arg("shape"))
+          py::arg("batch"), py::arg("repeats"), py::arg("inputs"), py::arg("flush_bytes"), py::arg("shape"),
+          py::kw_only(), py::arg("spin_seconds") = 0.0)
       .def("use_graphs", &Scorer::use_graphs, py::arg("use"))
       .def_property_readonly("memory_bytes", &Scorer::memory_bytes);
 }

@@ -25,12 +25,10 @@ namespace {
 template <typename Stage, typename... Arguments>
 OnDevice<Stage> make_stage(int device, const Arguments&... arguments) {
   const DeviceScope scope(device);
-  OnDevice<Stage> made{device, std::make_shared<Stage>(arguments...)};
-  synchronize(nullptr);  // tables are there before any stream of our own reads them
-  return made;
+  return {device, std::make_shared<Stage>(arguments...)};
 }
 
-// Runs `enqueue(io, in, out)` on host values: one stage alone, for tests and for a look at its output.
+// Runs `enqueue(io, in, out, stream)` on host values: one stage alone, for tests and for a look at its output.
 template <typename Enqueue>
 FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> shape, const Enqueue& enqueue) {
   const HostArray held(in);
@@ -42,12 +40,13 @@ FloatArray run_stage(int device, const FloatArray& in, std::vector<py::ssize_t> 
   const std::size_t out_bytes = static_cast<std::size_t>(out.size()) * sizeof(float);
   const GilRelease release;
   const DeviceScope scope(device);
+  const OwnStream stream;
   DeviceMemory device_in(in_bytes), device_out(out_bytes), io(sizeof(Io));
-  copy_to_device(device_in.as<void>(), held.data(), in_bytes, nullptr);
-  set_io(io.as<Io>(), {device_in.as<float>(), in.size() / batch, nullptr, nullptr, batch}, nullptr);
-  enqueue(io.as<Io>(), device_in.as<float>(), device_out.as<float>());
-  copy_to_host(target, device_out.as<void>(), out_bytes, nullptr);
-  synchronize(nullptr);
+  copy_to_device(device_in.as<void>(), held.data(), in_bytes, stream.get());
+  set_io(io.as<Io>(), {device_in.as<float>(), in.size() / batch, nullptr, nullptr, batch}, stream.get());
+  enqueue(io.as<Io>(), device_in.as<float>(), device_out.as<float>(), stream.get());
+  copy_to_host(target, device_out.as<void>(), out_bytes, stream.get());
+  synchronize(stream.get());
   return out;
 }
 
@@ -59,10 +58,10 @@ FloatArray run_melspec(const OnDevice<MelSpec>& melspec, const FloatArray& waves
   const py::ssize_t batch = waves.shape(0), n_samples = waves.shape(1);
   std::vector<py::ssize_t> shape = {batch, stage.n_rows(), n_frames};
   if (stage.time_mel()) std::swap(shape[1], shape[2]);
-  return run_stage(melspec.device, waves, shape, [&](const Io* io, const float*, float* out) {
+  return run_stage(melspec.device, waves, shape, [&](const Io* io, const float*, float* out, Stream stream) {
     DeviceMemory scratch(stage.scratch_bytes(static_cast<int>(batch), n_frames));
-    stage.run(io, nullptr, static_cast<int>(batch), n_samples, pad_left, n_frames, out, scratch.as<void>(), nullptr);
-    synchronize(nullptr);  // before the scratch memory goes
+    stage.run(io, nullptr, static_cast<int>(batch), n_samples, pad_left, n_frames, out, scratch.as<void>(), stream);
+    synchronize(stream);  // before the scratch memory goes
   });
 }
 
@@ -70,8 +69,8 @@ FloatArray run_resampler(const OnDevice<Resampler>& resampler, const FloatArray&
   FCNTAG_CHECK(pcm.ndim() == 3, "resample: pcm must be [batch, n_in, n_channels], not ", pcm.ndim(), "-dimensional");
   const py::ssize_t batch = pcm.shape(0), n_in = pcm.shape(1);
   const int channels = to_int(pcm.shape(2), "resample: n_channels");
-  return run_stage(resampler.device, pcm, {batch, n_out}, [&](const Io* io, const float*, float* out) {
-    resampler.stage->run(io, static_cast<int>(batch), n_in, channels, out, n_out, nullptr);
+  return run_stage(resampler.device, pcm, {batch, n_out}, [&](const Io* io, const float*, float* out, Stream stream) {
+    resampler.stage->run(io, static_cast<int>(batch), n_in, channels, out, n_out, stream);
   });
 }
 
@@ -83,8 +82,8 @@ FloatArray run_mfcc(const OnDevice<Mfcc>& mfcc, const FloatArray& log_mel) {
   const py::ssize_t batch = log_mel.shape(0);
   const int n_frames = to_int(log_mel.shape(2), "mfcc: n_frames");
   return run_stage(mfcc.device, log_mel, {batch, mfcc.stage->rows(), n_frames},
-                   [&](const Io* io, const float* in, float* out) {
-                     mfcc.stage->run(io, in, static_cast<int>(batch), n_frames, out, nullptr);
+                   [&](const Io* io, const float* in, float* out, Stream stream) {
+                     mfcc.stage->run(io, in, static_cast<int>(batch), n_frames, out, stream);
                    });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include "bindings/cuda/dlpack.h"
@@ -16,6 +17,12 @@ namespace py = pybind11;
 namespace fcntag {
 namespace cuda {
 namespace {
+
+// A DeviceScope as a Python context manager, for calls of other libraries that work on the thread's GPU.
+struct PythonScope {
+  int device;
+  std::unique_ptr<DeviceScope> scope;
+};
 
 py::dict info_dict(int device) {
   const DeviceInfo info = device_info(device);
@@ -59,9 +66,29 @@ PYBIND11_MODULE(FCNTAG_CUDA_MODULE, m) {
         return cuda::free_memory();
       },
       pybind11::arg("device"));
+  py::class_<cuda::PythonScope>(m, "DeviceScope", py::module_local(),
+                                "The calling thread works on a GPU inside `with`.")
+      .def(py::init([](int device) { return cuda::PythonScope{device, nullptr}; }), py::arg("device"))
+      .def("__enter__", [](cuda::PythonScope& s) { s.scope = std::make_unique<cuda::DeviceScope>(s.device); })
+      .def("__exit__", [](cuda::PythonScope& s, const py::args&) { s.scope.reset(); });
+  m.def("current_device", &cuda::current_device, "The calling thread's GPU.");
+  m.def("has_context", &cuda::has_context, py::arg("device"), "Whether this process has made a context on the GPU.");
   m.def(
-      "device_of", [](uintptr_t address) { return cuda::device_of(cuda::pointer(address)); }, pybind11::arg("address"),
-      "The GPU that an address lies on; -1 if it is no device memory.");
+      "device_of",
+      [](uintptr_t address, int device) {
+        const cuda::DeviceScope scope(device);
+        return cuda::device_of(cuda::pointer(address));
+      },
+      py::arg("address"), py::arg("device"),
+      "The GPU that an address lies on, asked from `device`; -1 if it is no device memory.");
+  m.def(
+      "is_capturing",
+      [](uintptr_t stream, int device) {
+        const cuda::DeviceScope scope(device);
+        return cuda::is_capturing(cuda::pointer(stream));
+      },
+      py::arg("stream"), py::arg("device"),
+      "Whether work on a stream would become part of somebody's graph, or end its recording.");
   m.def(
       "arithmetic_tflops",
       [](const std::string& precision, int device) {

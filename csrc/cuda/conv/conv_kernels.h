@@ -12,37 +12,41 @@
 namespace fcntag {
 namespace cuda {
 
-// Parameters of a ConvShape, but for the taps of a stage.
+// Parameters of a ConvShape, and what a tap takes beyond its products, in cycles of a CTA that is alone on a
+// multiprocessor: with a barrier before every tap, and before every third. The planner weighs shapes by them. They come
+// from the machine code of bfloat16 (`benchmarks/machine_code/report.py constants`).
 struct TileShape {
   int halves, warps_m, warps_n, groups;
   bool chunked;
+  int tap_overhead, row_tap_overhead;
 };
 
 // Every shape that is compiled, and the only place that names them. A CTA of one computes 8 * halves * warps_m rows by
 // 32 * groups * warps_n channels; the planner takes the cheapest. One more is one more entry here.
 inline constexpr TileShape kBuiltTensorCore[] = {
-    {20, 2, 4, 1, false},  // windows of 20 elements: (4, 5), the heart of FCN-4
-    {10, 2, 2, 2, false},  // the same
-    {16, 2, 4, 1, false}, {8, 2, 2, 2, false}, {16, 4, 2, 1, false}, {8, 4, 1, 2, false},  // up to 64 output channels
-    {8, 8, 1, 1, false},                                                                   // up to 32
-    {8, 2, 4, 1, true},                        // deep layers, whose sums may be split
-    {8, 1, 4, 1, true},   {4, 1, 4, 1, true},  // small batches
-    {4, 2, 2, 1, true},
+    {20, 2, 4, 1, false, 823, 487},                               // windows of 20 elements: (4, 5), the heart of FCN-4
+    {10, 2, 2, 2, false, 800, 0},                                 // the same
+    {16, 2, 4, 1, false, 985, 540}, {8, 2, 2, 2, false, 954, 0},  //
+    {16, 4, 2, 1, false, 848, 687}, {8, 4, 1, 2, false, 748, 0},  // up to 64 output channels
+    {8, 8, 1, 1, false, 625, 421},                                // up to 32
+    {8, 2, 4, 1, true, 892, 670},                                 // deep layers, whose sums may be split
+    {8, 1, 4, 1, true, 929, 705},                                 // small batches
+    {4, 1, 4, 1, true, 836, 772},   {4, 2, 2, 1, true, 795, 763},
 };  // bfloat16, float16 and tf32
 inline constexpr TileShape kBuiltTf32x3[] = {
-    {4, 2, 4, 1, true},  // with 8 halves, sums and totals would spill registers
-    {4, 8, 1, 1, true},
-    {4, 1, 4, 1, true},
+    {4, 2, 4, 1, true, 900, 0},  // with 8 halves, sums and totals would spill registers
+    {4, 8, 1, 1, true, 900, 0},
+    {4, 1, 4, 1, true, 900, 0},
 };
 inline constexpr TileShape kBuiltFloat32[] = {
-    {8, 2, 4, 1, true},
-    {8, 4, 2, 1, true},
-    {8, 8, 1, 1, true},
-    {8, 1, 2, 1, true},
+    {8, 2, 4, 1, true, 600, 0},
+    {8, 4, 2, 1, true, 600, 0},
+    {8, 8, 1, 1, true, 600, 0},
+    {8, 1, 2, 1, true, 600, 0},
 };
 
 template <typename Shape>
-ConvKernel conv_kernel() {
+ConvKernel conv_kernel(int tap_overhead) {
   return {Shape::kHalves,
           Shape::kWarpsM,
           Shape::kWarpsN,
@@ -50,6 +54,8 @@ ConvKernel conv_kernel() {
           Shape::kChunked,
           Shape::kStageTaps,
           Shape::kMinimumCapability,
+          Shape::kResident,
+          tap_overhead,
           &conv_block<Shape>};
 }
 
@@ -60,7 +66,8 @@ template <typename Math, const auto& kBuilt, std::size_t kIndex, int kStageTaps>
 void append_kernel(std::vector<ConvKernel>& kernels) {
   constexpr TileShape s = kBuilt[kIndex];
   if constexpr (kStageTaps == 1 || (Math::kRowStages && s.groups == 1)) {
-    kernels.push_back(conv_kernel<ConvShape<Math, s.halves, s.warps_m, s.warps_n, s.groups, s.chunked, kStageTaps>>());
+    using Shape = ConvShape<Math, s.halves, s.warps_m, s.warps_n, s.groups, s.chunked, kStageTaps>;
+    kernels.push_back(conv_kernel<Shape>(kStageTaps == 1 ? s.tap_overhead : s.row_tap_overhead));
   }
 }
 template <typename Math, const auto& kBuilt, std::size_t... kIndex>

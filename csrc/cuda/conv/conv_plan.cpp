@@ -16,17 +16,22 @@ namespace cuda {
 namespace {
 
 // ---- the model of the hardware: cycles of one multiprocessor. Figures of an H100; only their ratios matter ----
+//
+// What a CTA takes beside its products was fitted to replays of its machine code (docs/gpu.md): within a fifth of them.
 
 constexpr double kL2BytesPerCycle = 24;  // the share of one of 132 multiprocessors in the level-2 cache's bandwidth
 constexpr double kSharedBytesPerCycle = 128;
 constexpr double kMmaCycles = 1.6;  // of an m16n8k16 (tf32: m16n8k8); the peak is 1, and mma.sync reaches 0.62 of it
 constexpr double kSimtFmaPerCycle = 100;
-constexpr double kStepCycles = 350;    // a step takes no less: a barrier, one matrix load, one chain of products
-constexpr double kStartCycles = 2500;  // a CTA takes them for its offsets, first copies and outputs
-constexpr double kPassCycles = 2000;
+constexpr double kStartCycles = 2500;    // of a CTA, for its place, the offsets of its halo and what comes behind them
+constexpr double kPassCycles = 1400;     // of a pass, for its offsets and its maxima
+constexpr double kOutputCycles = 620;    // of a pair of channels that a thread finishes and writes
+constexpr double kArrivalCycles = 2000;  // of the last CTA of a tile whose sums are split, before it adds them
+constexpr double kCopyLatency = 800;     // of a halo that nothing hides
+constexpr int kThreads = 2048, kReservedShared = 1024;
 constexpr int kLargestStretch = INT16_MAX - 16;  // of the map under a tile: the tables hold 16 bits
-constexpr double kLaunchCycles = 3000;           // the second launch of a split layer takes them
-constexpr int kRegisters = 65536, kThreads = 2048, kReservedShared = 1024;
+// Fewer warps leave a multiprocessor's schedulers idle while one waits for its operands.
+constexpr int kEnoughWarps = 8;
 
 // A layer whose one image has kEnoughTiles tiles of 64 rows x 128 channels keeps its sums whole. One with fewer may
 // split them, into as many chunks as make kWantedTiles of its tiles.
@@ -89,11 +94,10 @@ void set_halo(ConvParams& p, int pad) {
   p.halo_w = (p.tile_w - 1) * p.pitch_w + p.sub_w + 2 * p.radius + pad;
 }
 
-// CTAs that a multiprocessor holds at once. Registers as ptxas gives them, within a few.
+// CTAs that a multiprocessor holds at once.
 int resident(const ConvKernel& kernel, std::size_t shared_bytes, const DeviceInfo& device) {
-  const int registers = std::min(255, kernel.sums() * (kernel.chunked ? 2 : 1) + 80);
   const int by_shared = static_cast<int>((device.shared_bytes + kReservedShared) / (shared_bytes + kReservedShared));
-  return std::max(1, std::min({by_shared, kRegisters / (registers * kernel.threads()), kThreads / kernel.threads()}));
+  return std::max(1, std::min({by_shared, kernel.resident, kThreads / kernel.threads()}));
 }
 
 // `turns`: of a matrix load, for bank conflicts.
@@ -102,36 +106,39 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double products = layer.precision == Precision::kTf32x3 ? 3 : 1;
   const double chunks = p.channel_blocks == 1 ? p.last_chunks : 8;  // of 16 bytes, per tap
   const int warps = kernel.warps_m * kernel.warps_n, tiles = kernel.halves / 2, groups = kernel.groups;
-  double arithmetic, shared;
+  const double halo_bytes = 1.0 * p.tile_n * p.halo_h * p.halo_w * kBlockBytes;
+  const double weight_bytes = kernel.tile_n() * kBlockBytes;
+  double arithmetic, loads;
   if (layer.precision == Precision::kFloat32) {
     arithmetic = warps * kernel.halves * 8.0 * 32 * chunks * 4 / kSimtFmaPerCycle;
-    shared = 0;
+    loads = 0;
   } else {
     arithmetic = warps * tiles * groups * 4.0 * (chunks / 2) * kMmaCycles * products;
-    shared = warps * (tiles * turns + 2 * groups) * (chunks / 2) * 512 /
-             kSharedBytesPerCycle;  // a matrix load moves 512 bytes
+    loads = warps * (tiles * turns + 2 * groups) * (chunks / 2) * 512;  // bytes that matrix loads move
   }
-  const double weights = kernel.tile_n() * kBlockBytes / kL2BytesPerCycle;
-  const double work = std::max({arithmetic, shared, weights});
-  const double halo = p.tile_n * p.halo_h * p.halo_w * kBlockBytes / kL2BytesPerCycle;
-  const double spare = p.halo_buffers == 2 ? p.taps * (work - weights) : 0;  // under which the next halo arrives
+  // A tap's work keeps the multiprocessor busy; what a CTA adds to it alone, others can hide.
+  const double shared = (loads + weight_bytes + halo_bytes / p.taps) / kSharedBytesPerCycle;
+  const double work = std::max({arithmetic, shared, (weight_bytes + halo_bytes / p.taps) / kL2BytesPerCycle});
   const int passes = p.passes_h * p.passes_w, blocks = p.split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
-  const double halos = passes * (halo + (blocks - 1) * std::max(0.0, halo - spare));
-  const int resident_ctas = resident(kernel, shared_memory(p, kernel).bytes, device);
-  double busy = passes * blocks * p.taps * work + halos;
-  double alone =
-      passes * blocks * p.taps * (work + kStepCycles / kernel.stage_taps) + halos + kStartCycles + passes * kPassCycles;
+  const int pairs =
+      (kernel.warps_m * p.groups * p.windows_per_group * kernel.tile_n() / 2 + kernel.threads() - 1) / kernel.threads();
+  const double halo = halo_bytes / kL2BytesPerCycle + kCopyLatency;
+  const double exposed = p.halo_buffers == 2 ? halo : blocks * halo;
+  const double busy = passes * blocks * p.taps * work;
+  double alone = passes * (blocks * p.taps * kernel.tap_overhead * (0.6 + 0.05 * chunks) + exposed + kPassCycles) +
+                 kStartCycles + pairs * kOutputCycles;
   int64_t ctas = static_cast<int64_t>(divide_up(batch, p.tile_n)) * p.tiles_h * p.tiles_w * p.n_tiles;
   double finish = 0;
   if (p.split == Split::kPartial) {
     const double bytes = 4.0 * kernel.threads() * kernel.sums() * passes;
-    busy += bytes / kL2BytesPerCycle;
-    finish = kLaunchCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
+    alone += bytes / kL2BytesPerCycle;
+    finish = kArrivalCycles + std::ceil(1.0 * ctas / device.multiprocessors) * p.chunks * bytes / kL2BytesPerCycle;
     ctas *= p.chunks;
   }
   const double each = std::ceil(1.0 * ctas / device.multiprocessors);
-  const double rounds = std::ceil(each / resident_ctas);
-  return std::max(each * busy, rounds * alone) + finish;
+  const int held = static_cast<int>(std::min<double>(each, resident(kernel, shared_memory(p, kernel).bytes, device)));
+  const double idle = std::max(1.0, 1.0 * kEnoughWarps / (held * warps));
+  return each * busy * idle + std::ceil(each / held) * alone + finish;
 }
 
 // Turns of the next block's halo that are copied in one stage.

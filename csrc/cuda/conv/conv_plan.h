@@ -19,6 +19,8 @@ struct ConvKernel {
   bool chunked;
   int stage_taps;          // taps between two barriers: 1, or a kernel row of 3
   int minimum_capability;  // times 10
+  int resident;            // CTAs whose registers a multiprocessor has, as the compiler was told
+  int tap_overhead;        // cycles of a CTA's tap beyond its products: TileShape
   void (*launch)(ConvParams);
 
   int threads() const { return 32 * warps_m * warps_n; }

@@ -7,6 +7,7 @@
 ``frontends``  their front ends
 ``work``       the operations and bytes of a stage, for the percentages
 ``gpu``        the GPU's measured ceilings and the driver's readings
+``clocks``     its clock while something is timed
 ``text``       a report for people
 ============== ====================================================================
 """

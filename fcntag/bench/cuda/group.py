@@ -12,8 +12,8 @@ import numpy as np
 from ...engine import create_engine
 from ..variants import Variant
 from . import peers
-from .peers import STAGES, Contender, n_inputs
-from .work import network_stages
+from .peers import SPIN_S, STAGES, Contender, n_inputs
+from .work import DEVICE_TIME, network_stages
 
 if TYPE_CHECKING:
     from ...model.file import Model
@@ -54,12 +54,24 @@ class Reference:
     checked_against: str
 
 
-def make_reference(model: Model, make_engine: Callable[[], Any]) -> Reference:
-    """Random clips, and the results of ``make_engine()``, a float32 engine of ``model``, for them."""
+def random_clips(model: Model) -> np.ndarray:
+    """The clips [CHECKED_CLIPS, n_samples] on which contenders are compared, the same each time."""
     rng = np.random.default_rng(0)
-    waves = rng.random((CHECKED_CLIPS, model.document.segments.n_samples), np.float32) - np.float32(0.5)
+    return rng.random((CHECKED_CLIPS, model.document.segments.n_samples), np.float32) - np.float32(0.5)
+
+
+def make_reference(model: Model, make_engine: Callable[[], Any], known: np.ndarray | None = None) -> Reference:
+    """Random clips, and the results of ``make_engine()``, a float32 engine of ``model``, for them.
+
+    The first clip's scores are compared with ``known``, those of the float64 oracle [1, n_tags] where somebody keeps
+    them, or else with the oracle's or the CPU engine's, computed now.
+    """
+    waves = random_clips(model)
     with make_engine() as engine:
         scores, log_mel = engine.scores(waves), engine.log_mel(waves)
+    if known is not None:
+        against = "the float64 oracle's stored scores"
+        return Reference(waves, scores, log_mel, float(np.abs(scores[:1] - known).max()), against)
     try:
         from ... import oracle
 
@@ -97,6 +109,8 @@ class Ours:
     def times(self, stage: str, repeats: int) -> list[float]:
         if stage == "scores":
             return self._engine.replay_times(self._batch, repeats, inputs=self._inputs)
+        if stage == "scores" + DEVICE_TIME:
+            return self._engine.replay_times(self._batch, repeats, inputs=self._inputs, spin_s=SPIN_S)
         if stage == "end to end":
             return self._engine.end_to_end_times(self._batch, repeats)
         times = self._engine.stage_times(self._batch, repeats)

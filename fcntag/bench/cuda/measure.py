@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ..report import Report, Row
 from ..shared import Bench, cold_starts, engine_starts, settings_checked
 from ..variants import Variant, original_variant, reduced_variant
 from . import gpu, peers, work
+from .clocks import ClockSampler
 from .group import (
     CHECKED_CLIPS,
     MAX_DIFFERENCE,
@@ -30,7 +32,8 @@ from .group import (
     checked_peer,
     make_reference,
 )
-from .peers import STAGES, n_inputs
+from .peers import SPIN_S, STAGES, n_inputs
+from .work import DEVICE_TIME
 
 if TYPE_CHECKING:
     from ...model.file import Model
@@ -41,8 +44,7 @@ MAX_STARTS = 3
 COLD_CACHE_BYTES = 1 << 28
 # A batch whose waves have more bytes than this is not timed "end to end": it would time the host's memory.
 MAX_COPIED_BYTES = 1 << 27
-# The peers of _SLOW search for their best kernels, up to a minute each time: none starts later than so many seconds
-# before the end.
+# The peers of _SLOW search for their best kernels, which takes up to so many seconds each time.
 COMPILE_S = 60.0
 _SLOW = ("torch-compile",)
 
@@ -71,6 +73,9 @@ class Settings:
     seconds : one stage of a group takes no longer than about so much, even if its rows get fewer samples then
     minutes : no new group is begun after so long; 0 sets no limit
     cold : also time a new process for each model, in the first precision
+    starts : time engines made of a model in memory, and their first calls
+    alone : time every stage of fcntag alone, and the starts; else only whole runs, beside the peers
+    compile_s : no peer that searches for its kernels begins later than so many seconds before the end
     """
 
     models: tuple[str, ...] = ("mtt-vgg",)
@@ -84,10 +89,16 @@ class Settings:
     seconds: float = 3.0
     minutes: float = 0.0
     cold: bool = True
+    starts: bool = True
+    alone: bool = True
+    compile_s: float = COMPILE_S
 
 
 def measure(
-    settings: Settings, say: Callable[[str], None], save: Callable[[Report], None] = lambda report: None
+    settings: Settings,
+    say: Callable[[str], None],
+    save: Callable[[Report], None] = lambda report: None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
     """Time everything that ``settings`` names on one GPU.
 
@@ -96,23 +107,34 @@ def measure(
     settings : the models, batches, precisions and peers, and how often and how long they are timed
     say : is told the progress, one line at a time
     save : gets the report whenever it has grown
+    known : by model, the float64 oracle's scores [1, n_tags] of the first of ``group.random_clips``, where somebody
+        keeps them; for the others the oracle computes them
 
     Raises
     ------
     ModelError, DeviceError, SettingsError : before anything is timed
     """
     with settings_checked():
-        bench = _CudaBench(settings, say, save)
-    return bench.run()
+        bench = _CudaBench(settings, say, save, known or {})
+    with ClockSampler(bench.index) as bench.clocks:
+        return bench.run()
 
 
 class _CudaBench(Bench):
-    def __init__(self, settings: Settings, say: Callable[[str], None], save: Callable[[Report], None]) -> None:
+    clocks: ClockSampler
+
+    def __init__(
+        self,
+        settings: Settings,
+        say: Callable[[str], None],
+        save: Callable[[Report], None],
+        known: Mapping[str, np.ndarray],
+    ) -> None:
         if max(settings.batches) > MAX_GPU_BATCH:
             raise ValueError(f"batch {max(settings.batches)}: at most {MAX_GPU_BATCH} on a GPU")
         self.end = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         super().__init__(settings.models, say)
-        self.settings, self.save = settings, save
+        self.settings, self.save, self.known = settings, save, known
         # A model or precision that does not work must fail now, not after minutes.
         for model, _ in self.loaded.values():
             for precision in settings.precisions:
@@ -153,10 +175,17 @@ class _CudaBench(Bench):
             self.read_clocks(f"after {name} alone")
         quick = [peer for peer in self.peers if peer not in _SLOW]
         slow = [peer for peer in self.peers if peer in _SLOW]
-        self.time_beside(quick, 0.0)
-        self.read_clocks("after the peers")
-        if slow:
-            self.time_beside(slow, COMPILE_S)
+        precisions, batches = self.settings.precisions, self.settings.batches
+        if quick or not slow:
+            for name in self.loaded:
+                for precision in precisions:
+                    self.time_beside(name, precision, list(batches), quick, 0.0)
+            self.read_clocks("after the peers")
+        if slow:  # the largest part of the time goes here, so the first batch of all models comes first
+            for batch in batches:
+                for name in self.loaded:
+                    for precision in precisions:
+                        self.time_beside(name, precision, [batch], slow, self.settings.compile_s)
         self.measure_ceilings()  # something else may have used the GPU the first time
         self.read_clocks("after everything")
         self.save(report)
@@ -169,8 +198,24 @@ class _CudaBench(Bench):
         found = gpu.ceilings(self.index)
         flat = {"copy_gbytes": found["copy_gb_s"]}
         flat.update({f"tflops_{precision}": value for precision, value in found["matrix_tflop_s"].items()})
-        known = self.report.ceilings
-        known.update({name: max(float(value), known.get(name, 0.0)) for name, value in flat.items()})
+        if any("torch" in peers.PEERS[name].needs for name in self.peers):
+            try:
+                flat.update(gpu.library_ceilings(self.index))
+            except Exception as error:  # whatever PyTorch raises: the peers go on, and name it again
+                self.refuse("the library's large product", error)
+        ceilings = self.report.ceilings
+        ceilings.update({name: max(float(value), ceilings.get(name, 0.0)) for name, value in flat.items()})
+
+    @contextlib.contextmanager
+    def window(self, what: str) -> Iterator[None]:
+        """Have the report know the clock while ``what`` is timed, and the vendor's peak at the clocks so far."""
+        start = time.monotonic()
+        yield
+        windows = self.report.environment.setdefault("clock_windows", [])
+        if found := self.clocks.between(start, time.monotonic()):
+            windows.append({"when": what, **found})
+            mhz = statistics.median(window["sm_mhz"] for window in windows)
+            self.report.ceilings.update(gpu.datasheet(self.report.environment["gpu_info"], mhz))
 
     def refuse(self, what: str, error: Exception | str) -> None:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -201,21 +246,24 @@ class _CudaBench(Bench):
                 self.warn(f"no time left for {name}, {precision}")
                 continue
             try:
-                self.time_starts(name, model, precision)
+                if self.settings.alone:
+                    self.time_starts(name, model, precision)
                 with self.engine(model, precision) as engine:
                     info["memory_bytes"][precision] = int(engine.memory_bytes)
                     variant = self.variants(name, model)[0]
                     info["reduced_multiply_adds"] = variant.multiply_adds if variant.name == "reduced" else None
-                    for batch in (b for b in self.settings.batches if b <= engine.max_batch):
+                    for batch in (b for b in self.settings.batches if b <= engine.max_batch and self.settings.alone):
                         self.say(f"{name}, {precision}: stages of batch {batch}")
-                        self.time_stages(name, variant, precision, engine, batch)
+                        with self.window(f"{name}, {precision}, batch {batch}, alone"):
+                            self.time_stages(name, variant, precision, engine, batch)
             except (DeviceError, RuntimeError) as error:
                 self.refuse(f"{name}, {precision}", error)
             self.save(self.report)
 
     def reference(self, name: str, model: Model) -> Reference:
         """fcntag's float32 results; RuntimeError if they are wrong, for then nothing can be compared with them."""
-        reference = make_reference(model, lambda: self.engine(model, "float32", CHECKED_CLIPS))
+        known = self.known.get(name)
+        reference = make_reference(model, lambda: self.engine(model, "float32", CHECKED_CLIPS), known)
         self.report.models[name]["float32_difference"] = reference.difference
         self.report.models[name]["checked_against"] = reference.checked_against
         if not reference.difference <= MAX_DIFFERENCE["float32"]:
@@ -238,6 +286,8 @@ class _CudaBench(Bench):
             starts = cold_starts(model, lambda path: ["-c", _COLD, str(path), *options], count)
             peak = starts.peak_rss_bytes
             self.add(Row(name, "cold", "fcntag", 0, starts.samples_s, precision=precision, peak_rss_bytes=peak))
+        if not self.settings.starts:
+            return
         waves = np.zeros((1, model.document.segments.n_samples), np.float32)
         load, first = engine_starts(lambda: self.engine(model, precision), waves, count)
         for stage, samples in (("load", load), ("first", first)):
@@ -249,6 +299,8 @@ class _CudaBench(Bench):
         repeats = self.repeats(once, 1)
         for stage, samples in engine.stage_times(batch, repeats).items():
             self.add(self.row(name, stage, variant, precision, batch, samples))
+        for stage, samples in engine.stage_times(batch, repeats, spin_s=SPIN_S).items():
+            self.add(self.row(name, stage + DEVICE_TIME, variant, precision, batch, samples))
         samples = engine.replay_times(
             batch, self.repeats(once, 1), inputs=n_inputs(batch, variant.n_samples), flush_bytes=COLD_CACHE_BYTES
         )
@@ -260,30 +312,30 @@ class _CudaBench(Bench):
 
     # ---- beside peers ----
 
-    def time_beside(self, names: list[str], reserve: float) -> None:
-        """Time fcntag and the peers ``names`` in turn; no group begins within ``reserve`` seconds of the end."""
-        for name, (model, _) in self.loaded.items():
-            if name not in self.references:
-                continue
-            for precision in self.settings.precisions:
-                if precision not in self.report.models[name]["memory_bytes"]:
-                    continue  # time_alone refused it
-                left = list(self.settings.batches)
-                try:
-                    with self.engine(model, precision) as engine:
-                        left = [batch for batch in left if batch <= engine.max_batch]
-                        while left and time.monotonic() + reserve < self.end:
-                            batch = left.pop(0)
-                            for some in self.that_fit(names, self.variants(name, model)[-1], batch, precision):
-                                self.say(f"{name}, {precision}, batch {batch}: beside {', '.join(some) or 'no peer'}")
-                                self.time_group(name, model, precision, engine, batch, some)
-                                self.save(self.report)
-                except (DeviceError, RuntimeError) as error:
-                    self.refuse(f"{name}, {precision}", error)
-                if left:
-                    batches = ", ".join(map(str, left))
-                    what = f"{name}, {precision}, batch {batches}: beside {', '.join(names) or 'no peer'}"
-                    self.warn(f"no time left for {what}")
+    def time_beside(self, name: str, precision: str, left: list[int], names: list[str], reserve: float) -> None:
+        """Time fcntag and the peers ``names`` in turn, in batches of ``left``.
+
+        No group begins within ``reserve`` seconds of the end.
+        """
+        if name not in self.references or precision not in self.report.models[name]["memory_bytes"]:
+            return  # time_alone refused it
+        model, _ = self.loaded[name]
+        try:
+            with self.engine(model, precision) as engine:
+                left = [batch for batch in left if batch <= engine.max_batch]
+                while left and time.monotonic() + reserve < self.end:
+                    batch = left.pop(0)
+                    for some in self.that_fit(names, self.variants(name, model)[-1], batch, precision):
+                        what = f"{name}, {precision}, batch {batch}: beside {', '.join(some) or 'no peer'}"
+                        self.say(what)
+                        with self.window(what):
+                            self.time_group(name, model, precision, engine, batch, some)
+                        self.save(self.report)
+        except (DeviceError, RuntimeError) as error:
+            self.refuse(f"{name}, {precision}", error)
+        if left:
+            batches = ", ".join(map(str, left))
+            self.warn(f"no time left for {name}, {precision}, batch {batches}: beside {', '.join(names) or 'no peer'}")
 
     def that_fit(self, names: list[str], variant: Variant, batch: int, precision: str) -> list[list[str]]:
         """``names`` in parts, each of as many peers as the GPU's memory holds at once."""
@@ -360,8 +412,8 @@ class _CudaBench(Bench):
             samples_s=tuple(samples),
             variant=variant.name,
             audio_s=batch * self.report.models[name]["window_s"] if stage in (*STAGES, "scores, cold cache") else 0.0,
-            flop=work.flop(variant, stage, batch),
-            bytes=work.bytes_moved(variant, stage, batch, precision),
+            flop=work.flop(variant, stage.removesuffix(DEVICE_TIME), batch),
+            bytes=work.bytes_moved(variant, stage.removesuffix(DEVICE_TIME), batch, precision),
             precision=precision,
         )
 

@@ -28,13 +28,19 @@ def lines(report: Report) -> Iterator[str]:
             yield f"clocks {state['when']}: " + ", ".join(f"{name} {state[name]}" for name in names if name in state)
     c = report.ceilings
     peaks = ", ".join(f"{n.removeprefix('tflops_')} {v:.1f}" for n, v in c.items() if n.startswith("tflops_"))
-    yield f"ceilings (measured): copy {c['copy_gbytes']:.0f} GB/s, TFLOP/s {peaks}"
+    yield f"ceilings (measured): copy {c['copy_gbytes']:.0f} GB/s, TFLOP/s of mma.sync (float32: fma) {peaks}"
+    if "library_tflops_bfloat16" in c:
+        yield f"ceiling of the library's large product: bfloat16 {c['library_tflops_bfloat16']:.0f} TFLOP/s"
+    if "sampled_sm_mhz" in c:
+        peak = c["datasheet_tflops_bfloat16"]
+        yield f"datasheet's peak at the sampled {c['sampled_sm_mhz']:.0f} MHz: bfloat16 {peak:.0f} TFLOP/s"
     yield from peers(report)
     for name in report.models:
         yield ""
         yield from _model(report, name)
     yield ""
-    yield "% peak: of the measured rate of the multiply-adds that a stage uses; % copy: of the measured copy bandwidth"
+    yield "% peak: of the measured mma.sync (float32: fma) rate; % copy: of the measured copy bandwidth"
+    yield "device time: behind a kernel that hides the host's launches, which the other times hold"
     yield "scores, network, mel: resident in GPU memory, by events, GPU idle before; jax: by the wall clock, no events"
     yield from ending(report)
 
@@ -65,7 +71,8 @@ def _model(report: Report, name: str) -> Iterator[str]:
             ],
         )
     head = ("precision", "batch", "p10 us", "p50", "p90", "p99", "n", "TFLOP/s", "% peak", "GB/s", "% copy")
-    stages = [row for row in rows if row.batch and row.engine == "fcntag" and row.stage not in ("network", *WHOLE[2:])]
+    whole = [stage for stage in WHOLE if stage != "mel"]
+    stages = [row for row in rows if row.batch and row.engine == "fcntag" and row.stage not in whole]
     if stages:
         yield from table(("stage", *head), [(row.stage, *_cells(report, row)) for row in stages])
     precisions = list(dict.fromkeys(row.precision for row in rows))

@@ -15,6 +15,8 @@ from ..report import Report, Row
 if TYPE_CHECKING:
     from ..variants import Variant
 
+# Rows of the GPU's time alone have the stage's name and this: the host's launches were hidden behind a kernel.
+DEVICE_TIME = ", device time"
 _BEFORE_NETWORK = ("h2d", "resample", "mel")
 
 
@@ -104,15 +106,15 @@ def _mel_flop(variant: Variant) -> float:
 
 
 def peak_tflops(report: Report, row: Row) -> float:
-    """The measured ceiling of the unit that ``row``'s stage multiplies with, in TFLOP/s; 0 if unknown.
+    """The measured ceiling (mma.sync or fma) of the unit that ``row``'s stage multiplies with, TFLOP/s; 0 if unknown.
 
     The front end and the head multiply in float32 in every precision; the first block, which has one input channel, in
     float32 or, where maps have 16 bits, in float16.
     """
-    unit = row.precision
-    if row.engine == "fcntag" and row.stage in ("mel", "head"):
+    unit, stage = row.precision, row.stage.removesuffix(DEVICE_TIME)
+    if row.engine == "fcntag" and stage in ("mel", "head"):
         unit = "float32"
-    elif row.engine == "fcntag" and row.stage == "block 1":
+    elif row.engine == "fcntag" and stage == "block 1":
         unit = "float16" if row.precision in ("float16", "bfloat16") else "float32"
     return report.ceilings.get(f"tflops_{unit}", 0.0)
 
@@ -123,6 +125,7 @@ class CudaReport(Report):
     def bottleneck(self, model: str) -> str:
         """A sentence that names the stage which takes most of the largest batch in the first precision."""
         ours = [row for row in self.rows if row.model == model and row.batch and row.engine == "fcntag"]
+        ours = [row for row in ours if not row.stage.endswith(DEVICE_TIME)]
         stages = [row for row in ours if row.stage in ("mel", "head") or row.stage.startswith("block ")]
         if not stages:
             return f"{model}: its stages were not timed"
