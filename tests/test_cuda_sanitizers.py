@@ -116,6 +116,41 @@ MISTAKES = {  # file, what is there, what takes its place, mode that sees it; a 
 }
 
 
+FIRST_MISTAKES = {  # as above, in the first block in 16 bits
+    "no barrier between tiles": (
+        "conv/conv_first_tile.h",
+        "dev::sync();\n    const auto load",
+        "if (begins) dev::sync();\n    const auto load",
+        "tsan",
+    ),
+    "one patch for two tiles": ("conv/conv_first_tile.h", "buffer ^= 1;", "buffer ^= 0;", "tsan"),
+    "patch a column off": (
+        "conv/conv_first_tile.h",
+        "(p.tile_w * p.stride_w) - 1)",
+        "(p.tile_w * p.stride_w))",
+        "plain",
+    ),
+    "no check of the map's edge": (
+        "conv/conv_first_tile.h",
+        "static_cast<unsigned>(column) < static_cast<unsigned>(p.width)",
+        "column >= 0",
+        "plain",
+    ),
+    "words of odd columns in the wrong place": (
+        "conv/conv_first_float16.cu",
+        "target[copy + 1 + at] = half;",
+        "target[copy + at] = half;",
+        "plain",
+    ),
+    "an image that never ends": (
+        "conv/conv_first_tile.h",
+        "if (++row < p.tiles_h) return;",
+        "if (++row <= p.tiles_h) return;",
+        "plain",
+    ),
+}
+
+
 FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the cases that see it
     "no barrier before the transform": (
         "frontend/melspec_general_kernel.h",
@@ -172,6 +207,13 @@ FRONT_END_MISTAKES = {  # as above; the source that is compiled again, and the c
         "points < size",
         "plain",
         ("frontend/fft_plan.cpp", "mel 1103 points"),
+    ),
+    "moments before all parts are there": (
+        "frontend/melspec_finish.h",
+        "!dev::arrive_last(p.arrivals + clip, kMomentParts)",
+        "part != 0",
+        "plain",
+        ("frontend/melspec.cu", "mel standardised, no floor"),
     ),
     "deviation of one frame less": (
         "frontend/melspec_rows.h",
@@ -302,6 +344,16 @@ def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
     done = emulation.run(executable, "1", f"{layers.split()[0]} bfloat16", **little)
     assert done.returncode != 0, done.stdout[-2000:]
     seen = "ThreadSanitizer: data race" if mode == "tsan" else "relative L2|emulator: shared address"
+    assert re.search(seen, done.stdout), done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("mistake", FIRST_MISTAKES)
+def test_a_mistake_in_the_first_block_is_seen(mistake, tmp_path):
+    mode = FIRST_MISTAKES[mistake][3]
+    executable = mistaken(FIRST_MISTAKES[mistake], "network", "conv/conv_first_float16.cu", tmp_path)
+    done = emulation.run(executable, "1", "first of many tiles bfloat16")
+    assert done.returncode != 0, done.stdout[-2000:]
+    seen = "ThreadSanitizer: data race" if mode == "tsan" else "relative L2|alone gives other bits"
     assert re.search(seen, done.stdout), done.stdout[-2000:]
 
 

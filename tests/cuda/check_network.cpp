@@ -109,6 +109,8 @@ std::vector<Case> first_block_cases() {
                      {block(21, window.height, window.width, Activation::kElu, true)},
                      Flatten::kChw});
   }
+  // More tiles than CTAs: each walks over some, and one of them over two images.
+  cases.push_back({"first of many tiles", 33, 80, 4, 4, {block(8, 1, 2, Activation::kRelu, true)}, Flatten::kChw});
   return cases;
 }
 

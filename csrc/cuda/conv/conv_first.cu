@@ -121,7 +121,6 @@ FirstKernel built_kernel(int pool_h, int pool_w, std::index_sequence<kIndex...>)
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 constexpr std::size_t kSharedBytes = 48 * 1024;  // for two patches: a kernel has so much without asking
-constexpr int kResident = 2;                     // CTAs of a multiprocessor: the bound of both kernels
 // Behind the patches: what clip_values() takes, and epilogues of up to 32 lanes' channels.
 constexpr int kSlotBytes = (kFinishWarps + 4 * 32 * kChannels) * sizeof(float);
 // Weights of choose_tile(), in cycles: a tile; a pixel of each thread on its way to shared memory; one that no register
@@ -202,7 +201,8 @@ FirstPlan plan_first(const ConvLayer& layer, int batch, const DeviceInfo& device
   FCNTAG_CHECK(all < std::numeric_limits<int>::max() / 2, "conv_block: ", batch, " maps of ", layer.height, "x",
                layer.width, " are too many for one launch");
   // CTAs of equal runs of tiles, as many as are resident at a time, or fewer.
-  const int slots = std::max(1, device.multiprocessors * kResident / columns);
+  const int resident = halves && p.channel_lanes == 8 && device.major < 10 ? 3 : 2;  // as the kernels are bound to
+  const int slots = std::max(1, device.multiprocessors * resident / columns);
   const int each = divide_up(static_cast<int>(all), slots);
   plan.grid = dim3(static_cast<unsigned>(divide_up(static_cast<int>(all), each)), static_cast<unsigned>(columns));
   p.by_ctas = divisor(static_cast<int>(plan.grid.x));

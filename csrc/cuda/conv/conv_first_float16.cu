@@ -20,7 +20,7 @@ using PatchWord = uint32_t __attribute__((may_alias));
 // A lane's 2 * kTiles channels are neighbours: row g of tile j is channel 2 * kTiles * g + 2j of the CTA's, and row
 // g + 8 the one after it. It has them for two windows, 2t and 2t + 1 of the warp's.
 template <int kTiles>
-FCNTAG_KERNEL(kFirstThreads, 2)
+FCNTAG_KERNEL(kFirstThreads, kTiles == 2 && dev::kCapability < 100 ? 3 : 2)
 conv_first_float16(const FCNTAG_GRID_CONSTANT FirstParams p) {
   constexpr int kChannels = 2 * kTiles;  // of a lane
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;

@@ -21,6 +21,7 @@ struct FftPass {
   int step;               // points / (before * radix): twiddles from one butterfly to the next
   uint32_t by_before;     // floor(2^32 / before) + 1; not used where before is 1
   uint32_t by_butterfly;  // the same of before * radix
+  int apart;              // points / radix: from one point of a butterfly to the next
 };
 
 template <typename Real>
@@ -106,7 +107,7 @@ FCNTAG_DEVICE void butterflies(const Fft<Real>& fft, const FftPass& pass, const 
 template <typename Real>
 FCNTAG_DEVICE void direct_sums(const Fft<Real>& fft, const FftPass& pass, const Complex<Real>* from, Complex<Real>* to,
                                int lane, int lanes) {
-  const int whole = pass.before * pass.radix, apart = fft.points / pass.radix;
+  const int whole = pass.before * pass.radix, apart = pass.apart;
   FCNTAG_NO_UNROLL for (int o = lane; o < fft.points; o += lanes) {
     const int group = divided(o, pass.by_butterfly), inside = o - group * whole;
     const int k = pass.before > 1 ? inside - divided(inside, pass.by_before) * pass.before : 0;

@@ -126,7 +126,8 @@ Repoint GeneralMel::run_in(const Run& run, Stream stream) const {
   int before = 1;
   for (const int radix : radices_) {
     FftPass& pass = p.fft.passes[p.fft.n_passes++];
-    pass = {radix, before, plan_.points / (before * radix), inverse(before), inverse(before * radix)};
+    const int step = plan_.points / (before * radix);
+    pass = {radix, before, step, inverse(before), inverse(before * radix), plan_.points / radix};
     before *= radix;
   }
   p.window = window_.as<Real>();
@@ -137,6 +138,8 @@ Repoint GeneralMel::run_in(const Run& run, Stream stream) const {
   p.n_fft = c.n_fft;
   p.frames = plan_.frames;
   p.band_lanes = plan_.band_lanes;
+  while (1 << p.frame_shift < p.frames) ++p.frame_shift;
+  while (1 << p.band_shift < p.band_lanes) ++p.band_shift;
   p.magnitude = c.magnitude;
   p.log = c.log;
   p.offset = static_cast<Real>(c.offset);

@@ -19,7 +19,8 @@ namespace fcntag {
 namespace cuda {
 
 constexpr int kGeneralWarps = 8;
-constexpr int kGeneralThreads = 32 * kGeneralWarps;
+constexpr int kGeneralThreads = 32 * kGeneralWarps, kGeneralShift = 8;  // 1 << 8 threads
+static_assert(kGeneralThreads == 1 << kGeneralShift, "shifts take the place of divisions");
 constexpr int kGeneralHead = 64;  // bytes of shared memory in front of the buffers: a float per warp
 
 struct WideBand {
@@ -44,8 +45,9 @@ struct GeneralParams {
   MelScaling scaling;  // kNone where the values are not final
   int64_t n_samples, pad_left;
   int batch, n_fft, hop_length, n_frames, n_mels;
-  int frames;      // of a block; a power of two
-  int band_lanes;  // that sum one band; a power of two, at most 32 and at most the threads of a frame
+  int frames;                   // of a block; a power of two
+  int band_lanes;               // that sum one band; a power of two, at most 32 and at most the threads of a frame
+  int frame_shift, band_shift;  // of which power
   int power_exponent;
   bool reflect, float16, magnitude, time_mel;
   LogKind log;
@@ -119,7 +121,7 @@ FCNTAG_DEVICE Real compressed(const GeneralParams<Real>& p, Real value) {
 template <typename Real>
 FCNTAG_DEVICE float write_bands(const GeneralParams<Real>& p, const Real* bins, int64_t clip, int t, bool exists,
                                 int lane, int lanes) {
-  const int part = lane & (p.band_lanes - 1), first = lane / p.band_lanes, step = lanes / p.band_lanes;
+  const int part = lane & (p.band_lanes - 1), first = lane >> p.band_shift, step = lanes >> p.band_shift;
   const int64_t image = clip * p.n_mels * p.n_frames;
   float maximum = -INFINITY;
   FCNTAG_NO_UNROLL for (int begin = 0; begin < p.n_mels; begin += step) {
@@ -151,7 +153,8 @@ template <typename Real, bool kShared>
 FCNTAG_KERNEL(kGeneralThreads, 1)
 melspec_general(const FCNTAG_GRID_CONSTANT GeneralParams<Real> p) {
   const int thread = static_cast<int>(threadIdx.x);
-  const int lanes = kGeneralThreads / p.frames, group = thread / lanes, lane = thread - group * lanes;
+  const int lanes = kGeneralThreads >> p.frame_shift, lane = thread & (lanes - 1);
+  const int group = thread >> (kGeneralShift - p.frame_shift);
   dev::release_successors();
   dev::wait_for_predecessors();
   const Io io = open_io(p.io);

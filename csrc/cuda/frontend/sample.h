@@ -8,13 +8,24 @@
 namespace fcntag {
 namespace cuda {
 
+// i % period, for i of a few periods: most are below one, where a GPU's division would take a hundred instructions.
+FCNTAG_DEVICE int64_t modulo(int64_t i, int64_t period) {
+  int64_t whole = period;
+  FCNTAG_NO_UNROLL while (whole <= i) whole *= 2;
+  FCNTAG_NO_UNROLL while (whole > period) {
+    whole /= 2;
+    if (i >= whole) i -= whole;
+  }
+  return i;
+}
+
 // Sample at position i of the clip extended beyond its ends, as numpy.pad does.
 FCNTAG_DEVICE float sample(const float* wave, int64_t n_samples, int64_t i, bool reflect) {
   if (i < 0 || i >= n_samples) {
     if (!reflect) return 0;
     const int64_t period = 2 * (n_samples - 1);
     if (period == 0) return wave[0];
-    i = (i < 0 ? -i : i) % period;
+    i = modulo(i < 0 ? -i : i, period);
     if (i >= n_samples) i = period - i;
   }
   return wave[i];
