@@ -24,14 +24,14 @@ struct TileShape {
 // Every shape that is compiled, and the only place that names them. A CTA of one computes 8 * halves * warps_m rows by
 // 32 * groups * warps_n channels; the planner takes the cheapest. One more is one more entry here.
 inline constexpr TileShape kBuiltTensorCore[] = {
-    {20, 2, 4, 1, false, 823, 487},                               // windows of 20 elements: (4, 5), the heart of FCN-4
-    {10, 2, 2, 2, false, 800, 0},                                 // the same
-    {16, 2, 4, 1, false, 985, 540}, {8, 2, 2, 2, false, 954, 0},  //
-    {16, 4, 2, 1, false, 848, 687}, {8, 4, 1, 2, false, 748, 0},  // up to 64 output channels
-    {8, 8, 1, 1, false, 625, 421},                                // up to 32
-    {8, 2, 4, 1, true, 892, 670},                                 // deep layers, whose sums may be split
-    {8, 1, 4, 1, true, 929, 705},                                 // small batches
-    {4, 1, 4, 1, true, 836, 772},   {4, 2, 2, 1, true, 795, 763},
+    {20, 2, 4, 1, false, 830, 480},                               // windows of 20 elements: (4, 5), the heart of FCN-4
+    {10, 2, 2, 2, false, 680, 0},                                 // the same
+    {16, 2, 4, 1, false, 985, 540}, {8, 2, 2, 2, false, 800, 0},  //
+    {16, 4, 2, 1, false, 848, 687}, {8, 4, 1, 2, false, 680, 0},  // up to 64 output channels
+    {8, 8, 1, 1, false, 610, 350},                                // up to 32
+    {8, 2, 4, 1, true, 990, 630},                                 // deep layers, whose sums may be split
+    {8, 1, 4, 1, true, 1000, 680},                                // small batches
+    {4, 1, 4, 1, true, 836, 772},   {4, 2, 2, 1, true, 740, 560},
 };  // bfloat16, float16 and tf32
 inline constexpr TileShape kBuiltTf32x3[] = {
     {4, 2, 4, 1, true, 900, 0},  // with 8 halves, sums and totals would spill registers
