@@ -158,14 +158,21 @@ struct HaloCopies {
     inside = block * kFullChunks + (thread & 7) < p.pixel_chunks;
     left = p.halo_turns;
   }
-  FCNTAG_DEVICE void copy() {
-    const uint32_t from = *reinterpret_cast<const uint32_t*>(dev::shared_memory() + offset);
-    dev::copy_async(target, source + (from + chunk), from != kOutside && inside);
-    offset += Shape::kHaloTurn * 4;
-    target += Shape::kHaloTurn * kPixelBytes;
+  // Turn `turn` of those that advance() has not passed. Their addresses differ by constants: a copy's registers are
+  // free only when it has been issued, and to count along would wait for that.
+  FCNTAG_DEVICE void copy(int turn) const {
+    const uint32_t from =
+        *reinterpret_cast<const uint32_t*>(dev::shared_memory() + offset + turn * Shape::kHaloTurn * 4);
+    dev::copy_async(target + turn * Shape::kHaloTurn * kPixelBytes, source + (from + chunk),
+                    from != kOutside && inside);
   }
-  FCNTAG_DEVICE void copy_all() {
-    FCNTAG_UNROLL_BY(4) for (int i = 0; i < left; ++i) copy();
+  FCNTAG_DEVICE void advance(int turns) {
+    offset += turns * (Shape::kHaloTurn * 4);
+    target += turns * (Shape::kHaloTurn * kPixelBytes);
+    left -= turns;
+  }
+  FCNTAG_DEVICE void copy_all() const {
+    FCNTAG_UNROLL_BY(4) for (int turn = 0; turn < left; ++turn) copy(turn);
     dev::copy_commit();
   }
 };
@@ -293,13 +300,12 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
         }
         int due = p.halo_buffers == 2 && stage.block + 1 < last_block ? p.halo_copies : 0;
         due = due < halo.left ? due : halo.left;
-        halo.left -= due;
         const auto multiply = [&](auto kPairs, int tap) {
           const auto copy = [&](int turn) {
             FCNTAG_UNROLL for (int part = 0; part < Shape::kCopies; ++part) {
               if (!dev::bulk_copies() && part * kCopyTurns / Shape::kCopies == turn) weights.copy(part);
             }
-            if (due > tap * kCopyTurns + turn) halo.copy();
+            if (due > tap * kCopyTurns + turn) halo.copy(tap * kCopyTurns + turn);
           };
           Math::template multiply<decltype(kPairs)::value>(
               sums, pixels, tap * kPixelBytes, warp_weights + stage.place + tap * Shape::kTapBytes, stage.pairs, copy);
@@ -319,6 +325,7 @@ FCNTAG_DEVICE void compute_conv_block(const ConvParams& p) {
           }
         }
         dev::copy_commit();
+        halo.advance(due);
         const int move = stage.advance(p);
         FCNTAG_UNROLL for (int i = 0; i < Sums::kPixels; ++i) pixels[i] += move;
         if (Shape::kChunked && stage.first() && p.split == Split::kWhole && --until_restart == 0) {
