@@ -137,21 +137,27 @@ void copy_wait(int pending) {
 namespace {
 
 BulkBarrier& bulk_barrier_at(uint32_t address) {
-  for (BulkBarrier& barrier : running_launch->team->bulk_barriers) {
-    if (barrier.address == address) return barrier;
+  Team& team = *running_launch->team;
+  for (unsigned i = 0; i < team.n_bulk_barriers; ++i) {
+    if (team.bulk_barriers[i].address == address) return team.bulk_barriers[i];
   }
   fail("no bulk barrier has been made at shared address %u", address);
 }
 
 }  // namespace
 
+bool has_bulk_copies() { return running_launch->options.bulk_copies; }
+
 void bulk_barrier(uint32_t address) {
+  Team& team = *running_launch->team;
   shared_pointer(address, 8, 8);
-  for (const BulkBarrier& barrier : running_launch->team->bulk_barriers) {
-    if (barrier.address == address) fail("a second bulk barrier at shared address %u", address);
+  for (unsigned i = 0; i < team.n_bulk_barriers; ++i) {
+    if (team.bulk_barriers[i].address == address) fail("a second bulk barrier at shared address %u", address);
   }
-  running_launch->team->bulk_barriers.emplace_back();
-  running_launch->team->bulk_barriers.back().address = address;
+  if (team.n_bulk_barriers == sizeof(team.bulk_barriers) / sizeof(BulkBarrier)) fail("too many bulk barriers");
+  BulkBarrier& barrier = team.bulk_barriers[team.n_bulk_barriers++];
+  barrier = BulkBarrier();
+  barrier.address = address;
 }
 
 void bulk_expect(uint32_t address, uint32_t bytes) {
@@ -168,18 +174,18 @@ void bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t add
     fail("a bulk copy of %u bytes, of which its barrier expects %zu", bytes, barrier.missing);
   }
   if (reinterpret_cast<uintptr_t>(source) % 16 != 0) fail("a bulk copy from a misaligned address");
+  if (barrier.n_copies == BulkBarrier::kCopies) fail("too many bulk copies in one phase");
   barrier.missing -= bytes;
-  const uint8_t* from = static_cast<const uint8_t*>(source);
-  BulkCopy copy = {shared_pointer(target, bytes, 16), from, {}};
-  note_read(from, bytes);
-  copy.data.assign(from, from + bytes);
+  const BulkCopy copy = {shared_pointer(target, bytes, 16), static_cast<const uint8_t*>(source), bytes};
+  note_read(copy.source, bytes);
   note_write(copy.target, bytes);
+  const Unseen unseen;
   if (running_launch->options.eager_copies) {
-    std::memcpy(copy.target, copy.data.data(), bytes);
+    std::memcpy(copy.target, copy.source, bytes);
   } else {
     std::memset(copy.target, kPoison, bytes);
   }
-  barrier.copies.push_back(std::move(copy));
+  barrier.copies[barrier.n_copies++] = copy;
 }
 
 void bulk_wait(uint32_t address, uint32_t parity) {
@@ -187,11 +193,14 @@ void bulk_wait(uint32_t address, uint32_t parity) {
   if ((barrier.over & 1) == parity) {  // the phase of this parity is not over
     if (barrier.begun == barrier.over) fail("a wait for a bulk copy that nobody has issued");
     if (barrier.missing != 0) fail("a wait for bulk copies of which %zu bytes are missing", barrier.missing);
-    for (const BulkCopy& copy : barrier.copies) {
-      note_write(copy.target, copy.data.size());
-      if (!running_launch->options.eager_copies) std::memcpy(copy.target, copy.data.data(), copy.data.size());
+    for (unsigned i = 0; i < barrier.n_copies; ++i) {
+      const BulkCopy& copy = barrier.copies[i];
+      note_read(copy.source, copy.bytes);
+      note_write(copy.target, copy.bytes);
+      const Unseen unseen;
+      if (!running_launch->options.eager_copies) std::memcpy(copy.target, copy.source, copy.bytes);
     }
-    barrier.copies.clear();
+    barrier.n_copies = 0;
     ++barrier.over;
     give_order(&barrier.order);
   }

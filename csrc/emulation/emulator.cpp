@@ -95,10 +95,11 @@ void run_thread() {
   me.warp->live &= ~(1u << me.lane);
   --team.live;
   if (team.live == 0) {
-    for (const BulkBarrier& barrier : team.bulk_barriers) {
+    for (unsigned i = 0; i < team.n_bulk_barriers; ++i) {
+      const BulkBarrier& barrier = team.bulk_barriers[i];
       if (barrier.over != barrier.begun) fail("a block ended with a bulk copy in flight");
     }
-    team.bulk_barriers.clear();
+    team.n_bulk_barriers = 0;
   }
   leave_fiber(me.fiber, successor(launch, *me.warp));
 }

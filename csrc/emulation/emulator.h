@@ -81,6 +81,7 @@ void copy_async(uint32_t target, const void* source, bool valid);
 void copy_commit();
 void copy_wait(int pending);
 // Copies of any multiple of 16 bytes, and barriers of 8 bytes in shared memory, at which one thread arrives a phase.
+bool has_bulk_copies();
 void bulk_barrier(uint32_t barrier);
 void bulk_expect(uint32_t barrier, uint32_t bytes);
 void bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier);

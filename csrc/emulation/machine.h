@@ -41,16 +41,18 @@ struct Copy {
 struct BulkCopy {
   uint8_t* target;
   const uint8_t* source;
-  std::vector<uint8_t> data;
+  std::size_t bytes;
 };
 
 // A barrier in shared memory for bulk copies. Phases are counted; one is over when its bytes have landed, which a wait
-// makes them do.
+// makes them do. Nothing here allocates: it runs on the threads of the kernel.
 struct BulkBarrier {
-  uint32_t address;
+  static constexpr unsigned kCopies = 8;
+  uint32_t address = 0;
   unsigned begun = 0, over = 0;
   std::size_t missing = 0;  // bytes that the phase expects and that nobody has copied
-  std::vector<BulkCopy> copies;
+  unsigned n_copies = 0;
+  BulkCopy copies[kCopies];
   char order = 0;
 };
 
@@ -111,7 +113,8 @@ struct Team {
   int site = 0;          // of the barrier
   unsigned generation = 0;
   char barrier_order[2];  // as in Warp
-  std::list<BulkBarrier> bulk_barriers;
+  BulkBarrier bulk_barriers[8];
+  unsigned n_bulk_barriers = 0;
   unsigned blocks = 0;  // so far
   char end_order[2];    // of the blocks with even and with odd numbers: threads start when others have ended already
 

@@ -52,8 +52,9 @@ struct MmaSums {
 
 template <typename Multiply>
 struct MmaMath {
-  static constexpr bool kUnrolled = true;  // whole stages, so that loads and products overlap
-  static constexpr bool kRowStages = Multiply::kRowStages;
+  // Stages of a kernel row, and whole stages unrolled, so that loads and products overlap. The products of tf32x3 take
+  // so long that a loop is as good.
+  static constexpr bool kRowStages = Multiply::kRowStages, kUnrolled = kRowStages;
   static constexpr int kMinimumCapability = Multiply::kMinimumCapability;
   static constexpr int kOtherRegisters = Multiply::kOtherRegisters;  // that a thread needs beside its sums
   template <int kHalves, int kGroups>

@@ -9,7 +9,7 @@
 namespace fcntag {
 namespace dev {
 
-inline bool bulk_copies() { return emulator::options().bulk_copies; }
+inline bool bulk_copies() { return emulator::has_bulk_copies(); }
 inline void bulk_barrier(SharedAddress barrier) { emulator::bulk_barrier(barrier); }
 inline void bulk_expect(SharedAddress barrier, uint32_t bytes) { emulator::bulk_expect(barrier, bytes); }
 inline void bulk_copy(SharedAddress target, const void* source, uint32_t bytes, SharedAddress barrier) {
