@@ -47,7 +47,7 @@ struct ConvShape {
   static constexpr int kResident =
       registers_allow(kThreads, kHalves * kGroups * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters + kSpare);
   static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
-  static constexpr int kMinimumCapability = kHalves > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
+  static constexpr int kMinimumCapability = kHalves * kGroups > 16 || Math::kMinimumCapability > 75 ? 80 : 75;
   static_assert(kTapBytes % (16 * kThreads) == 0, "every thread copies the same number of chunks");
 };
 
