@@ -15,20 +15,20 @@
 namespace fcntag {
 namespace cuda {
 
-// A warp computes kHalves halves of 8 rows. Shapes of more than 16 need compute capability 8.0: on sm_75 the float16
-// shape of 20 halves would spill registers, and bfloat16 and tf32 do not exist there.
-//
-// kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
-// they can split the sums over CTAs.
 // CTAs of so many threads whose registers a multiprocessor has.
 constexpr int registers_allow(int threads, int registers) { return 65536 / ((registers + 7) / 8 * 8 * threads); }
 
+// A warp computes kHalves halves of 8 rows by kGroups groups of 32 channels. Shapes of more than 16 halves of a group
+// need compute capability 8.0: on sm_75 they would spill registers, and bfloat16 and tf32 do not exist there.
 //
-// The weights of kStageTaps taps arrive between two barriers, in half of the ring or in one of its three places: those
-// of a kernel row, or of one tap where shared memory is short or the kernel is 1x1.
+// A warp of a wide shape has two groups: it loads less for the same products, and two CTAs of half as many rows share a
+// multiprocessor, one of which computes while the other loads or stores.
 //
-// A warp of a wide shape has two groups of channels: it loads less for the same products, and two CTAs of half as many
-// rows share a multiprocessor, one of which computes while the other loads or stores.
+// kChunked shapes have a second set of accumulators, in which the sums restart every chunk_blocks channel blocks. Only
+// they can split the sums over CTAs.
+//
+// The weights of kStageTaps taps arrive between two barriers, in one of the two or three parts of a ring: those of a
+// kernel row, or of one tap where shared memory is short or the kernel is 1x1.
 template <typename Math_, int kHalves_, int kWarpsM_, int kWarpsN_, int kGroups_, bool kChunked_, int kStageTaps_>
 struct ConvShape {
   using Math = Math_;
@@ -41,9 +41,12 @@ struct ConvShape {
   static constexpr int kTapBytes = kTileN * kBlockBytes;       // weights of one tap
   static constexpr int kCopies = kTapBytes / (16 * kThreads);  // of them, copies of a thread
   // CTAs that a multiprocessor shall hold, as far as registers go. With 128 registers, the smallest shapes spill some
-  // on every architecture but 9.0, whose figure is also the planner's.
-  static constexpr bool kSpills = dev::kCapability < 90 || dev::kCapability == 100 || dev::kCapability == 120;
-  static constexpr int kSpare = kHalves <= 4 && kSpills ? 32 : 0;
+  // on every architecture but 9.0, whose figure is also the planner's, and one more shape on 7.5.
+  static constexpr bool kSpills =
+      dev::kCapability == 75
+          ? kHalves <= 8
+          : kHalves <= 4 && (dev::kCapability < 90 || dev::kCapability == 100 || dev::kCapability == 120);
+  static constexpr int kSpare = kSpills ? 32 : 0;
   static constexpr int kResident =
       registers_allow(kThreads, kHalves * kGroups * 8 * (kChunked ? 2 : 1) + Math::kOtherRegisters + kSpare);
   static constexpr int kHaloTurn = kThreads / 8;  // pixels that the threads copy at a time
