@@ -22,18 +22,27 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+# A GPU that copies weights in bulk, and whose shared memory holds stages of a kernel row. The emulator's default is a
+# smaller one that does not.
+HOPPER = {"FCNTAG_EMULATED_CAPABILITY": "9.0", "FCNTAG_EMULATED_SHARED_BYTES": "232448"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_results_are_right_in_any_order(program, seed):
     executable = emulation.program(*PROGRAMS[program])
-    done = emulation.run(executable, str(seed), FCNTAG_EMULATED_EAGER_COPIES=str(seed % 2))
+    gpu = HOPPER if seed in (1, 3) else {}
+    done = emulation.run(executable, str(seed), FCNTAG_EMULATED_EAGER_COPIES=str(seed // 2), **gpu)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+RUNS = [*((program, {}) for program in PROGRAMS), ("network", HOPPER), ("shapes", HOPPER)]
+
+
 @pytest.mark.parametrize("mode", ["asan", "tsan"])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_sanitizers_find_nothing(program, mode):
-    done = emulation.run(emulation.program(*PROGRAMS[program], mode=mode), "3")
+@pytest.mark.parametrize(("program", "gpu"), RUNS, ids=[name + (" hopper" if gpu else "") for name, gpu in RUNS])
+def test_sanitizers_find_nothing(program, gpu, mode):
+    done = emulation.run(emulation.program(*PROGRAMS[program], mode=mode), "3", **gpu)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
@@ -42,10 +51,38 @@ def test_sanitizers_find_nothing(program, mode):
 MISTAKES = {  # file, what is there, what takes its place, mode that sees it; a layer that needs it, if not any
     "no barrier after the wait": (
         "conv/conv_kernel.h",
-        "dev::copy_wait<1>();\n        }\n        dev::sync();",
-        "dev::copy_wait<1>();\n        }",
+        "}\n        dev::sync();\n        if (dev::bulk_copies()) {",
+        "}\n        if (dev::bulk_copies()) {",
         "tsan",
         "deep",
+    ),
+    "no wait for a bulk copy": (
+        "conv/conv_kernel.h",
+        "dev::bulk_wait(weights.barrier(stage.place), stage.parity);",
+        "",
+        "plain",
+        "pairs with bulk copies",
+    ),
+    "a bulk copy before the barrier": (
+        "conv/conv_kernel.h",
+        "dev::sync();\n        if (dev::bulk_copies()) {\n          weights.bulk_stage(p);",
+        "if (dev::bulk_copies()) weights.bulk_stage(p);\n        dev::sync();\n        if (dev::bulk_copies()) {",
+        "tsan",
+        "deep with bulk copies",
+    ),
+    "a phase that is over already": (
+        "conv/conv_kernel.h",
+        "parity ^= place == kRing ? 1 : 0;",
+        "",
+        "plain",
+        "deep with bulk copies",
+    ),
+    "a bulk copy that nobody waits for": (
+        "conv/conv_kernel.h",
+        "if (left <= 0) return;\n    if (dev::thread_index() == 0) {",
+        "if (dev::thread_index() == 0) {",
+        "plain",
+        "deep with bulk copies",
     ),
     "no barrier before the maxima": ("conv/conv_kernel.h", "if (pass == 0) dev::sync();", "", "tsan"),
     "no barrier before the outputs": (
@@ -72,8 +109,8 @@ MISTAKES = {  # file, what is there, what takes its place, mode that sees it; a 
     ),
     "no wait where a barrier has three taps": (
         "conv/conv_kernel.h",
-        "if (p.stage_taps > 1) {\n          dev::copy_wait<0>();",
-        "if (p.stage_taps > 1) {\n          dev::copy_wait<1>();",
+        "} else {\n          dev::copy_wait<0>();\n        }\n        dev::sync();",
+        "} else {\n          dev::copy_wait<1>();\n        }\n        dev::sync();",
         "plain",
     ),
     "halo one row off": ("conv/conv_tile.h", "pass_y * p.sub_h - p.radius", "pass_y * p.sub_h - p.radius + 1", "plain"),
@@ -97,20 +134,20 @@ MISTAKES = {  # file, what is there, what takes its place, mode that sees it; a 
     ),
     "the next row of the halo one pixel off": (
         "conv/conv_kernel.h",
-        "(p.halo_w - p.kernel + 1) * kPixelBytes",
-        "(p.halo_w - p.kernel + 2) * kPixelBytes",
+        "return (p.halo_w - p.kernel + Shape::kStageTaps)",
+        "return (p.halo_w - p.kernel + 1 + Shape::kStageTaps)",
         "plain",
     ),
     "weights of the next tap": (
         "conv/conv_kernel.h",
-        "tap < p.ring_taps - p.stage_taps; ++tap",
-        "tap < p.ring_taps - p.stage_taps - 1; ++tap",
+        "tap < Shape::kRingTaps - Shape::kStageTaps; ++tap",
+        "tap < Shape::kRingTaps - Shape::kStageTaps - 1; ++tap",
         "plain",
     ),
     "weights that wrap too late": (
         "conv/conv_kernel.h",
-        "place == ring) place = 0",
-        "place == ring + Shape::kTapBytes) place = 0",
+        "Shape::kTapBytes == kRingBytes ? 0",
+        "Shape::kTapBytes == kRingBytes + Shape::kTapBytes ? 0",
         "plain",
     ),
 }
@@ -340,10 +377,15 @@ def mistaken(mistake: tuple[str, str, str, str], program: str, mutant: str, fold
 def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
     mode, layers = (*MISTAKES[mistake][3:], "pairs")[:2]
     executable = mistaken(MISTAKES[mistake], "network", "conv/conv_bfloat16.cu", tmp_path)
-    little = {"FCNTAG_EMULATED_SHARED_BYTES": "40000"} if "little" in layers else {}
-    done = emulation.run(executable, "1", f"{layers.split()[0]} bfloat16", **little)
+    settings = {"little": {"FCNTAG_EMULATED_SHARED_BYTES": "40000"}, "bulk": HOPPER}
+    chosen = next((setting for word, setting in settings.items() if word in layers), {})
+    done = emulation.run(executable, "1", f"{layers.split()[0]} bfloat16", **chosen)
     assert done.returncode != 0, done.stdout[-2000:]
-    seen = "ThreadSanitizer: data race" if mode == "tsan" else "relative L2|emulator: shared address"
+    seen = (
+        "ThreadSanitizer: data race"
+        if mode == "tsan"
+        else "relative L2|emulator: (shared address|a block ended with a bulk copy|a wait for)"
+    )
     assert re.search(seen, done.stdout), done.stdout[-2000:]
 
 

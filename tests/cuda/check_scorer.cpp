@@ -185,7 +185,7 @@ bool check(const Case& c) {
   }
   // Stages one by one, with an Io of their own, come between two calls.
   scorer.use_graphs(true);
-  scorer.stage_times(2, 1, Chain::shape());
+  scorer.stage_times(2, 1, 0.0, Chain::shape());
   run(2, 1, streams[0].get());
   // Calls whose results are looked at only after all of them: none may disturb the one before it.
   Floats values((clips + 1) * kTags, kUntouched);
