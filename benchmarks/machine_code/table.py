@@ -168,6 +168,10 @@ def short(name: str) -> str:
     return re.sub(r"MmaMath<(\w+) ?>", r"\1", name).replace("SimtMath", "Float32").replace(" >", ">")
 
 
+# What a kernel that ends at once still has, by its header; one that does something has more.
+EMPTY_REGISTERS = 6
+
+
 def rows_of(built: Mapping[str, Built]) -> dict[Key, Row]:
     """Rows of all kernels, by architecture. A kernel without machine code has registers and local memory alone.
 
@@ -182,6 +186,8 @@ def rows_of(built: Mapping[str, Built]) -> dict[Key, Row]:
                 if code_size(b.kernels[name]) < 10:
                     continue
                 row |= code_row(b.kernels[name])
+            elif resources.registers <= EMPTY_REGISTERS:
+                continue
             rows[names[name], architecture] = row
     return rows
 
