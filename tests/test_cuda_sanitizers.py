@@ -384,7 +384,7 @@ def test_a_mistake_in_the_kernel_is_seen(mistake, tmp_path):
     seen = (
         "ThreadSanitizer: data race"
         if mode == "tsan"
-        else "relative L2|emulator: (shared address|a block ended with a bulk copy|a wait for)"
+        else "relative L2|emulator: (shared address|a block ended with a bulk copy|a wait for|a bulk barrier expects)"
     )
     assert re.search(seen, done.stdout), done.stdout[-2000:]
 

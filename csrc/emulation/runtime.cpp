@@ -3,7 +3,7 @@
 //   FCNTAG_EMULATED_DEVICES        how many GPUs there seem to be (1; 0: none)
 //   FCNTAG_EMULATED_MEMORY         bytes of each (16 GiB)
 //   FCNTAG_EMULATED_SHARED_BYTES   shared memory that a block may have (101376)
-//   FCNTAG_EMULATED_CAPABILITY     compute capability (8.6)
+//   FCNTAG_EMULATED_CAPABILITY     compute capability (8.6); from 9.0 on kernels copy in bulk
 //   FCNTAG_EMULATED_SEED           order of blocks, warps and lanes (0: in order)
 //   FCNTAG_EMULATED_EAGER_COPIES   1: asynchronous copies land when issued
 //   FCNTAG_EMULATED_LATE_STREAMS   1: work that is put on a stream runs when somebody waits for it (queues.h)
