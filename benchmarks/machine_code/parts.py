@@ -60,7 +60,7 @@ def label(kernel: Kernel, trace: Sequence[Step]) -> list[int]:
         if short and n > 0 and end < len(trace):
             inside[n:end] = [True] * (end - n)
         n = end
-    # The compiler may lay the end of a CTA out inside of the loop's addresses. Behind the last product there is no step.
+    # The compiler may lay the end of a CTA out inside of the loop's addresses. Behind the last product is no step.
     last_product = max((n for n, s in enumerate(trace) if s.instruction.opcode == product), default=-1)
     inside[last_product + 1 :] = [False] * (len(trace) - last_product - 1)
     wait = next((n for n, s in enumerate(trace) if s.instruction.opcode == "ACQBULK"), 0)
