@@ -114,6 +114,10 @@ bool check(const LayerCase& c, Precision precision, const DeviceInfo& device) {
       continue;
     }
     ++shapes;
+    if (plan.params.halo_copies > kernel.stage_taps * kCopyTurns) {
+      std::printf("  %s: more copies of a halo than its stages have turns for\n", c.name);
+      good = false;
+    }
     const std::vector<float> y = outputs(layer, plan, tensors);
     if (plan.kernel.launch != kernel.launch || std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) != 0) {
       std::printf("  %s %s: the shape of %d halves, %d x %d warps, %d groups and %d taps a stage gives other bits\n",
@@ -127,6 +131,19 @@ bool check(const LayerCase& c, Precision precision, const DeviceInfo& device) {
   return good && shapes > 0;
 }
 
+// Windows far apart in images of 1 GB: a tile of several would reach beyond its 32-bit offsets. Plans alone, as there
+// is no such memory.
+bool check_offsets(Precision precision, const DeviceInfo& device) {
+  const ConvLayer layer{{128, 32, 3, Activation::kRelu, 4, 4, 2000, 2000}, 2048, 2048, precision, Storage::kFloat32};
+  const ConvPlan plan = plan_conv(layer, 8, device);
+  const ConvParams& p = plan.params;
+  const double bytes = 16.0 * p.tile_n * p.height * p.width * p.pixel_chunks;
+  const bool good = bytes <= std::numeric_limits<uint32_t>::max();
+  std::printf("%-13s %-9s %s  tiles of %d images\n", "far apart", precision_name(precision), good ? "ok  " : "FAIL",
+              p.tile_n);
+  return good;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -137,6 +154,8 @@ int main(int argc, char** argv) {
   for (const Precision precision :
        {Precision::kFloat32, Precision::kTf32x3, Precision::kTf32, Precision::kFloat16, Precision::kBfloat16}) {
     if (!only.empty() && only != precision_name(precision)) continue;
+    ++cases;
+    failures += !check_offsets(precision, device);
     for (const LayerCase& c : kLayers) {
       ++cases;
       failures += !check(c, precision, device);

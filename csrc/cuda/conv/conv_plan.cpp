@@ -1,8 +1,10 @@
 #include "cuda/conv/conv_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <set>
 
@@ -120,8 +122,7 @@ double estimate(const ConvParams& p, const ConvKernel& kernel, const ConvLayer& 
   const double copied = weight_bytes + halo_bytes / p.taps;
   const double work = std::max(arithmetic, (loads + copied) / kSharedBytesPerCycle);
   const int passes = p.passes_h * p.passes_w, blocks = p.split == Split::kPartial ? p.chunk_blocks : p.channel_blocks;
-  const int pairs =
-      (kernel.warps_m * p.groups * p.windows_per_group * kernel.tile_n() / 2 + kernel.threads() - 1) / kernel.threads();
+  const int pairs = divide_up(kernel.warps_m * p.groups * p.windows_per_group * kernel.tile_n() / 2, kernel.threads());
   const double halo = halo_bytes / kL2BytesPerCycle + kCopyLatency;
   const double exposed = p.halo_buffers == 2 ? halo : blocks * halo;
   const double taps = passes * blocks * p.taps, busy = taps * work, arriving = taps * copied / kL2BytesPerCycle;
@@ -149,14 +150,35 @@ int halo_copies(const ConvParams& p, const ConvKernel& kernel) {
   return divide_up(shared_memory(p, kernel).halo_pixels * 8 / kernel.threads(), stages);
 }
 
+// Whether a CTA's shared memory has room for what it stages, and its stages time for the next halo's copies.
+bool fits(const ConvParams& p, const ConvKernel& kernel, const DeviceInfo& device) {
+  return shared_memory(p, kernel).bytes <= device.shared_bytes &&
+         (p.halo_buffers == 1 || halo_copies(p, kernel) <= kernel.stage_taps * kCopyTurns);
+}
+
+// bank_turns(), worked out once a tile: kernels, buffers and splits by the dozen ask for the same one.
+class BankTurns {
+ public:
+  double operator()(const ConvParams& p) {
+    const std::array<int, 8> tile = {p.window_slots, p.sub_h,  p.sub_w,  p.tile_n,
+                                     p.tile_h,       p.tile_w, p.halo_h, p.halo_w};
+    const auto found = known_.find(tile);
+    if (found != known_.end()) return found->second;
+    return known_.emplace(tile, bank_turns(p)).first->second;
+  }
+
+ private:
+  std::map<std::array<int, 8>, double> known_;
+};
+
 // Padding of the halo's rows with the fewest bank conflicts that still fits. Returns the turns of a matrix load.
-double choose_padding(ConvParams& p, const ConvKernel& kernel, std::size_t limit) {
+double choose_padding(ConvParams& p, const ConvKernel& kernel, const DeviceInfo& device, BankTurns& turns_of) {
   double best = std::numeric_limits<double>::infinity();
   int best_pad = 0;
   for (int pad = 0; pad < 8 && best > 1; ++pad) {
     set_halo(p, pad);
-    if (shared_memory(p, kernel).bytes > limit) break;
-    const double turns = bank_turns(p);
+    if (!fits(p, kernel, device)) break;
+    const double turns = turns_of(p);
     if (turns < best) {
       best = turns;
       best_pad = pad;
@@ -228,22 +250,26 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
                layer.width, " is smaller than the pool window (", layer.pool_h, ", ", layer.pool_w, ")");
   FCNTAG_CHECK(batch > 0, "conv_block: batch=", batch, " must be positive");
   const ConvParams base = layer_params(layer);
+  const double image_bytes = 16.0 * base.height * base.width * base.pixel_chunks;
+  FCNTAG_CHECK(image_bytes <= std::numeric_limits<uint32_t>::max(), "conv_block: a map of ", image_bytes,
+               " bytes an image is larger than its 32-bit offsets reach");
   ConvPlan best;
   best.cycles = std::numeric_limits<double>::infinity();
+  BankTurns turns_of;
   // One tile, with every way to stage it in shared memory and to split its sums.
   const auto try_stages = [&](ConvParams p, const ConvKernel& kernel) {
     if ((p.tile_h - 1) * p.stride_h + p.pool_h + 2 > kLargestStretch) return;
     if ((p.tile_w - 1) * p.stride_w + p.pool_w + 2 > kLargestStretch) return;
+    if (p.tile_n * image_bytes > std::numeric_limits<uint32_t>::max()) return;  // offsets within a tile have 32 bits
     if (kernel.stage_taps > p.kernel) return;
     for (p.halo_buffers = 1; p.halo_buffers <= (p.taps == 9 && p.channel_blocks > 1 ? 2 : 1); ++p.halo_buffers) {
-      set_halo(p, 0);
-      if (shared_memory(p, kernel).bytes > device.shared_bytes) break;
-      if (p.halo_buffers == 2 && halo_copies(p, kernel) > kernel.stage_taps * kCopyTurns) break;
       for (const Split split : {Split::kWhole, Split::kPartial}) {
         if (split == Split::kPartial && p.chunks == 1) continue;
         p.split = split;
+        set_halo(p, 0);
+        if (!fits(p, kernel, device)) return;
         if (estimate(p, kernel, layer, batch, 1, device) >= best.cycles) continue;
-        const double turns = choose_padding(p, kernel, device.shared_bytes);
+        const double turns = choose_padding(p, kernel, device, turns_of);
         const double cycles = estimate(p, kernel, layer, batch, turns, device);
         if (cycles >= best.cycles) continue;
         best.params = p;
@@ -257,7 +283,9 @@ ConvPlan plan_conv(const ConvLayer& layer, int batch, const DeviceInfo& device,
     if (kernel.minimum_capability > device.major * 10 + device.minor) continue;
     ConvParams p = base;
     p.n_tiles = divide_up(p.out_channels, kernel.tile_n());
-    for (p.window_slots = 1; p.window_slots <= 8; p.window_slots *= 2) {
+    // The elements of a window in several slots meet few bank conflicts. They come first: most of the others are then
+    // ruled out before their conflicts are counted.
+    for (p.window_slots = 8; p.window_slots >= 1; p.window_slots /= 2) {
       p.windows_per_group = 8 / p.window_slots;
       for (const int sub_h : parts(p.pool_h)) {
         for (const int sub_w : parts(p.pool_w)) {

@@ -36,21 +36,31 @@ int element_pixel(const ConvParams& p, int pass, int element) {
   return y * p.halo_w + x;
 }
 
-// Element `i` of those that the 8 rows of a half hold, for one of its slots.
-int slot_element(const ConvParams& p, int i, int slot) { return i * p.window_slots + slot / p.windows_per_group; }
+// For every half of a group and each of its 8 slots: the pixel of the slot's element in a pass, relative to the first
+// one of the slot's window.
+std::vector<int> slot_pixels(const ConvParams& p, int pass) {
+  std::vector<int> pixels;
+  for (int i = 0; i < p.elements; ++i) {
+    for (int slot = 0; slot < 8; ++slot) {
+      pixels.push_back(element_pixel(p, pass, i * p.window_slots + slot / p.windows_per_group));
+    }
+  }
+  return pixels;
+}
 
-// How many turns the loads of a group take whose windows start at these pixels, summed over its halves, in pass 0.
-int group_turns(const ConvParams& p, const std::vector<int>& starts) {
+// How many turns the loads of a group take whose windows start at these pixels, summed over its halves. `slots`:
+// slot_pixels() of a pass.
+int group_turns(const ConvParams& p, const std::vector<int>& slots, const std::vector<int>& starts) {
   int turns = 0;
   for (int i = 0; i < p.elements; ++i) {
     std::array<std::array<int, kBanks>, kBanks> pixels;
     std::array<int, kBanks> counts{};
     int most = 1;
     for (int slot = 0; slot < 8; ++slot) {
-      const std::size_t window = slot % p.windows_per_group;
+      const std::size_t window = slot & (p.windows_per_group - 1);  // a power of two
       if (window >= starts.size()) continue;
-      const int pixel = starts[window] + element_pixel(p, 0, slot_element(p, i, slot));
-      const int bank = pixel % kBanks;
+      const int pixel = starts[window] + slots[i * 8 + slot];
+      const int bank = pixel & (kBanks - 1);
       const auto end = pixels[bank].begin() + counts[bank];
       if (std::find(pixels[bank].begin(), end, pixel) == end) pixels[bank][counts[bank]++] = pixel;
       most = std::max(most, counts[bank]);
@@ -64,6 +74,7 @@ int group_turns(const ConvParams& p, const std::vector<int>& starts) {
 // window's first pixel counts, and of that only its bank, so that every group takes its windows from the fullest bank
 // that costs no turn.
 std::vector<int> window_order(const ConvParams& p) {
+  const std::vector<int> slots = slot_pixels(p, 0);
   const int windows = p.tile_n * p.tile_h * p.tile_w;
   std::array<std::vector<int>, kBanks> waiting;
   for (int i = windows - 1; i >= 0; --i) waiting[first_pixel(p, i) % kBanks].push_back(i);
@@ -75,7 +86,7 @@ std::vector<int> window_order(const ConvParams& p) {
     for (int bank = 0; bank < kBanks; ++bank) {
       if (waiting[bank].empty()) continue;
       starts.push_back(first_pixel(p, waiting[bank].back()));
-      const int turns = group_turns(p, starts);
+      const int turns = group_turns(p, slots, starts);
       starts.pop_back();
       if (best_bank < 0 || turns < best_turns ||
           (turns == best_turns && waiting[bank].size() > waiting[best_bank].size())) {
@@ -105,14 +116,14 @@ int16_t narrow(int value) {
 }  // namespace
 
 double bank_turns(const ConvParams& p) {
-  const std::vector<int> order = window_order(p);
+  const std::vector<int> order = window_order(p), slots = slot_pixels(p, 0);
   int turns = 0, groups = 0;
   for (std::size_t i = 0; i < order.size(); i += p.windows_per_group, ++groups) {
     std::vector<int> starts;
     for (std::size_t j = i; j < std::min(order.size(), i + p.windows_per_group); ++j) {
       starts.push_back(first_pixel(p, order[j]));
     }
-    turns += group_turns(p, starts);
+    turns += group_turns(p, slots, starts);
   }
   return static_cast<double>(turns) / (groups * p.elements);
 }
@@ -122,6 +133,7 @@ std::vector<uint8_t> conv_tables(const ConvParams& p, const ConvKernel& kernel) 
   const int windows = static_cast<int>(order.size());
   std::vector<uint16_t> rows;
   for (int pass = 0; pass < p.passes_h * p.passes_w; ++pass) {
+    const std::vector<int> slots = slot_pixels(p, pass);
     for (int warp = 0; warp < kernel.warps_m; ++warp) {
       for (int half = 0; half < kernel.halves; ++half) {
         for (int slot = 0; slot < 8; ++slot) {
@@ -129,9 +141,7 @@ std::vector<uint8_t> conv_tables(const ConvParams& p, const ConvKernel& kernel) 
           const int window = (warp * p.groups + group) * p.windows_per_group + slot % p.windows_per_group;
           // Rows that stand for no window read the first pixel, and their sums are never used.
           const bool used = group < p.groups && window < windows;
-          const int pixel =
-              used ? first_pixel(p, order[window]) + element_pixel(p, pass, slot_element(p, half % p.elements, slot))
-                   : 0;
+          const int pixel = used ? first_pixel(p, order[window]) + slots[half % p.elements * 8 + slot] : 0;
           rows.push_back(static_cast<uint16_t>(pixel * (kPixelBytes / 16)));
         }
       }
