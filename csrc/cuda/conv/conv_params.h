@@ -92,8 +92,6 @@ struct ConvParams {
   int64_t next_bytes;
 };
 
-// Shared memory: offsets of the halo's pixels, then the halo and the ring of weights; the pooled maxima reuse the
-// latter after the last pass, unless there are several passes.
 constexpr int kStagePad = 8;  // floats between rows of pooled maxima: 8 slots x 4 lanes write without bank conflicts
 
 }  // namespace cuda

@@ -34,9 +34,6 @@ FCNTAG_DEVICE float finish(float sum, const ChannelEpilogue& e, Activation activ
   }
   return fmaf(v, e.scale, e.shift);
 }
-FCNTAG_DEVICE float finish(float sum, const float* epilogue, int n_padded, int channel, Activation activation) {
-  return finish(sum, channel_epilogue(epilogue, n_padded, channel), activation);
-}
 
 // Two neighbouring channels to y[index], y[index + 1]; index is even.
 FCNTAG_DEVICE void store_pair(void* y, int64_t index, float a, float b, Storage storage) {
